@@ -1,0 +1,36 @@
+PYTHON ?= $(firstword $(shell for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$name; done))
+PORT ?= 8000
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
+COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
+
+.DEFAULT_GOAL := help
+.PHONY: help requirements
+
+help:
+	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
+	@echo "make requirements  compile requirements*.txt from requirements*.in"
+
+requirements: $(VENV)/development
+	$(COMPILE) $(ARGS) requirements.in -o requirements.txt
+	$(COMPILE) $(ARGS) requirements-dev.in -o requirements-dev.txt
+
+# Each file is made last, so that an interrupted installation starts again.
+$(VENV)/made:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or later was found: install one, or name it with PYTHON=/path/to/python3." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { echo "$(PYTHON) could not make $(VENV): install its venv module (on Debian: apt-get install python3-venv) and run make again." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/production: requirements.txt $(VENV)/made
+	@echo "Installing requirements.txt into $(VENV) …"
+	@$(INSTALL) requirements.txt
+	@touch $@
+
+$(VENV)/development: requirements-dev.txt $(VENV)/production
+	@echo "Installing requirements-dev.txt into $(VENV) …"
+	@$(INSTALL) requirements-dev.txt
+	@touch $@
