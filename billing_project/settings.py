@@ -1,0 +1,296 @@
+"""The settings of the service, each read from the environment; what is not allowed there is denied.
+
+A file ``.env`` beside manage.py is read too, as `make run` writes one; the environment wins over it.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env, EnvError, ValidationError, validate
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+env = Env()
+env.read_env(BASE_DIR / ".env", recurse=False)
+
+Value = TypeVar("Value")
+
+
+def setting(
+    parse: Callable[..., Value],
+    name: str,
+    default: Value,
+    *,
+    expected: str,
+    secret: bool = False,
+    **options: Any,
+) -> Value:
+    """One variable of the environment.
+
+    Raises ImproperlyConfigured with a sentence that names the variable if it cannot be parsed.
+    """
+    try:
+        return parse(name, default=default, **options)
+    except EnvError as error:
+        given = "malformed" if secret else repr(env.str(name))
+        # A secret would show in the chain of errors that is printed.
+        cause = None if secret else error
+        raise ImproperlyConfigured(f"{name} is {given}, but must be {expected}.") from cause
+
+
+def switch(name: str, *, default: bool) -> bool:
+    """A variable that is 1 or 0."""
+    return setting(env.bool, name, default, expected="1 or 0")
+
+
+def matching(pattern: str) -> Callable[[str], str]:
+    """Parses one part of a list, which must match the pattern as a whole."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text.strip()):
+            raise ValidationError(f"{text!r} is malformed.")
+        return text.strip()
+
+    return parse
+
+
+# Who may reach the service, and how
+
+DEBUG = switch("DEBUG", default=False)
+
+SECRET_KEY = env.str("SECRET_KEY", default="")
+if DEBUG and not SECRET_KEY:
+    SECRET_KEY = "insecure-and-only-for-a-service-that-nobody-else-can-reach"
+if not SECRET_KEY:
+    raise ImproperlyConfigured(
+        "SECRET_KEY is not set: set it to 50 or more random characters that only this service knows, "
+        "or set DEBUG=1 (as `make run` does) for a service on your own machine."
+    )
+
+HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]"
+ALLOWED_HOSTS = setting(
+    env.list,
+    "ALLOWED_HOSTS",
+    [],
+    expected="host names separated by commas, without scheme and port, such as billing.example.com",
+    subcast=matching(rf"\*|\.?({HOST_NAME})"),
+)
+CSRF_TRUSTED_ORIGINS = setting(
+    env.list,
+    "CSRF_TRUSTED_ORIGINS",
+    [],
+    expected="origins separated by commas, with their scheme, such as https://billing.example.com",
+    subcast=matching(rf"https?://(\*\.)?({HOST_NAME})(:[0-9]+)?"),
+)
+
+SECURE_SSL_REDIRECT = switch("SECURE_SSL_REDIRECT", default=not DEBUG)
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$"]
+SECURE_HSTS_SECONDS = setting(
+    env.int,
+    "SECURE_HSTS_SECONDS",
+    0,
+    expected="a whole number of seconds, 0 or more",
+    validate=validate.Range(min=0),
+)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = switch("SECURE_COOKIES", default=not DEBUG)
+SILENCED_SYSTEM_CHECKS = [
+    # Whether every subdomain speaks HTTPS, and whether browsers are told so for ever,
+    # is for the owner of the domain to say, not for one service on it.
+    "security.W005",
+    "security.W021",
+]
+
+# Billing
+
+
+def time_zone(name: str) -> str:
+    """Parses the name of a time zone in the IANA database."""
+    try:
+        return ZoneInfo(name).key
+    except (OSError, ValueError, KeyError) as error:
+        raise ValidationError(f"{name!r} is no time zone.") from error
+
+
+env.add_parser("time_zone", time_zone)
+
+BILLING_TIME_ZONE = setting(
+    env.time_zone,
+    "BILLING_TIME_ZONE",
+    "UTC",
+    expected="the name of a time zone in the IANA database, such as Europe/Vienna",
+)
+BILLING_GRACE_DAYS = setting(
+    env.int,
+    "BILLING_GRACE_DAYS",
+    3,
+    expected="a whole number of days from 0 to 366, the age after which usage is refused",
+    validate=validate.Range(min=0, max=366),
+)
+
+# Database
+
+SQLITE = {
+    "transaction_mode": "IMMEDIATE",
+    "timeout": 5,
+    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA recursive_triggers=ON",
+}
+POSTGRESQL = {
+    "options": "-c lock_timeout=2000 -c statement_timeout=5000",
+    # A database host that vanishes without a word is noticed within ten seconds, the client's
+    # patience; the system's own limit is two hours, in which every thread would come to wait for it.
+    "connect_timeout": 3,
+    "keepalives_idle": 4,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+
+
+def socket_folder(url: str) -> str:
+    """The host of the address in its own case: urlsplit().hostname, which the library reads, is in lower case."""
+    return unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
+
+
+def database(url: str) -> dict[str, Any]:
+    """Parses the address of a database; what it says about a PostgreSQL connection wins over the options above."""
+    try:
+        config: dict[str, Any] = {**dj_database_url.parse(url)}
+    except ValueError as error:
+        raise ValidationError("This is no address of a database.") from error
+    options = config.pop("OPTIONS", {})
+    config |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
+    match config["ENGINE"], config["NAME"]:
+        case "django.db.backends.sqlite3", ":memory:":
+            return config | {"OPTIONS": SQLITE}
+        case "django.db.backends.sqlite3", str(name) if name and not options:
+            return config | {"NAME": BASE_DIR / name, "OPTIONS": SQLITE}
+        case "django.db.backends.postgresql", str(name) if name:
+            if config["HOST"].startswith("/"):
+                config["HOST"] = socket_folder(url)
+            options["options"] = f"{POSTGRESQL['options']} {options.get('options', '')}".strip()
+            return config | {"OPTIONS": POSTGRESQL | options}
+    raise ValidationError("This is no address of an SQLite or PostgreSQL database.")
+
+
+env.add_parser("database", database)
+
+DATABASES = {
+    "default": setting(
+        env.database,
+        "DATABASE_URL",
+        f"sqlite:///{BASE_DIR / 'db.sqlite3'}",
+        expected="sqlite:///file or postgres://user:password@host:port/name, each part percent-encoded",
+        secret=True,
+    )
+}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# The parts of the service
+
+ROOT_URLCONF = "billing_project.urls"
+WSGI_APPLICATION = "billing_project.wsgi.application"
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "usage",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{validator}"}
+    for validator in [
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    ]
+]
+FIXTURE_DIRS = [BASE_DIR / "fixtures"]
+
+# The API: a view that says nothing of its own lets nobody in.
+
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "OAS_VERSION": "3.1.0",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+}
+
+# Time, language and the files of the pages
+
+USE_TZ = True
+TIME_ZONE = BILLING_TIME_ZONE
+LANGUAGE_CODE = "en"
+
+STATIC_URL = "static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+    }
+}
+# Of their own, so that tests, for which Django turns DEBUG off later, need no collected files either.
+WHITENOISE_AUTOREFRESH = WHITENOISE_USE_FINDERS = DEBUG
+
+# Logging
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {
+            "class": "logging.Formatter" if DEBUG else "billing_project.log.OneLineFormatter",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    # Django's own handlers write only with DEBUG, or by mail.
+    "loggers": {"django": {"handlers": [], "level": "INFO"}},
+}
