@@ -5,9 +5,9 @@ import time
 
 
 class OneLineFormatter(logging.Formatter):
-    """Writes a record as one line, its time in UTC, so that no message or traceback can pass for a second record."""
+    """Writes a record as one line, its time in UTC, so that no part of it can pass for another record."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"
     default_msec_format = "%s.%03dZ"
 

@@ -66,7 +66,7 @@ DEBUG = switch("DEBUG", default=False)
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
 if DEBUG and not SECRET_KEY:
-    SECRET_KEY = "insecure-and-only-for-a-service-that-nobody-else-can-reach"
+    SECRET_KEY = "insecure-and-only-for-a-service-that-nobody-else-can-reach"  # noqa: S105 - no secret
 if not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set: set it to 50 or more random characters that only this service knows, "
@@ -74,14 +74,14 @@ if not SECRET_KEY:
     )
 
 HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]"
-ALLOWED_HOSTS = setting(
+ALLOWED_HOSTS: list[str] = setting(
     env.list,
     "ALLOWED_HOSTS",
     [],
     expected="host names separated by commas, without scheme and port, such as billing.example.com",
     subcast=matching(rf"\*|\.?({HOST_NAME})"),
 )
-CSRF_TRUSTED_ORIGINS = setting(
+CSRF_TRUSTED_ORIGINS: list[str] = setting(
     env.list,
     "CSRF_TRUSTED_ORIGINS",
     [],
@@ -153,12 +153,12 @@ POSTGRESQL = {
 
 
 def socket_folder(url: str) -> str:
-    """The host of the address in its own case: urlsplit().hostname, which the library reads, is in lower case."""
+    """The host of the address in its own case, which urlsplit().hostname and so the library lose."""
     return unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
 
 
 def database(url: str) -> dict[str, Any]:
-    """Parses the address of a database; what it says about a PostgreSQL connection wins over the options above."""
+    """Parses the address of a database, whose own options for PostgreSQL win over those above."""
     try:
         config: dict[str, Any] = {**dj_database_url.parse(url)}
     except ValueError as error:
@@ -166,16 +166,14 @@ def database(url: str) -> dict[str, Any]:
     options = config.pop("OPTIONS", {})
     config |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
     match config["ENGINE"], config["NAME"]:
-        case "django.db.backends.sqlite3", ":memory:":
-            return config | {"OPTIONS": SQLITE}
-        case "django.db.backends.sqlite3", str(name) if name and not options:
+        case "django.db.backends.sqlite3", str(name) if name != ":memory:" and not options:
             return config | {"NAME": BASE_DIR / name, "OPTIONS": SQLITE}
         case "django.db.backends.postgresql", str(name) if name:
             if config["HOST"].startswith("/"):
                 config["HOST"] = socket_folder(url)
             options["options"] = f"{POSTGRESQL['options']} {options.get('options', '')}".strip()
             return config | {"OPTIONS": POSTGRESQL | options}
-    raise ValidationError("This is no address of an SQLite or PostgreSQL database.")
+    raise ValidationError("This is no address of an SQLite file or a PostgreSQL database.")
 
 
 env.add_parser("database", database)

