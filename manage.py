@@ -9,7 +9,7 @@ from django.core.management import execute_from_command_line
 
 
 def main() -> None:
-    """Runs the command named on the command line; a setting that is wrong ends it with its sentence."""
+    """Runs the command of the command line; a wrong setting ends it with its one sentence."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "billing_project.settings")
     try:
         execute_from_command_line(sys.argv)

@@ -5,7 +5,7 @@ import time
 
 
 class OneLineFormatter(logging.Formatter):
-    """Writes a record as one line, its time in UTC, so that no part of it can pass for another record."""
+    """Writes a record as one line, its time in UTC; no part of it can pass for another."""
 
     converter = staticmethod(time.gmtime)
     default_time_format = "%Y-%m-%dT%H:%M:%S"

@@ -1,6 +1,6 @@
-"""The settings of the service, each read from the environment; what is not allowed there is denied.
+"""The settings of the service, read from the environment; what is not allowed there is denied.
 
-A file ``.env`` beside manage.py is read too, as `make run` writes one; the environment wins over it.
+A file ``.env`` beside manage.py, such as `make run` writes, is read too; the environment wins.
 """
 
 import re
@@ -69,8 +69,8 @@ if DEBUG and not SECRET_KEY:
     SECRET_KEY = "insecure-and-only-for-a-service-that-nobody-else-can-reach"  # noqa: S105 - no secret
 if not SECRET_KEY:
     raise ImproperlyConfigured(
-        "SECRET_KEY is not set: set it to 50 or more random characters that only this service knows, "
-        "or set DEBUG=1 (as `make run` does) for a service on your own machine."
+        "SECRET_KEY is not set: set it to 50 or more random characters that only this service "
+        "knows, or set DEBUG=1 (as `make run` does) for a service on your own machine."
     )
 
 HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]"
@@ -138,12 +138,14 @@ BILLING_GRACE_DAYS = setting(
 SQLITE = {
     "transaction_mode": "IMMEDIATE",
     "timeout": 5,
-    "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA recursive_triggers=ON",
+    "init_command": (
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA recursive_triggers=ON"
+    ),
 }
 POSTGRESQL = {
     "options": "-c lock_timeout=2000 -c statement_timeout=5000",
     # A database host that vanishes without a word is noticed within ten seconds, the client's
-    # patience; the system's own limit is two hours, in which every thread would come to wait for it.
+    # patience; the system's own limit is two hours, until when every thread would wait for it.
     "connect_timeout": 3,
     "keepalives_idle": 4,
     "keepalives_interval": 2,
@@ -153,7 +155,7 @@ POSTGRESQL = {
 
 
 def socket_folder(url: str) -> str:
-    """The host of the address in its own case, which urlsplit().hostname and so the library lose."""
+    """The host of the address in its own case, which urlsplit().hostname does not keep."""
     return unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
 
 
@@ -183,7 +185,7 @@ DATABASES = {
         env.database,
         "DATABASE_URL",
         f"sqlite:///{BASE_DIR / 'db.sqlite3'}",
-        expected="sqlite:///file or postgres://user:password@host:port/name, each part percent-encoded",
+        expected="sqlite:///file or postgres://user:password@host:port/name, percent-encoded",
         secret=True,
     )
 }
@@ -272,7 +274,7 @@ STORAGES = {
         else "whitenoise.storage.CompressedManifestStaticFilesStorage"
     }
 }
-# Of their own, so that tests, for which Django turns DEBUG off later, need no collected files either.
+# By themselves these follow the DEBUG that tests turn off, and would want collected files there.
 WHITENOISE_AUTOREFRESH = WHITENOISE_USE_FINDERS = DEBUG
 
 # Logging

