@@ -1,0 +1,230 @@
+"""What an HTTP answer means; knows the contract and nothing of connections.
+
+The rule throughout: only an answer that names the id that was sent acknowledges it. Whatever
+else comes back with a 2xx (a login page, another caller's answer, half a JSON) is no answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, TypeGuard
+from urllib.parse import urlsplit
+
+from billing_client.errors import (
+    AuthenticationError,
+    BillingError,
+    ConfigurationError,
+    ConflictError,
+    CustomerNotFoundError,
+    FieldError,
+    RateLimitedError,
+    UnavailableError,
+    ValidationError,
+)
+from billing_client.receipts import Receipt, Receipts, Status
+from billing_client.retries import retry_after
+
+_AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
+# The words of a server or a proxy that will refuse the next attempt as well.
+_NEVER_BETTER = {501, 505}
+_LONGEST_QUOTE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, read to its end; headers are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def read_record(answer: Answer, request_id: str) -> Receipt:
+    """The receipt for a record sent alone; raises what refusal() makes of any other answer."""
+    if answer.status in _ACKNOWLEDGED:
+        receipt = _acknowledged(answer.status, _object(answer.body), request_id)
+        if receipt is not None:
+            return receipt
+    raise refusal(answer)
+
+
+def read_batch(answer: Answer, request_ids: Sequence[str]) -> Receipts:
+    """One receipt for each record of a batch; raises unless every one has its verdict."""
+    verdicts = read_verdicts(answer, request_ids)
+    receipts = Receipts(verdict for verdict in verdicts if verdict is not None)
+    if len(receipts) < len(verdicts):
+        missing = len(verdicts) - len(receipts)
+        raise _unreadable(
+            answer, f"has no readable verdict on {missing} of {len(verdicts)} records"
+        )
+    return receipts
+
+
+def read_verdicts(answer: Answer, request_ids: Sequence[str]) -> list[Receipt | None]:
+    """The receipt of each record of a batch, None where there is no trustworthy one.
+
+    None is never an acknowledgement: the record has to be sent again. Raises what refusal()
+    makes of the answer if it is not the verdict on a batch at all.
+    """
+    results = _object(answer.body).get("results") if answer.status == 207 else None
+    if not isinstance(results, list):
+        raise refusal(answer)
+    if len(results) != len(request_ids):
+        raise _unreadable(answer, f"has {len(results)} results for {len(request_ids)} records")
+    return [
+        _verdict(result, request_id)
+        for result, request_id in zip(results, request_ids, strict=True)
+    ]
+
+
+def refusal(answer: Answer) -> BillingError:
+    """The error for an answer that acknowledges nothing."""
+    problem = _object(answer.body)
+    error = _rejection(answer.status, problem) or _failure(answer, problem)
+    error.status_code = answer.status
+    error.code = _text(problem, "code") or None
+    error.retry_after = retry_after(answer.headers)
+    return error
+
+
+def _failure(answer: Answer, problem: dict[str, Any]) -> BillingError:
+    status = answer.status
+    said = _said(answer, problem)
+    if 200 <= status < 300:
+        return _unreadable(answer, "does not name the usage that was sent")
+    if 300 <= status < 400:
+        return ConfigurationError(
+            f"{said}, a redirect to {_target(answer)}; set the URL to the service."
+        )
+    if status in (401, 403):
+        return AuthenticationError(f"{said}; pass a key that the service accepts.")
+    if status == 429:
+        return RateLimitedError(
+            f"{said}; send fewer requests and resend this one later under the same id."
+        )
+    if status in (408, 425) or (status >= 500 and status not in _NEVER_BETTER):
+        # 425 alone says that nobody looked at it; some proxies say 408 for a slow service.
+        return UnavailableError(f"{said}; resend later under the same id.", ambiguous=status != 425)
+    # 404, 405, 413, 415 and the like: this library keeps the contract's form, so the address is
+    # not the service's, or something in front of it allows less than the contract does.
+    return ConfigurationError(
+        f"{said}; check that the URL is the service's, and any proxy in front of it."
+    )
+
+
+def _unreadable(answer: Answer, why: str) -> UnavailableError:
+    return UnavailableError(
+        f"The service answered {answer.status}, but its answer {why}; "
+        "resend later under the same id.",
+        status_code=answer.status,
+        ambiguous=True,
+    )
+
+
+def _verdict(result: object, request_id: str) -> Receipt | None:
+    if not isinstance(result, dict) or result.get("request_id") != request_id:
+        return None
+    status = result.get("status")
+    if not _is_integer(status):
+        return None
+    if status in _ACKNOWLEDGED:
+        return _acknowledged(status, result.get("record"), request_id)
+    problem = result.get("error")
+    if not isinstance(problem, dict):
+        return None
+    error = _rejection(status, problem)
+    if error is None:
+        return None
+    error.status_code = status
+    error.code = _text(problem, "code")
+    error.request_ids = (request_id,)
+    return Receipt(request_id, "rejected", error=error)
+
+
+def _acknowledged(status: int, record: object, request_id: str) -> Receipt | None:
+    if not isinstance(record, dict) or record.get("request_id") != request_id:
+        return None
+    bill = record.get("bill")
+    bill_id = bill.get("id") if isinstance(bill, dict) else None
+    amount = record.get("amount")
+    late = record.get("late")
+    if not (_is_integer(bill_id) and isinstance(late, bool)):
+        return None
+    if not (isinstance(amount, str) and _AMOUNT.fullmatch(amount)):
+        return None
+    return Receipt(
+        request_id, _ACKNOWLEDGED[status], amount=Decimal(amount), bill_id=bill_id, late=late
+    )
+
+
+def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
+    """The service's own verdict on a record; None if this is not one."""
+    code = _text(problem, "code")
+    detail = _detail(problem)
+    if status == 404 and code == "unknown_customer":
+        return CustomerNotFoundError(
+            f"{detail}; create the customer, then resend under the same id."
+        )
+    if status == 409 and code == "request_id_conflict":
+        names = problem.get("conflicting_fields")
+        fields = (
+            [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        )
+        return ConflictError(
+            f"{detail}; the stored record stands, do not resend.", conflicting_fields=fields
+        )
+    if status == 400 and code:
+        return ValidationError(
+            f"{detail}; nothing was recorded, correct it and resend.", fields=_fields(problem)
+        )
+    return None
+
+
+def _fields(problem: dict[str, Any]) -> list[FieldError]:
+    errors = problem.get("errors")
+    named = (
+        [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    )
+    return [FieldError(_text(e, "field"), _text(e, "code"), _text(e, "detail")) for e in named]
+
+
+def _said(answer: Answer, problem: dict[str, Any]) -> str:
+    detail = _detail(problem)
+    return f"The service answered {answer.status}" + (f" ({detail})" if detail else "")
+
+
+def _detail(problem: dict[str, Any]) -> str:
+    detail = _text(problem, "detail") or _text(problem, "title") or _text(problem, "code")
+    faults = "; ".join(f"{fault.field}: {fault.detail}" for fault in _fields(problem))
+    return f"{detail.rstrip('.')}: {faults.rstrip('.')}" if faults else detail.rstrip(".")
+
+
+def _target(answer: Answer) -> str:
+    try:
+        return urlsplit(answer.headers.get("Location", "")).hostname or "the same host"
+    except ValueError:
+        return "an unreadable address"
+
+
+def _is_integer(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _text(problem: dict[str, Any], name: str) -> str:
+    """A short text on one line, because it goes into logs and messages."""
+    value = problem.get(name)
+    return " ".join(value.split())[:_LONGEST_QUOTE] if isinstance(value, str) else ""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """The JSON object, empty if the body is anything else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,99 @@
+"""One request and all its attempts: the same bytes every time, and the truth about them after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+from uuid import uuid4
+
+import backoff
+
+from billing_client.answers import Answer
+from billing_client.config import Limits
+from billing_client.errors import BillingError, ConflictError, RateLimitedError, UnavailableError
+from billing_client.retries import SHORTEST_ATTEMPT, Deadline, waits
+from billing_client.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+RETRIED = (UnavailableError, RateLimitedError)
+_T = TypeVar("_T")
+
+
+class Call(Generic[_T]):
+    """Sends one body until ``read`` understands an answer to it, within the limits."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        limits: Limits,
+        body: bytes,
+        request_ids: Sequence[str],
+        read: Callable[[Answer], _T],
+    ) -> None:
+        self.attempts = 0
+        self.ambiguous = False
+        self._transport = transport
+        self._limits = limits
+        self._request_ids = tuple(request_ids)
+        self._read = read
+        self._trace_id = uuid4().hex
+        self._request = transport.prepare(body, trace_id=self._trace_id)
+        self._deadline = Deadline(limits.total)
+
+    def result(self) -> _T:
+        """What ``read`` made of the first answer it understood; raises BillingError otherwise."""
+        retrying = backoff.on_exception(
+            waits,
+            RETRIED,
+            max_tries=self._limits.attempts,
+            jitter=None,
+            logger=None,
+            on_backoff=self._log,
+            deadline=self._deadline,
+        )
+        try:
+            return retrying(self._attempt)()
+        except BillingError as error:
+            # Out of its context: how the loop came to stop says nothing to the caller.
+            raise error from None
+
+    def stamp(self, error: BillingError) -> None:
+        """Tell a refusal what the whole call knows.
+
+        A lost attempt may still be on its way. The service would refuse it like this one only
+        where time cannot change the verdict, which is so for a conflict: a customer may be
+        created, and an instant too far ahead comes nearer.
+        """
+        error.attempts = self.attempts
+        error.trace_id = self._trace_id
+        error.ambiguous = self.ambiguous and not isinstance(error, ConflictError)
+
+    def _attempt(self) -> _T:
+        self.attempts += 1
+        try:
+            # Not less, even if the machine slept through the deadline: urllib3 refuses 0.
+            seconds = max(self._deadline.left(), SHORTEST_ATTEMPT)
+            return self._read(self._transport.post(self._request, seconds=seconds))
+        except BillingError as error:
+            self.ambiguous = self.ambiguous or error.ambiguous
+            self.stamp(error)
+            error.request_ids = self._request_ids
+            raise
+
+    def _log(self, details: Any) -> None:
+        error = details["exception"]
+        logger.warning(
+            "attempt %d for %s failed, the next one in %.2f s (X-Request-ID %s): %s",
+            self.attempts,
+            _named(self._request_ids),
+            details["wait"],
+            self._trace_id,
+            error,
+        )
+
+
+def _named(request_ids: tuple[str, ...]) -> str:
+    first = request_ids[0]
+    return first if len(request_ids) == 1 else f"{first} and {len(request_ids) - 1} more"

@@ -1,0 +1,133 @@
+"""Connections that know when their attempt must end, and that tell whether it reached the wire.
+
+A socket's timeout counts anew for every byte, so a peer that trickles would hold a caller for
+hours; and the type of an exception does not tell whether anything was sent. Both are only known
+here, below requests.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from contextvars import ContextVar
+from http.client import HTTPResponse
+from time import monotonic
+from typing import Any
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+# More idle connections than this would be closed; urllib3 logs a warning for each.
+KEPT_CONNECTIONS = 64
+_SLICE = 64 * 1024
+
+
+class Attempt:
+    """One attempt: when it ends, and whether any of its bytes may have left.
+
+    ``sent`` starts as True: a way to the service that is not known here, such as a SOCKS proxy,
+    may have sent it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._ends = monotonic() + seconds
+        self.sent = True
+
+    def left(self) -> float:
+        """Seconds left. Raises TimeoutError if there are none."""
+        return _left(self._ends)
+
+
+current_attempt: ContextVar[Attempt] = ContextVar("current_attempt")
+
+
+def _left(ends: float) -> float:
+    seconds = ends - monotonic()
+    if seconds <= 0:
+        raise TimeoutError("the time allowed for the attempt is over")
+    return seconds
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket until a moment, not until a silence."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, ends: float) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._ends = ends
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._ends))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(HTTPResponse):
+    """The socket's timeout counts for the whole answer, from its first byte to its last."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        left = current_attempt.get().left()
+        ends = monotonic() + min(sock.gettimeout() or left, left)
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach(), ends))
+
+
+class _Timed(HTTPConnection):
+    response_class = _TimedResponse
+
+    def endheaders(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        # From here on bytes leave. A proxy's CONNECT does not come this way, and must not.
+        current_attempt.get().sent = True
+        super().endheaders(*args, **kwargs)
+
+    def send(self, data: Any) -> None:
+        for start in range(0, len(data), _SLICE):
+            self.sock.settimeout(current_attempt.get().left())
+            super().send(data[start : start + _SLICE])
+
+
+class _TimedHTTPS(_Timed, HTTPSConnection):
+    pass
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Timed
+
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        current_attempt.get().sent = False
+        return super().urlopen(*args, **kwargs)
+
+
+class _HTTPSPool(_Pool, HTTPSConnectionPool):
+    ConnectionCls = _TimedHTTPS
+
+
+_POOLS: dict[str, Any] = {"http": _Pool, "https": _HTTPSPool}
+
+
+class TimedAdapter(HTTPAdapter):
+    """requests' adapter over the connections above; it never retries by itself."""
+
+    def __init__(self) -> None:
+        super().__init__(pool_maxsize=KEPT_CONNECTIONS, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of direct connections timed ones."""
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> PoolManager:
+        """Make the pools of an HTTP proxy timed ones; SOCKS has connections of its own."""
+        manager: PoolManager = super().proxy_manager_for(proxy, **kwargs)
+        if type(manager) is ProxyManager:
+            manager.pool_classes_by_scheme = _POOLS
+        return manager

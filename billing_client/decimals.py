@@ -1,0 +1,63 @@
+"""Exact decimals: every accepted value goes to the wire digit for digit, or is refused."""
+
+from __future__ import annotations
+
+import re
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, localcontext
+
+Number = int | str | Decimal | float
+
+PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+# Decimal's default of 28 digits rounds a product of 18 and 18 digits without a word.
+_EXACT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
+
+
+def exact(value: Number, *, whole: int, places: int) -> Decimal:
+    """The value in plain notation: ``whole`` digits before and ``places`` after the point at most.
+
+    Trailing zeros do not count. A float counts as the decimal Python prints for it.
+    Raises ValueError with one clause saying what is wrong.
+    """
+    number = _as_decimal(value)
+    if not number.is_finite():
+        raise ValueError("is not a number")
+    if number == 0:
+        return Decimal(0)
+    if number < 0:
+        raise ValueError("is negative")
+    if number.adjusted() >= whole:
+        raise ValueError(f"has more than {whole} digits before the point")
+    plain = _without_trailing_zeros(number)
+    if plain is None or len(plain.as_tuple().digits) - 1 - plain.adjusted() > places:
+        raise ValueError(f"has more than {places} digits after the point{_printed(value)}")
+    return Decimal(format(plain, "f"))
+
+
+def product(one: Decimal, other: Decimal) -> Decimal:
+    """The exact product; raises decimal.Inexact rather than round at 60 digits."""
+    with localcontext(_EXACT):
+        return one * other
+
+
+def _as_decimal(value: Number) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal | float):
+        raise ValueError(f"is a {type(value).__name__}, not an int, str, Decimal or float")
+    if isinstance(value, float):
+        # Not repr(): subclasses such as numpy's print their own name around the digits.
+        return Decimal(float.__repr__(value))
+    if isinstance(value, str) and not PLAIN.fullmatch(value):
+        raise ValueError('is not written in plain digits such as "58" or "0.05"')
+    return Decimal(value)
+
+
+def _without_trailing_zeros(number: Decimal) -> Decimal | None:
+    """None if the number has more digits than any field takes."""
+    try:
+        with localcontext(_EXACT):
+            return number.normalize()
+    except Inexact:
+        return None
+
+
+def _printed(value: Number) -> str:
+    return f" (Python prints {float.__repr__(value)})" if isinstance(value, float) else ""

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from billing_client import BillingClient, Usage
+from billing_client.tests.faulty import FaultyServer
+
+KEY = "bk_0123456789abcdef_not_a_real_key"
+
+
+class Sleeps(list[float]):
+    """The seconds backoff asked to sleep; they pass on the deadline's clock at once."""
+
+    def sleep(self, seconds: float) -> None:
+        self.append(seconds)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + sum(self)
+
+
+@pytest.fixture(autouse=True)
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
+    sleeps = Sleeps()
+    monkeypatch.setattr("backoff._sync.time", SimpleNamespace(sleep=sleeps.sleep))
+    monkeypatch.setattr("billing_client.retries.monotonic", sleeps.monotonic)
+    return sleeps
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BILLING_URL", "BILLING_API_KEY", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def billing(server: FaultyServer) -> Iterator[BillingClient]:
+    with BillingClient(server.url, KEY, read_timeout=5) as billing:
+        yield billing
+
+
+@pytest.fixture
+def hasty(server: FaultyServer) -> Iterator[BillingClient]:
+    """A client that gives an answer little time, and tries twice."""
+    with BillingClient(server.url, KEY, read_timeout=0.25, attempts=2) as billing:
+        yield billing
+
+
+@pytest.fixture
+def usage() -> Callable[..., Usage]:
+    def make(request_id: str | None = None, customer_id: int = 123, units: int = 58) -> Usage:
+        return Usage(
+            customer_id=customer_id,
+            service="Database Hosting",
+            units_consumed=units,
+            price_per_unit="0.05",
+            request_id=request_id,
+        )
+
+    return make

@@ -1,0 +1,221 @@
+"""One HTTP exchange with the service: bytes out, a whole answer in, nothing retried."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from http.cookiejar import DefaultCookiePolicy
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from billing_client.answers import Answer
+from billing_client.connections import Attempt, TimedAdapter, current_attempt
+from billing_client.errors import BillingError, ConfigurationError, UnavailableError
+from billing_client.version import __version__
+
+# Far above the verdicts on 1000 records; more is no answer of the service.
+LARGEST_ANSWER = 16 * 1024 * 1024
+_HEADERS = {
+    "Accept": "application/json, application/problem+json",
+    # A small answer gains nothing from compression, and a hostile one grows by it.
+    "Accept-Encoding": "identity",
+    "Content-Type": "application/json",
+    "User-Agent": f"billing-client/{__version__} python-requests/{requests.__version__}",
+}
+_SECRET_LENGTH = 16
+_TLS_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+_BAD_ADDRESS = (
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    urllib3.exceptions.LocationValueError,
+)
+
+
+class _Process:
+    """Tells this process from its ancestors, also from one whose pid came round again."""
+
+    forks = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.forks += 1
+
+    @classmethod
+    def name(cls) -> tuple[int, int]:
+        # The pid is for forks made outside Python, which run no hooks.
+        return os.getpid(), cls.forks
+
+
+os.register_at_fork(after_in_child=_Process.forked)
+
+
+class _BearerKey(AuthBase):
+    """Sets the key itself, or requests would look for another one in ~/.netrc."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+    def __repr__(self) -> str:
+        return "<API key>"
+
+    def hidden_in(self, body: bytes) -> bytes:
+        """The answer without the key, which debugging proxies echo into what errors then quote.
+
+        A key too short to be a secret may be a part of ordinary words, and stays.
+        """
+        return (
+            body.replace(self._key.encode(), b"[API key]")
+            if len(self._key) >= _SECRET_LENGTH
+            else body
+        )
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: a redirect is an answer to report, and its target is never even parsed."""
+
+
+class Transport:
+    """Posts to one address with one key; may be shared between threads.
+
+    All threads share one session. Its connection pools are made for that, and the rest of it is
+    never changed after it is made (cookies are refused). A session for each thread would
+    connect anew for every short-lived thread of a web server.
+    """
+
+    def __init__(
+        self, endpoint: str, api_key: str, *, connect_timeout: float, read_timeout: float
+    ) -> None:
+        self.endpoint = endpoint
+        self._auth = _BearerKey(api_key)
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+        self._closed = False
+        self._sessions: dict[tuple[int, int], requests.Session] = {}
+
+    def prepare(self, body: bytes, *, trace_id: str) -> requests.PreparedRequest:
+        """The request with all its bytes, to be posted any number of times.
+
+        Raises ConfigurationError if the address cannot be used.
+        """
+        request = requests.Request(
+            "POST", self.endpoint, {**_HEADERS, "X-Request-ID": trace_id}, data=body
+        )
+        request.auth = self._auth
+        failure: BillingError
+        try:
+            return self._session().prepare_request(request)
+        except _BAD_ADDRESS as error:
+            failure = _failure(error, sent=False)
+        raise failure
+
+    def post(self, request: requests.PreparedRequest, *, seconds: float) -> Answer:
+        """Send it once, for ``seconds`` at most, name resolution aside.
+
+        Raises UnavailableError, ambiguous if any byte may have left, when no whole answer came;
+        ConfigurationError when none can come.
+        """
+        attempt = Attempt(seconds)
+        token = current_attempt.set(attempt)
+        failure: BillingError
+        try:
+            return self._exchange(request, seconds)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            failure = _failure(error, sent=attempt.sent)
+        finally:
+            current_attempt.reset(token)
+        # Raised out here so that the original, whose request holds the key, is not its context.
+        raise failure
+
+    def close(self) -> None:
+        """Close this process's connections; any later use raises ConfigurationError."""
+        self._closed = True
+        session = self._sessions.get(_Process.name())
+        if session is not None:
+            session.close()
+
+    def _exchange(self, request: requests.PreparedRequest, seconds: float) -> Answer:
+        session = self._session()
+        settings = session.merge_environment_settings(
+            request.url, proxies={}, stream=True, verify=None, cert=None
+        )
+        timeout = (min(self._connect_timeout, seconds), min(self._read_timeout, seconds))
+        response = session.send(request, timeout=timeout, allow_redirects=False, **settings)
+        try:
+            return Answer(
+                response.status_code, response.headers, self._auth.hidden_in(_body(response))
+            )
+        finally:
+            response.close()
+
+    def _session(self) -> requests.Session:
+        """This process's session; the lookup needs no lock, which a fork could leave taken.
+
+        A parent's session stays in the child, unused: to drop it would take the locks of its
+        pools, which another thread of the parent may have held at the fork.
+        """
+        if self._closed:
+            raise ConfigurationError("This billing client is closed; make a new one.")
+        session = self._sessions.get(_Process.name())
+        return session or self._sessions.setdefault(_Process.name(), _new_session())
+
+
+def _new_session() -> requests.Session:
+    session = _Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, TimedAdapter())
+    return session
+
+
+def _body(response: requests.Response) -> bytes:
+    body = bytearray()
+    for part in response.iter_content(64 * 1024):
+        body += part
+        if len(body) > LARGEST_ANSWER:
+            raise requests.exceptions.ContentDecodingError(
+                "the answer is too long to be the service's"
+            )
+    return bytes(body)
+
+
+def _failure(error: Exception, *, sent: bool) -> BillingError:
+    root = _root(error)
+    reason = f"{type(root).__name__}: {root}" if str(root) else type(root).__name__
+    if isinstance(error, _BAD_ADDRESS) or not _is_network(error):
+        return ConfigurationError(
+            f"The billing service cannot be called: {reason}; correct the URL, proxy or CA bundle."
+        )
+    if isinstance(root, ssl.SSLError) and not isinstance(root, _TLS_HUNG_UP) and not sent:
+        return ConfigurationError(
+            f"TLS to the billing service failed: {reason}; check the URL and the certificates."
+        )
+    return UnavailableError(
+        f"No whole answer came from the billing service: {reason}; resend later under the same id.",
+        ambiguous=sent,
+    )
+
+
+def _is_network(error: Exception) -> bool:
+    """A bare OSError is requests' word for a CA bundle that does not exist."""
+    return isinstance(
+        error, requests.RequestException | urllib3.exceptions.HTTPError | TimeoutError
+    )
+
+
+def _root(error: BaseException) -> BaseException:
+    """The innermost cause, under the layers of requests and urllib3."""
+    for _ in range(10):
+        inside = getattr(error, "reason", None), *error.args, error.__cause__
+        deeper = next((part for part in inside if isinstance(part, BaseException)), None)
+        if deeper is None:
+            break
+        error = deeper
+    return error

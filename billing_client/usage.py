@@ -1,0 +1,179 @@
+"""One fact to report, checked when it is made and unchangeable from then on."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from billing_client.decimals import Number, exact, product
+from billing_client.errors import FieldError, ValidationError
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_LARGEST_CUSTOMER_ID = 2**63 - 1
+_AMOUNT_LIMIT = 10**12
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Usage:
+    """A customer's use of a service at a price; immutable, and it carries its own id.
+
+    customer_id     1 to 2**63 - 1
+    service         1 to 100 printable characters, kept trimmed and in Unicode's NFC form
+    units_consumed  above 0, at most 12 digits before and 6 after the point
+    price_per_unit  0 or more, at most 6 digits before and 12 after the point; units times price
+                    stays below 10**12. Numbers are int, str ("0.05"), Decimal or float; a float
+                    counts as the decimal Python prints for it, and none is ever rounded.
+    request_id      the idempotency key: 1 to 128 printable ASCII characters without spaces.
+                    A random UUID if not given. Make it once per fact and keep it for every
+                    retry, also across a crash of your own process: the service bills an id once,
+                    and the same fact under two ids twice.
+    occurred_at     when it was used: a datetime with a time zone, kept in UTC and cut (not
+                    rounded) to the millisecond. None means when the service records it.
+                    Text is not accepted; ``datetime.fromisoformat`` reads RFC 3339. How far back
+                    or ahead it may lie is the service's to judge, by the service's clock, and
+                    only for ids it does not hold yet.
+
+    Raises ValidationError that names every field at fault.
+    """
+
+    customer_id: int
+    service: str
+    units_consumed: Decimal
+    price_per_unit: Decimal
+    request_id: str
+    occurred_at: datetime | None
+
+    def __init__(
+        self,
+        *,
+        customer_id: int,
+        service: str,
+        units_consumed: Number,
+        price_per_unit: Number,
+        request_id: str | None = None,
+        occurred_at: datetime | None = None,
+    ) -> None:
+        given = {
+            "customer_id": customer_id,
+            "service": service,
+            "units_consumed": units_consumed,
+            "price_per_unit": price_per_unit,
+            "request_id": str(uuid.uuid4()) if request_id is None else request_id,
+            "occurred_at": occurred_at,
+        }
+        for name, value in _checked(given).items():
+            object.__setattr__(self, name, value)
+
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z."""
+        wire: dict[str, Any] = {
+            "request_id": self.request_id,
+            "customer_id": self.customer_id,
+            "service": self.service,
+            "units_consumed": format(self.units_consumed, "f"),
+            "price_per_unit": format(self.price_per_unit, "f"),
+        }
+        if self.occurred_at is not None:
+            instant = self.occurred_at.isoformat(timespec="milliseconds")
+            wire["occurred_at"] = instant.replace("+00:00", "Z")
+        return wire
+
+    def to_json(self) -> bytes:
+        """The bytes that are sent, in UTF-8; the same for the same usage, every time."""
+        return json.dumps(self.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _checked(given: dict[str, Any]) -> dict[str, Any]:
+    """Every value in its kept form, or one ValidationError for all the fields that are wrong."""
+    kept: dict[str, Any] = {}
+    faults: list[FieldError] = []
+    for name, value in given.items():
+        try:
+            kept[name] = _RULES[name](value)
+        except ValueError as unfit:
+            faults.append(FieldError(name, "invalid", f"{name} {unfit}"))
+    if not faults and product(kept["units_consumed"], kept["price_per_unit"]) >= _AMOUNT_LIMIT:
+        text = "units_consumed times price_per_unit is not below 1000000000000"
+        faults.append(FieldError("units_consumed", "amount_too_large", text))
+    if faults:
+        ids = [kept["request_id"]] if "request_id" in kept else []
+        raise ValidationError(_sentence(faults), fields=faults, request_ids=ids)
+    return kept
+
+
+def _sentence(faults: list[FieldError]) -> str:
+    details = "; ".join(fault.detail for fault in faults)
+    return f"The usage cannot be reported: {details}; correct it, nothing was sent."
+
+
+def _customer_id(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"is a {type(value).__name__}, expected an int")
+    if not 1 <= value <= _LARGEST_CUSTOMER_ID:
+        raise ValueError(f"is not between 1 and {_LARGEST_CUSTOMER_ID}")
+    return int(value)
+
+
+def _service(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is a {type(value).__name__}, expected a str")
+    name = unicodedata.normalize("NFC", value.strip())
+    if not 1 <= len(name) <= 100:
+        raise ValueError(f"has {len(name)} characters after trimming, expected 1 to 100")
+    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+        raise ValueError(
+            "has control, format, surrogate or line separator characters, expected printable text"
+        )
+    return name
+
+
+def _units(value: Number) -> Decimal:
+    number = exact(value, whole=12, places=6)
+    if not number:
+        raise ValueError("is 0, expected more")
+    return number
+
+
+def _price(value: Number) -> Decimal:
+    return exact(value, whole=6, places=12)
+
+
+def _request_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is a {type(value).__name__}, expected a str")
+    if not _REQUEST_ID.fullmatch(value):
+        raise ValueError("is not 1 to 128 printable ASCII characters without spaces")
+    return value
+
+
+def _occurred_at(value: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, datetime):
+        raise ValueError(f"is a {type(value).__name__}, expected a datetime with a time zone")
+    if value.utcoffset() is None:
+        raise ValueError("has no time zone, expected one such as datetime.now(timezone.utc)")
+    try:
+        at = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside the years 1 to 9999 in UTC") from None
+    cut = at.microsecond // 1000 * 1000
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, cut, tzinfo=UTC)
+
+
+_RULES: dict[str, Callable[[Any], object]] = {
+    "customer_id": _customer_id,
+    "service": _service,
+    "units_consumed": _units,
+    "price_per_unit": _price,
+    "request_id": _request_id,
+    "occurred_at": _occurred_at,
+}
