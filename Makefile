@@ -5,15 +5,41 @@ PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
+TEST := $(RUN) pytest --cov --cov-report= $(ARGS)
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help requirements
+.PHONY: help run test lint requirements
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
-	@echo "make requirements  compile requirements*.txt from requirements*.in"
+	@echo "make test          lint, then every test on SQLite and on PostgreSQL"
+	@echo "make lint          ruff, mypy and import-linter"
+	@echo "make requirements  compile requirements*.txt from requirements*.in, ARGS=--upgrade to newer versions"
+
+run: $(VENV)/production .env
+	@$(VENV)/bin/python manage.py migrate --verbosity 0
+	@$(VENV)/bin/python manage.py first_run --address http://127.0.0.1:$(PORT)
+	@$(RUN) gunicorn billing_project.wsgi --bind 127.0.0.1:$(PORT) --workers 2
+
+.env:
+	@echo "DEBUG=1" > $@
+
+test: lint
+	@$(RUN) coverage erase
+	@echo "The tests on SQLite:"
+	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST)
+	@echo "The tests on PostgreSQL:"
+	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST)
+	@$(RUN) coverage combine --quiet
+	@$(RUN) coverage report
+
+lint: $(VENV)/development
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@$(RUN) mypy
+	@$(VENV)/bin/lint-imports
 
 requirements: $(VENV)/development
 	$(COMPILE) $(ARGS) requirements.in -o requirements.txt

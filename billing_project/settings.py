@@ -276,6 +276,7 @@ STORAGES = {
 }
 # By themselves these follow the DEBUG that tests turn off, and would want collected files there.
 WHITENOISE_AUTOREFRESH = WHITENOISE_USE_FINDERS = DEBUG
+WHITENOISE_ALLOW_ALL_ORIGINS = False
 
 # Logging
 

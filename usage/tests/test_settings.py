@@ -293,6 +293,7 @@ def test_all_else_is_redirected_to_https(settings: Settings) -> None:
 def test_static_files_need_no_collection_on_ones_own_machine() -> None:
     with contextlib.closing(Client().get("/static/admin/css/base.css")) as answer:
         assert answer.status_code == 200
+        assert "Access-Control-Allow-Origin" not in answer
 
 
 def test_production_settings_pass_the_deployment_check() -> None:

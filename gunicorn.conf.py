@@ -1,0 +1,9 @@
+"""How gunicorn serves, also for `make run`; WEB_CONCURRENCY sets the number of workers."""
+
+worker_class = "gthread"
+threads = 8
+# Longer than the 8 seconds in which a request gives up, and than the client's patience of 10.
+timeout = 30
+# Longer than clients and proxies keep an idle connection, so that none meets one being closed.
+keepalive = 75
+control_socket_disable = True
