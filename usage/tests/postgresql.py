@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,11 +73,24 @@ def stop_leftovers() -> None:
 
 
 def stop(data: Path) -> None:
-    """Stops the server of a data folder, if there is one."""
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "postgres" and str(data) in (process.info["cmdline"] or []):
-            process.send_signal(signal.SIGINT)
-            process.wait(STOP_SECONDS)
+    """Stops the server of a data folder, if there is one, without regard for its data."""
+    for process in servers(data):
+        process.send_signal(signal.SIGQUIT)
+    deadline = time.monotonic() + STOP_SECONDS
+    # Not process.wait(): under an init that reaps no orphans, the dead wait for ever as zombies.
+    while servers(data):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"The PostgreSQL server of {data} did not stop: end it by hand.")
+        time.sleep(0.02)
+
+
+def servers(data: Path) -> list[psutil.Process]:
+    """The running server of a data folder, or none."""
+    return [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "postgres" and str(data) in (process.info["cmdline"] or [])
+    ]
 
 
 def run(command: list[str], url: str) -> int:
