@@ -81,11 +81,16 @@ class FaultyServer:
 
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.leave()
         self.drop_connections()
         for thread in self._threads:
             thread.join(5)
+
+    def leave(self) -> None:
+        """Take no more connections."""
+        with suppress(OSError):  # left already
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def drop_connections(self) -> None:
         """Hang up on everybody, as a service that is being deployed does."""
@@ -204,6 +209,7 @@ def reply(status: int, body: bytes | object = b"", **headers: str) -> Behaviour:
         exchange.sock.sendall(message(status, content, fields))
         exchange.keep = True
 
+    behaviour.__name__ = f"{status} {content[:40]!r}"
     return behaviour
 
 
@@ -225,6 +231,7 @@ def after_commit(behaviour: Behaviour) -> Behaviour:
         exchange.honest()
         behaviour(exchange)
 
+    committed.__name__ = f"{behaviour.__name__} after commit"
     return committed
 
 
