@@ -5,7 +5,8 @@ PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
-TEST := $(RUN) pytest --cov --cov-report= $(ARGS)
+# What must be covered is covered by both runs together.
+TEST := $(RUN) pytest --cov --cov-report= --cov-fail-under=0 $(ARGS)
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
