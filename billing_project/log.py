@@ -1,7 +1,44 @@
-"""How log records are written."""
+"""How log records are written, and how those of one request are found."""
 
 import logging
+import re
 import time
+import uuid
+from collections.abc import Callable
+from contextvars import ContextVar
+
+from django.http import HttpRequest, HttpResponseBase
+
+SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+
+class RequestIdFilter(logging.Filter):
+    """Gives each log record the X-Request-ID of the request it belongs to, or a dash."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Adds the attribute; lets every record through."""
+        record.request_id = request_id.get()
+        return True
+
+
+def name_request(
+    get_response: Callable[[HttpRequest], HttpResponseBase],
+) -> Callable[[HttpRequest], HttpResponseBase]:
+    """Middleware: names each request by X-Request-ID, the caller's if it is safe, and answers it."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        given = request.headers.get("X-Request-ID", "")
+        name = given if SAFE_REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
+        token = request_id.set(name)
+        try:
+            response = get_response(request)
+        finally:
+            request_id.reset(token)
+        response["X-Request-ID"] = name
+        return response
+
+    return middleware
 
 
 class OneLineFormatter(logging.Formatter):

@@ -209,6 +209,9 @@ INSTALLED_APPS = [
     "usage",
 ]
 MIDDLEWARE = [
+    "billing_project.log.name_request",
+    "usage.api.middleware.probes",
+    "usage.api.middleware.api_problems",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -286,11 +289,18 @@ LOGGING = {
     "formatters": {
         "line": {
             "class": "logging.Formatter" if DEBUG else "billing_project.log.OneLineFormatter",
-            "format": "{asctime} {levelname} {name} {message}",
+            "format": "{asctime} {levelname} {name} {request_id} {message}",
             "style": "{",
         }
     },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"request_id": {"()": "billing_project.log.RequestIdFilter"}},
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "line",
+            "filters": ["request_id"],
+        }
+    },
     "root": {"handlers": ["stderr"], "level": "INFO"},
     # Django's own handlers write only with DEBUG, or by mail.
     "loggers": {"django": {"handlers": [], "level": "INFO"}},

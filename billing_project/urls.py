@@ -1,8 +1,14 @@
-"""Every address of the service."""
+"""Every address of the service; /livez and /readyz are answered by usage.api.middleware."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
+
+from usage.api.views import UsageView
 
 urlpatterns = [
+    re_path(r"^api/v1/usage/?$", UsageView.as_view(), name="usage"),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(), name="docs"),
     path("admin/", admin.site.urls),
 ]

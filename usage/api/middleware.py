@@ -1,0 +1,42 @@
+"""What every request passes through before Django's own middleware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.http import HttpRequest, HttpResponseBase
+
+from usage.api import problems
+from usage.api.probes import PROBES
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase]
+
+
+def probes(get_response: GetResponse) -> GetResponse:
+    """Answer /livez and /readyz before hosts are checked and HTTP is redirected."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        probe = PROBES.get(request.path_info)
+        return get_response(request) if probe is None else probe(request)
+
+    return middleware
+
+
+def api_problems(get_response: GetResponse) -> GetResponse:
+    """Turn every error under /api/ that is not a problem yet, a crash too, into one."""
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        response = get_response(request)
+        if (
+            response.status_code < 400
+            or not request.path_info.startswith("/api/")
+            or response.get("Content-Type") == problems.CONTENT_TYPE
+        ):
+            return response
+        problem = problems.of_status(response.status_code).response()
+        for name in ("Allow", "Retry-After", "WWW-Authenticate"):
+            if name in response:
+                problem[name] = response[name]
+        return problem
+
+    return middleware

@@ -1,0 +1,125 @@
+"""From the bytes of a request to plain values, strictly: nothing is guessed, nothing rounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from decimal import Decimal
+from email.message import Message
+from typing import Any
+
+from django.http import HttpRequest, UnreadablePostError
+
+from usage.api.problems import Problem, invalid_json
+
+MOST_BYTES = 2 * 1024 * 1024
+# More than MOST_BYTES is refused, but read, so that a client that is still sending sees the answer.
+_MOST_DROPPED_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+_LONGEST_INTEGER = 40
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def read_body(request: HttpRequest) -> bytes:
+    """Return the body; raises Problem if it is too large or did not arrive whole."""
+    expected = _content_length(request)
+    if expected is None and "HTTP_TRANSFER_ENCODING" not in request.META:
+        return b""
+    if expected is not None and expected > _MOST_DROPPED_BYTES:
+        raise _too_large()
+    try:
+        body = _read(request, expected)
+    except (OSError, UnreadablePostError) as error:
+        raise invalid_json("The body ended early: send the request again.") from error
+    if expected is not None and len(body) < expected:
+        raise invalid_json("The body is shorter than its Content-Length: send the request again.")
+    return body
+
+
+def _read(request: HttpRequest, expected: int | None) -> bytes:
+    # Django takes a body sent in chunks for empty; the server's own stream knows where it ends.
+    stream = request if expected is not None else request.META["wsgi.input"]
+    body = bytearray()
+    dropped = 0
+    while chunk := stream.read(_CHUNK_BYTES):
+        if len(body) <= MOST_BYTES:
+            body += chunk
+        else:
+            dropped += len(chunk)
+        if dropped > _MOST_DROPPED_BYTES:
+            break
+    if len(body) > MOST_BYTES:
+        raise _too_large()
+    return bytes(body)
+
+
+def _content_length(request: HttpRequest) -> int | None:
+    text = request.META.get("CONTENT_LENGTH") or ""
+    return int(text) if text.isdecimal() else None
+
+
+def _too_large() -> Problem:
+    return Problem(
+        413,
+        "body_too_large",
+        f"The body has more than {MOST_BYTES:,} bytes: send the records in smaller batches.",
+        headers={"Connection": "close"},
+    )
+
+
+def check_media_type(request: HttpRequest) -> None:
+    """Raise Problem unless the body is said to be application/json in UTF-8, not compressed."""
+    message = Message()
+    message["Content-Type"] = request.META.get("CONTENT_TYPE") or "none/none"
+    charset = str(message.get_param("charset", "utf-8")).lower()
+    encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
+    if (
+        message.get_content_type() != "application/json"
+        or charset not in ("utf-8", "utf8")
+        or encoding != "identity"
+    ):
+        raise Problem(
+            415,
+            "unsupported_media_type",
+            "Send the body as Content-Type: application/json, in UTF-8 and not compressed.",
+        )
+
+
+def parse_json(body: bytes) -> Any:
+    """Return the value that the body says, numbers as int or Decimal; raises Problem."""
+    if body.startswith(_BYTE_ORDER_MARK):
+        raise invalid_json("The body begins with a byte-order mark: send UTF-8 without one.")
+    try:
+        return _DECODER.decode(body.decode())
+    except UnicodeDecodeError as error:
+        raise invalid_json(f"Byte {error.start} of the body is not UTF-8.") from error
+    except json.JSONDecodeError as error:
+        raise invalid_json(
+            f"The body is not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}."
+        ) from error
+    except RecursionError as error:
+        raise invalid_json("The body is nested too deeply: a record has plain fields.") from error
+
+
+def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = list(pairs)
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise invalid_json("A key stands twice in one object: give each field once.")
+    return result
+
+
+def _integer(text: str) -> int | Decimal:
+    return int(text) if len(text) <= _LONGEST_INTEGER else Decimal(text)
+
+
+def _constant(name: str) -> None:
+    raise invalid_json(f"{name} is not a JSON number: give decimal digits.")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object,
+    parse_float=Decimal,
+    parse_int=_integer,
+    parse_constant=_constant,
+)

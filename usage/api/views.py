@@ -1,0 +1,223 @@
+"""The one endpoint of the API."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, assert_never
+
+from django.db import Error
+from django.http import HttpResponse
+from rest_framework import exceptions, negotiation
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from usage import recording
+from usage.api import problems
+from usage.api.authentication import ApiKeyAuthentication
+from usage.api.openapi import describe_usage
+from usage.api.parsing import check_media_type, parse_json, read_body
+from usage.api.problems import FieldError, Problem
+from usage.api.serializers import RecordReader
+from usage.recording import Conflict, Fact, Outcome, Recorded, Refused
+from usage.statements import StoredRecord
+from usage.transactions import DatabaseUnavailable, is_unavailable
+from usage.validators import REQUEST_ID_LENGTH, exact_amount
+
+MOST_RECORDS = 1000
+
+_reader = RecordReader()
+
+
+class AlwaysJSON(negotiation.BaseContentNegotiation):
+    """There is one format: what a caller says it accepts changes nothing."""
+
+    def select_parser(self, request: Request, parsers: Sequence[Any]) -> Any:
+        return parsers[0]
+
+    def select_renderer(
+        self, request: Request, renderers: Sequence[Any], format_suffix: str | None = None
+    ) -> Any:
+        return renderers[0], renderers[0].media_type
+
+
+@describe_usage
+class UsageView(APIView):
+    """Records usage on the customers' current bills, each fact exactly once."""
+
+    authentication_classes = (ApiKeyAuthentication,)
+    permission_classes = (IsAuthenticated,)
+    parser_classes = (JSONParser,)
+    renderer_classes = (JSONRenderer,)
+    content_negotiation_class = AlwaysJSON
+    http_method_names = ("post",)
+
+    def post(self, request: Request) -> HttpResponse:
+        check_media_type(request._request)
+        body = parse_json(read_body(request._request))
+        api_key_id = request.user.api_key_id
+        if isinstance(body, list):
+            return _batch(body, api_key_id)
+        if not isinstance(body, dict):
+            raise problems.invalid_json("The body is one record, or an array of records.")
+        (outcome,) = recording.record([_reader.read(body)], reported_by_id=api_key_id)
+        return _single(outcome)
+
+    def handle_exception(self, exc: Exception) -> HttpResponse:
+        problem = _problem_of(exc)
+        if problem is None:
+            raise exc
+        self.headers = {}
+        return problem.response()
+
+
+def _single(outcome: Outcome) -> HttpResponse:
+    if not isinstance(outcome, Recorded):
+        raise _refusal(outcome)
+    headers = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
+    return HttpResponse(
+        json.dumps(document(outcome.record)),
+        status=200 if outcome.replayed else 201,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+def _batch(items: list[Any], api_key_id: int) -> HttpResponse:
+    if not items:
+        raise problems.invalid_json("The array is empty: send 1 to 1000 records.")
+    if len(items) > MOST_RECORDS:
+        raise Problem(
+            413,
+            "too_many_records",
+            f"The array has {len(items)} records: send at most {MOST_RECORDS} at once.",
+            headers={"Connection": "close"},
+        )
+    read = [_read(item) for item in items]
+    facts = [fact for fact in read if isinstance(fact, Fact)]
+    outcomes = iter(recording.record(facts, reported_by_id=api_key_id) if facts else ())
+    results = [
+        _result(item, next(outcomes) if isinstance(fact, Fact) else fact)
+        for item, fact in zip(items, read, strict=True)
+    ]
+    statuses = [result["status"] for result in results]
+    summary = {
+        "created": statuses.count(201),
+        "replayed": statuses.count(200),
+        "rejected": sum(status >= 400 for status in statuses),
+    }
+    return HttpResponse(
+        json.dumps({"results": results, "summary": summary}),
+        status=207,
+        content_type="application/json",
+    )
+
+
+def _read(item: Any) -> Fact | Problem:
+    try:
+        return _reader.read(item)
+    except Problem as problem:
+        return problem
+
+
+def _result(item: Any, outcome: Outcome | Problem) -> dict[str, Any]:
+    if isinstance(outcome, Recorded):
+        return {
+            "status": 200 if outcome.replayed else 201,
+            "request_id": outcome.record.request_id,
+            "record": document(outcome.record),
+        }
+    problem = outcome if isinstance(outcome, Problem) else _refusal(outcome)
+    return {
+        "status": problem.status,
+        "request_id": _request_id(item),
+        "error": problem.document(),
+    }
+
+
+def _request_id(item: Any) -> str | None:
+    """Return the id that a refused item names, if it names one."""
+    if not isinstance(item, dict):
+        return None
+    request_id = item.get("request_id", item.get("requestId"))
+    is_id = isinstance(request_id, str) and len(request_id) <= REQUEST_ID_LENGTH
+    return request_id if is_id else None
+
+
+def _refusal(outcome: Conflict | Refused) -> Problem:
+    match outcome:
+        case Conflict(fields):
+            return Problem(
+                409,
+                "request_id_conflict",
+                f"This request_id is stored with other content ({', '.join(fields)} differ):"
+                " send a new fact under a new id.",
+                conflicting_fields=fields,
+            )
+        case Refused(field, "unknown_customer", detail):
+            return Problem(
+                404,
+                "unknown_customer",
+                detail,
+                errors=[FieldError(field, "unknown_customer", detail)],
+            )
+        case Refused(field, code, detail):
+            return problems.validation_error([FieldError(field, code, detail)])
+    assert_never(outcome)
+
+
+def _problem_of(error: Exception) -> Problem | None:
+    match error:
+        case Problem():
+            return error
+        case exceptions.AuthenticationFailed() | exceptions.NotAuthenticated():
+            return Problem(
+                401,
+                "not_authenticated",
+                "Show a live API key as 'Authorization: Bearer <key>'.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        case exceptions.MethodNotAllowed():
+            return Problem(
+                405,
+                "method_not_allowed",
+                "Usage is reported by POST.",
+                headers={"Allow": "POST"},
+            )
+        case DatabaseUnavailable():
+            return problems.unavailable()
+        case Error() if is_unavailable(error):
+            return problems.unavailable()
+    return None
+
+
+def document(record: StoredRecord) -> dict[str, Any]:
+    """Return a record as it is answered, the first time and every time."""
+    return {
+        "request_id": record.request_id,
+        "customer_id": record.customer_id,
+        "service": record.service,
+        "units_consumed": plain(record.units),
+        "price_per_unit": plain(record.price_per_unit),
+        "amount": plain(exact_amount(record.units, record.price_per_unit)),
+        "occurred_at": _rfc3339(record.occurred_at),
+        "recorded_at": _rfc3339(record.recorded_at),
+        "bill": {"id": record.bill_id, "month": f"{record.bill_month:%Y-%m}"},
+        "late": record.late,
+    }
+
+
+def plain(number: Decimal) -> str:
+    """Return a decimal without exponent and trailing zeros."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _rfc3339(instant: dt.datetime) -> str:
+    utc = instant.astimezone(dt.UTC).replace(tzinfo=None)
+    return utc.isoformat(timespec="milliseconds") + "Z"

@@ -1,0 +1,293 @@
+"""Model fields and expressions that keep decimals exact on every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Context, Decimal, InvalidOperation
+from typing import Any
+
+from django.core import checks
+from django.core.exceptions import FieldError, ValidationError
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import lookups
+from django.db.models.expressions import (
+    Col,
+    Combinable,
+    CombinedExpression,
+    Expression,
+    Value,
+    register_combinable_fields,
+)
+
+# Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
+EXACT = Context(prec=60)
+
+_SQLITE_MAX = 2**63 - 1
+_SQLITE_HALF = 10**9
+
+
+class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only in the stubs
+    """A decimal that comes back digit for digit, as `Decimal`.
+
+    NUMERIC on PostgreSQL. On SQLite, whose NUMERIC is a float, a 64-bit integer counting
+    units of the last decimal place, with a CHECK that refuses what does not fit.
+
+    It is no `DecimalField`, so arithmetic with other numbers raises `FieldError` instead of
+    being off by a power of ten; only sums and differences of one scale combine.
+    """
+
+    description = "Exact decimal number"
+    empty_strings_allowed = False
+
+    def __init__(self, *args: Any, max_digits: int, decimal_places: int, **kwargs: Any) -> None:
+        self.max_digits = max_digits
+        self.decimal_places = decimal_places
+        super().__init__(*args, **kwargs)
+
+    def deconstruct(self) -> Any:
+        name, path, args, kwargs = super().deconstruct()
+        kwargs |= {"max_digits": self.max_digits, "decimal_places": self.decimal_places}
+        return name, path, args, kwargs
+
+    def check(self, **kwargs: Any) -> list[checks.CheckMessage]:
+        errors = super().check(**kwargs)
+        if not 0 <= self.decimal_places <= self.max_digits:
+            errors.append(
+                checks.Error("decimal_places must lie between 0 and max_digits.", obj=self)
+            )
+        return errors
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        if connection.vendor == "sqlite":
+            return "bigint"
+        return f"numeric({self.max_digits}, {self.decimal_places})"
+
+    def db_check(self, connection: BaseDatabaseWrapper) -> str | None:
+        if connection.vendor != "sqlite":
+            return None
+        column = connection.ops.quote_name(self.column)
+        limit = self._sqlite_limit
+        # An overflowing `+` turns an integer into a float: its type gives it away.
+        return (
+            f"{column} IS NULL OR "
+            f"(typeof({column}) = 'integer' AND {column} BETWEEN -{limit} AND {limit})"
+        )
+
+    @property
+    def _sqlite_limit(self) -> int:
+        return min(10**self.max_digits - 1, _SQLITE_MAX)
+
+    def get_prep_value(self, value: Any) -> Any:
+        value = super().get_prep_value(value)
+        if value is None or hasattr(value, "resolve_expression"):
+            return value
+        return self.to_python(value)
+
+    def to_python(self, value: Any) -> Decimal | None:
+        """Return `value` as a Decimal with this field's scale; ValidationError if it does not fit."""
+        if value is None:
+            return None
+        if isinstance(value, bool | float):
+            raise ValidationError(f"{value!r} is not exact: give a Decimal, an int or a string.")
+        try:
+            number = Decimal(value)
+            scaled = number.quantize(Decimal(1).scaleb(-self.decimal_places), context=EXACT)
+        except (InvalidOperation, TypeError, ValueError) as error:
+            raise ValidationError(f"{value!r} is not a decimal number that fits.") from error
+        if scaled != number or scaled.adjusted() >= self.max_digits - self.decimal_places:
+            raise ValidationError(
+                f"{value!r} does not fit into {self.max_digits} digits with"
+                f" {self.decimal_places} after the point."
+            )
+        return scaled
+
+    def get_db_prep_value(
+        self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
+    ) -> Any:
+        if not prepared:
+            value = self.get_prep_value(value)
+        if value is None or connection.vendor != "sqlite":
+            return value
+        return self.scaled(value)
+
+    def scaled(self, value: Decimal) -> int:
+        """Return `value`, which fits, in units of the last decimal place.
+
+        Raises ValidationError if it exceeds 64 bits, which is what SQLite can hold.
+        """
+        number = int(value.scaleb(self.decimal_places, context=EXACT))
+        if abs(number) > _SQLITE_MAX:
+            raise ValidationError(f"{value} does not fit into SQLite's 64 bits.")
+        return number
+
+    def unscaled(self, number: int) -> Decimal:
+        """Return the decimal that SQLite keeps as `number`."""
+        if not isinstance(number, int):
+            raise FieldError(
+                f"{number!r} is not an exact decimal: the expression left whole numbers."
+            )
+        return Decimal(number).scaleb(-self.decimal_places, context=EXACT)
+
+    def from_db_value(
+        self, value: Any, expression: Expression, connection: BaseDatabaseWrapper
+    ) -> Decimal | None:
+        if type(expression) is not Col:
+            _refuse_mixed_scales(expression, self.decimal_places)
+        if value is None or connection.vendor != "sqlite":
+            return value
+        return self.unscaled(value)
+
+    def value_to_string(self, obj: models.Model) -> str:
+        value = self.value_from_object(obj)
+        return "" if value is None else f"{value:f}"
+
+
+for _connector in (Combinable.ADD, Combinable.SUB):
+    register_combinable_fields(ExactDecimalField, _connector, ExactDecimalField, ExactDecimalField)
+
+
+def _refuse_mixed_scales(expression: Expression, decimal_places: int) -> None:
+    """Raise FieldError where an expression's integers on SQLite would not mean what they say."""
+    for part in expression.flatten():
+        if isinstance(part, CombinedExpression) and part.connector not in (
+            Combinable.ADD,
+            Combinable.SUB,
+        ):
+            raise FieldError(
+                "Exact decimals can be added and subtracted in the database, nothing else."
+            )
+        if isinstance(part, Col | Value) and not _has_scale(part, decimal_places):
+            raise FieldError("The parts of an exact decimal expression must share one scale.")
+
+
+def _has_scale(part: Expression, decimal_places: int) -> bool:
+    field = part._output_field_or_none
+    return isinstance(field, ExactDecimalField) and field.decimal_places == decimal_places
+
+
+class _SameScale:
+    """A comparison that refuses another column of a different scale."""
+
+    def get_prep_lookup(self) -> Any:
+        if hasattr(self.rhs, "resolve_expression"):  # type: ignore[attr-defined]  # of the lookup
+            _refuse_mixed_scales(self.rhs, self.lhs.output_field.decimal_places)  # type: ignore[attr-defined]
+        return super().get_prep_lookup()  # type: ignore[misc]  # of the lookup
+
+
+for _lookup in (
+    lookups.Exact,
+    lookups.GreaterThan,
+    lookups.GreaterThanOrEqual,
+    lookups.LessThan,
+    lookups.LessThanOrEqual,
+):
+    ExactDecimalField.register_lookup(type(_lookup.__name__, (_SameScale, _lookup), {}))
+
+
+class ExactSum(models.Aggregate):
+    """The exact sum of an ExactDecimalField, wherever it ends.
+
+    SQLite's SUM() fails beyond 64 bits, so there the upper and the lower part of each number
+    are summed apart and put together in Python; the result cannot be filtered or ordered by.
+    """
+
+    function = "SUM"
+    name = "ExactSum"
+
+    def __init__(self, expression: Any, **extra: Any) -> None:
+        super().__init__(expression, **extra)
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        return super().as_sql(
+            compiler,
+            connection,
+            template=(
+                f"(SUM(%(expressions)s / {_SQLITE_HALF}) || ':' || "
+                f"SUM(%(expressions)s %%%% {_SQLITE_HALF}))"
+            ),
+            **context,
+        )
+
+    def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
+        if connection.vendor != "sqlite":
+            return super().get_db_converters(connection)
+        return [self._join_halves]
+
+    def _join_halves(self, value: str | None, expression: Any, connection: Any) -> Decimal | None:
+        if value is None:
+            return None
+        upper, lower = (int(half) for half in value.split(":"))
+        field: ExactDecimalField = self.output_field
+        return field.unscaled(upper * _SQLITE_HALF + lower)
+
+
+class RequestIdField(models.CharField):  # type: ignore[type-arg]  # generic only in the stubs
+    """Text that is compared byte by byte, without the pattern index Django adds to a text key."""
+
+    def db_type(self, connection: BaseDatabaseWrapper) -> str:
+        if connection.vendor == "postgresql":
+            return f'character varying({self.max_length}) COLLATE "C"'
+        return super().db_type(connection) or ""
+
+    def rel_db_type(self, connection: BaseDatabaseWrapper) -> str:
+        return self.db_type(connection)
+
+
+class PerEngine(models.Func):
+    """A condition for check constraints whose SQL differs between the engines."""
+
+    output_field = models.BooleanField()
+    conditional = True
+    arity: int
+    postgresql_template: str
+    sqlite_template: str
+
+    def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        return self._as(self.postgresql_template, compiler, context)
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        return self._as(self.sqlite_template, compiler, context)
+
+    def _as(self, template: str, compiler: Any, context: dict[str, Any]) -> Any:
+        parts: list[str] = []
+        params: list[Any] = []
+        for expression in self.get_source_expressions():
+            sql, more = compiler.compile(expression)
+            parts.append(sql)
+            params += more
+        return template.format(*parts), tuple(params)
+
+
+class AmountBelowLimit(PerEngine):
+    """units × price lies below 10¹² in either direction."""
+
+    arity = 2
+    postgresql_template = "ABS({0} * {1}) < 1000000000000"
+    # The product leaves 64 bits and becomes a float, so the very edge is left to the validator.
+    sqlite_template = "ABS(CAST({0} AS REAL) * {1}) <= 1e30"
+
+
+class PrintableAscii(PerEngine):
+    """1 to 128 printable ASCII characters without spaces."""
+
+    arity = 1
+    postgresql_template = "({0} ~ '^[!-~]+$' AND length({0}) <= 128)"
+    sqlite_template = "({0} <> '' AND {0} NOT GLOB '*[^!-~]*' AND length({0}) <= 128)"
+
+
+class FirstDayOfMonth(PerEngine):
+    arity = 1
+    postgresql_template = "EXTRACT(day FROM {0}) = 1"
+    sqlite_template = "substr({0}, 9) = '01'"
+
+
+class OccurredInTime(PerEngine):
+    """Usage occurred at most 5 minutes after, and 366 days before, it was recorded."""
+
+    arity = 2
+    postgresql_template = (
+        "({0} <= {1} + interval '5 minutes' AND {0} >= {1} - interval '8784 hours')"
+    )
+    # Days as floats: exact to well below the millisecond that is added.
+    sqlite_template = "(julianday({0}) - julianday({1}) BETWEEN -366 - 1e-8 AND 5.0 / 1440 + 1e-8)"

@@ -1,0 +1,51 @@
+"""Prepares a new service on somebody's own machine, for `make run`."""
+
+import secrets
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import transaction
+
+from usage.models import ApiKey, Customer
+
+
+class Command(BaseCommand):
+    """Fills an empty database, and tells its secrets once; what is there already stays."""
+
+    help = "Loads the samples, makes a staff login and an API key and prints both, unless there."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Takes the address to print."""
+        parser.add_argument(
+            "--address", default="http://127.0.0.1:8000", help="where it will serve"
+        )
+
+    def handle(self, *, address: str, **options: Any) -> None:
+        """Makes all of it or nothing; raises CommandError without DEBUG."""
+        if not settings.DEBUG:
+            raise CommandError(
+                "first_run prints a password, which only a service on your own machine (DEBUG=1) "
+                "may do: use createsuperuser and create_api_key instead."
+            )
+        with transaction.atomic():
+            lines = self.prepare(address)
+        for line in [*lines, f"Serving on {address}"]:
+            self.stdout.write(line)
+
+    def prepare(self, address: str) -> list[str]:
+        """Fills an empty database; returns what must be told once."""
+        if not Customer.objects.exists():
+            call_command("loaddata", "sample_data", verbosity=0)
+        if User.objects.filter(is_staff=True).exists():
+            return []
+        password = secrets.token_urlsafe(12)
+        User.objects.create_superuser("admin", password=password)
+        _, key = ApiKey.objects.issue(name="first run")
+        return [
+            f"Staff log in at {address}/admin/ as admin with the password {password}",
+            f"Services report usage with the API key {key}",
+            "Neither is shown again.",
+        ]

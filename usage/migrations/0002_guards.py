@@ -1,0 +1,11 @@
+from django.db import migrations
+
+from usage import guards
+
+
+class Migration(migrations.Migration):
+    """Let the database itself refuse to change records and closed bills."""
+
+    dependencies = [("usage", "0001_initial")]
+
+    operations = [migrations.RunPython(guards.install_in_migration, elidable=False)]

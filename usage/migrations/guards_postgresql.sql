@@ -1,0 +1,81 @@
+-- What the database itself refuses, whoever asks: see docs/decisions.md, "Guards".
+
+CREATE OR REPLACE FUNCTION usage_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+
+CREATE OR REPLACE FUNCTION usage_refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    -- Only a test's teardown sets this.
+    IF current_setting('usage.truncate_allowed', true) IS DISTINCT FROM 'on' THEN
+        RAISE EXCEPTION '% is never emptied', TG_TABLE_NAME USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION usage_bill_only_closes() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
+        OR (NEW.id, NEW.customer_id, NEW.month, NEW.period_start)
+            IS DISTINCT FROM (OLD.id, OLD.customer_id, OLD.month, OLD.period_start)
+        OR NEW.period_end IS DISTINCT FROM LEAST(OLD.period_end, NEW.closed_at)
+    THEN
+        RAISE EXCEPTION 'a bill changes only once, when it is closed' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+-- One look per statement: the rows that were added must be on open bills of their own customer.
+CREATE OR REPLACE FUNCTION usage_open_bill_of_customer() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM added JOIN usage_bill bill ON bill.id = added.bill_id
+        WHERE bill.closed_at IS NOT NULL OR bill.customer_id <> added.customer_id
+    ) THEN
+        RAISE EXCEPTION 'usage goes on an open bill of its own customer' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION usage_currency_fixed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM usage_bill WHERE customer_id = OLD.id) THEN
+        RAISE EXCEPTION 'a customer with bills keeps its currency' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+
+CREATE OR REPLACE TRIGGER record_never_changes BEFORE UPDATE OR DELETE ON usage_usagerecord
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('a usage record never changes and is never deleted');
+CREATE OR REPLACE TRIGGER record_never_truncated BEFORE TRUNCATE ON usage_usagerecord
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+CREATE OR REPLACE TRIGGER record_on_open_bill AFTER INSERT ON usage_usagerecord
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION usage_open_bill_of_customer();
+
+CREATE OR REPLACE TRIGGER bill_only_closes BEFORE UPDATE ON usage_bill
+    FOR EACH ROW EXECUTE FUNCTION usage_bill_only_closes();
+CREATE OR REPLACE TRIGGER bill_never_deleted BEFORE DELETE ON usage_bill
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('a bill is never deleted');
+CREATE OR REPLACE TRIGGER bill_never_truncated BEFORE TRUNCATE ON usage_bill
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+
+CREATE OR REPLACE TRIGGER daily_usage_insert_on_open_bill AFTER INSERT ON usage_dailyusage
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION usage_open_bill_of_customer();
+CREATE OR REPLACE TRIGGER daily_usage_update_on_open_bill AFTER UPDATE ON usage_dailyusage
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION usage_open_bill_of_customer();
+CREATE OR REPLACE TRIGGER daily_usage_keeps_its_key BEFORE UPDATE OF id, customer_id, bill_id, service, price_per_unit, day, slot ON usage_dailyusage
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('daily usage keeps its bill, service, price, day and slot');
+CREATE OR REPLACE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_dailyusage
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('daily usage is never deleted');
+CREATE OR REPLACE TRIGGER daily_usage_never_truncated BEFORE TRUNCATE ON usage_dailyusage
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+
+CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF currency ON usage_customer
+    FOR EACH ROW WHEN (OLD.currency <> NEW.currency) EXECUTE FUNCTION usage_currency_fixed();
+
+-- Ranges of numbers and of times are indexed alike, so this needs no extension.
+ALTER TABLE usage_bill DROP CONSTRAINT IF EXISTS bill_periods_apart;
+ALTER TABLE usage_bill ADD CONSTRAINT bill_periods_apart EXCLUDE USING gist (
+    int8range(customer_id, customer_id, '[]') WITH &&, tstzrange(period_start, period_end) WITH &&
+);

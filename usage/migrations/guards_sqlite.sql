@@ -1,0 +1,89 @@
+-- What the database itself refuses, whoever asks: see docs/decisions.md, "Guards".
+
+DROP TRIGGER IF EXISTS record_never_changes;
+CREATE TRIGGER record_never_changes BEFORE UPDATE ON usage_usagerecord
+BEGIN
+    SELECT RAISE(ABORT, 'a usage record never changes');
+END;
+
+DROP TRIGGER IF EXISTS record_never_deleted;
+CREATE TRIGGER record_never_deleted BEFORE DELETE ON usage_usagerecord
+BEGIN
+    SELECT RAISE(ABORT, 'a usage record is never deleted');
+END;
+
+DROP TRIGGER IF EXISTS record_on_open_bill;
+CREATE TRIGGER record_on_open_bill BEFORE INSERT ON usage_usagerecord
+WHEN EXISTS (
+    SELECT 1 FROM usage_bill bill
+    WHERE bill.id = NEW.bill_id AND (bill.closed_at IS NOT NULL OR bill.customer_id <> NEW.customer_id)
+)
+BEGIN
+    SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
+END;
+
+DROP TRIGGER IF EXISTS bill_only_closes;
+CREATE TRIGGER bill_only_closes BEFORE UPDATE ON usage_bill
+WHEN OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
+    OR NEW.id <> OLD.id OR NEW.customer_id <> OLD.customer_id
+    OR NEW.month <> OLD.month OR NEW.period_start <> OLD.period_start
+    OR NEW.period_end <> min(OLD.period_end, NEW.closed_at)
+BEGIN
+    SELECT RAISE(ABORT, 'a bill changes only once, when it is closed');
+END;
+
+DROP TRIGGER IF EXISTS bill_never_deleted;
+CREATE TRIGGER bill_never_deleted BEFORE DELETE ON usage_bill
+BEGIN
+    SELECT RAISE(ABORT, 'a bill is never deleted');
+END;
+
+DROP TRIGGER IF EXISTS bill_periods_apart;
+CREATE TRIGGER bill_periods_apart BEFORE INSERT ON usage_bill
+WHEN EXISTS (
+    SELECT 1 FROM usage_bill bill
+    WHERE bill.customer_id = NEW.customer_id
+        AND bill.period_start < NEW.period_end AND bill.period_end > NEW.period_start
+        -- The same period once more is for the unique constraint to refuse, or to pass over.
+        AND bill.period_start <> NEW.period_start
+)
+BEGIN
+    SELECT RAISE(ABORT, 'bills of one customer never overlap');
+END;
+
+DROP TRIGGER IF EXISTS daily_usage_insert_on_open_bill;
+CREATE TRIGGER daily_usage_insert_on_open_bill BEFORE INSERT ON usage_dailyusage
+WHEN EXISTS (
+    SELECT 1 FROM usage_bill bill
+    WHERE bill.id = NEW.bill_id AND (bill.closed_at IS NOT NULL OR bill.customer_id <> NEW.customer_id)
+)
+BEGIN
+    SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
+END;
+
+DROP TRIGGER IF EXISTS daily_usage_update_on_open_bill;
+CREATE TRIGGER daily_usage_update_on_open_bill BEFORE UPDATE ON usage_dailyusage
+WHEN EXISTS (SELECT 1 FROM usage_bill bill WHERE bill.id = OLD.bill_id AND bill.closed_at IS NOT NULL)
+BEGIN
+    SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
+END;
+
+DROP TRIGGER IF EXISTS daily_usage_keeps_its_key;
+CREATE TRIGGER daily_usage_keeps_its_key
+BEFORE UPDATE OF id, customer_id, bill_id, service, price_per_unit, day, slot ON usage_dailyusage
+BEGIN
+    SELECT RAISE(ABORT, 'daily usage keeps its bill, service, price, day and slot');
+END;
+
+DROP TRIGGER IF EXISTS daily_usage_never_deleted;
+CREATE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_dailyusage
+BEGIN
+    SELECT RAISE(ABORT, 'daily usage is never deleted');
+END;
+
+DROP TRIGGER IF EXISTS customer_keeps_currency;
+CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF currency ON usage_customer
+WHEN OLD.currency <> NEW.currency AND EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'a customer with bills keeps its currency');
+END;

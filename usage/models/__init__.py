@@ -1,0 +1,21 @@
+"""What the service knows: customers, their bills, the usage on them, and who may report it."""
+
+from usage.models.api_key import ApiKey
+from usage.models.base import Frozen
+from usage.models.bill import Bill, BillNotBegun, BillTotalTooLarge, Line
+from usage.models.customer import Customer
+from usage.models.daily_usage import DailyUsage
+from usage.models.usage_record import UsageRecord, VoidRefused
+
+__all__ = [
+    "ApiKey",
+    "Bill",
+    "BillNotBegun",
+    "BillTotalTooLarge",
+    "Customer",
+    "DailyUsage",
+    "Frozen",
+    "Line",
+    "UsageRecord",
+    "VoidRefused",
+]

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import hashlib
+import secrets
+import zlib
+from typing import Any
+
+from django.db import models
+from django.db.models import Q, lookups
+from django.db.models.functions import Length
+
+from usage.transactions import database_now
+
+_MARK = "ub_"
+_PREFIX_LENGTH = 8
+_SECRET_BYTES = 32
+_CHECKSUM_LENGTH = 8
+
+
+def _checksum(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def live(self) -> ApiKeyQuerySet:
+        """Return the keys that let their holder in."""
+        return self.filter(revoked_at__isnull=True)
+
+    def issue(self, *, name: str) -> tuple[ApiKey, str]:
+        """Create a key for the team called `name`; return it and its text, which is kept nowhere.
+
+        The text is a mark, a public prefix, 256 random bits and a CRC-32 against typos.
+        """
+        prefix = secrets.token_hex(_PREFIX_LENGTH // 2)
+        body = f"{_MARK}{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
+        key = body + _checksum(body)
+        api_key = self.model(name=name, prefix=prefix, digest=_digest(key))
+        api_key.full_clean()
+        api_key.save(force_insert=True)
+        return api_key, key
+
+    def identify(self, key: str) -> ApiKey | None:
+        """Return the live key with this text; a mistyped one is refused without a query."""
+        if not is_well_formed(key):
+            return None
+        return self.live().filter(digest=_digest(key)).first()
+
+
+def is_well_formed(key: str) -> bool:
+    """Tell whether `key` looks like one of ours and its checksum holds."""
+    body, checksum = key[:-_CHECKSUM_LENGTH], key[-_CHECKSUM_LENGTH:]
+    return key.isascii() and key.startswith(_MARK) and checksum == _checksum(body)
+
+
+class ApiKey(models.Model):
+    """What an internal service shows to be let in. Several may live under one name."""
+
+    name = models.CharField(max_length=100, help_text="The team or service that holds the key.")
+    prefix = models.CharField(max_length=_PREFIX_LENGTH, editable=False)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, editable=False)
+
+    objects = models.Manager.from_queryset(ApiKeyQuerySet)()
+
+    class Meta:
+        verbose_name = "API key"
+        ordering = ("name", "-created_at")
+        constraints = (
+            models.CheckConstraint(
+                name="api_key_name_given",
+                condition=~Q(name=""),
+                violation_error_message="A key names the team or service that holds it.",
+            ),
+            models.CheckConstraint(
+                name="api_key_digest_is_sha256",
+                condition=Q(lookups.Exact(Length("digest"), 64)),
+            ),
+            models.CheckConstraint(
+                name="api_key_revoked_after_creation",
+                condition=Q(revoked_at__isnull=True) | Q(revoked_at__gte=models.F("created_at")),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({_MARK}{self.prefix}…)"
+
+    @property
+    def is_revoked(self) -> bool:
+        return self.revoked_at is not None
+
+    def revoke(self) -> bool:
+        """Let the key's holder in no longer, for ever; False if it was revoked already."""
+        now = max(database_now(), self.created_at)
+        revoked = ApiKey.objects.live().filter(pk=self.pk).update(revoked_at=now)
+        self.refresh_from_db()
+        return revoked == 1
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise models.ProtectedError("Records name the key that reported them: revoke it.", {self})

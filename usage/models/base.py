@@ -1,0 +1,54 @@
+"""What bills, usage records and daily usage share: they are written once, by the write path."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+
+class Frozen(Exception):
+    """What was asked would change something that never changes; nothing was changed."""
+
+
+class InsertMissing(models.Model):
+    """A row that `loaddata` inserts when it is missing and never touches when it exists."""
+
+    class Meta:
+        abstract = True
+
+    # loaddata calls Model.save_base unbound, so this is the first method it can be met in.
+    def _save_table(self, raw: bool = False, *args: Any, **kwargs: Any) -> bool:
+        if raw and type(self)._base_manager.filter(pk=self.pk).exists():
+            return True
+        return super()._save_table(raw, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
+
+
+class FrozenQuerySet(models.QuerySet[Any]):
+    """Rows that can be read and added but neither changed nor deleted."""
+
+    def update(self, **kwargs: Any) -> int:
+        raise Frozen(f"{self._plural()} never change; nothing was updated.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise Frozen(f"{self._plural()} are never deleted; nothing was.")
+
+    def _plural(self) -> str:
+        return str(self.model._meta.verbose_name_plural).capitalize()
+
+
+class FrozenModel(InsertMissing):
+    """A row that `save()` only inserts."""
+
+    class Meta:
+        abstract = True
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Insert the row; raises Frozen if it came from the database."""
+        if not self._state.adding:
+            raise Frozen(f"{self} is stored and never changes; nothing was saved.")
+        kwargs["force_insert"] = True
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise Frozen(f"{self} is never deleted; nothing was.")

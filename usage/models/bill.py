@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from django.apps import apps
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import F, Q, Sum
+
+from usage.fields import EXACT, ExactDecimalField, ExactSum, FirstDayOfMonth
+from usage.models.base import FrozenModel, FrozenQuerySet
+from usage.models.customer import Customer
+from usage.periods import grace_end, month_of, previous_month
+from usage.transactions import database_now, enter_gate, repeatable
+from usage.validators import exact_amount
+
+if TYPE_CHECKING:
+    from usage.models.daily_usage import DailyUsage
+    from usage.models.usage_record import UsageRecord
+
+
+class BillNotBegun(Exception):
+    """A bill whose period has not begun was to be closed; nothing was changed."""
+
+
+class BillTotalTooLarge(Exception):
+    """A total exceeds what the database can hold exactly; the bill stays open, nothing changed."""
+
+
+class Line(NamedTuple):
+    """A bill's usage of one service at one unit price; `amount` is rounded, once."""
+
+    service: str
+    price_per_unit: Decimal
+    units: Decimal
+    records: int
+    amount: Decimal
+
+    @property
+    def exact_amount(self) -> Decimal:
+        return exact_amount(self.units, self.price_per_unit)
+
+
+def round_amount(amount: Decimal, minor_unit_digits: int) -> Decimal:
+    """Return an amount rounded half away from zero to a currency's minor unit."""
+    return amount.quantize(Decimal(1).scaleb(-minor_unit_digits), ROUND_HALF_UP, context=EXACT)
+
+
+def total_of(lines: list[Line]) -> Decimal:
+    """Return what the lines of one bill add up to."""
+    total = Decimal(0)
+    for line in lines:
+        total = EXACT.add(total, line.amount)
+    return total
+
+
+class BillQuerySet(FrozenQuerySet):
+    def open(self) -> BillQuerySet:
+        """Return the bills that are not closed."""
+        return self.filter(closed_at__isnull=True)
+
+    def closed(self) -> BillQuerySet:
+        return self.filter(closed_at__isnull=False)
+
+    def due(self, now: dt.datetime) -> BillQuerySet:
+        """Return the open bills whose month and grace are over at the instant `now`."""
+        month = previous_month(month_of(now))
+        while grace_end(month) >= now:
+            month = previous_month(month)
+        return self.open().filter(month__lte=month)
+
+    def lines(self) -> dict[int, list[Line]]:
+        """Return the lines of each of these bills by bill id, by service and price."""
+        bills = self.select_related("customer")
+        return _lines({bill.pk: bill.customer.minor_unit_digits for bill in bills})
+
+
+class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # a class made at run time
+    def get_by_natural_key(self, customer: int, period_start: str) -> Bill:
+        return self.get(customer=customer, period_start=period_start)
+
+
+class Bill(FrozenModel):
+    """What one customer owes for a month, or for the rest of one after an early close.
+
+    It is open until closed, then frozen for ever. The write path opens it, and never touches it
+    again; `close()` is the only change it knows.
+    """
+
+    customer = models.ForeignKey(
+        Customer, on_delete=models.PROTECT, db_index=False, related_name="bills"
+    )
+    month = models.DateField(help_text="The first day of the month, in the billing time zone.")
+    period_start = models.DateTimeField()
+    period_end = models.DateTimeField(help_text="The first instant that is not in the period.")
+    closed_at = models.DateTimeField(null=True, editable=False)
+    closed_total = ExactDecimalField(max_digits=30, decimal_places=4, null=True, editable=False)
+
+    objects = BillManager()
+
+    daily_usage: models.Manager[DailyUsage]
+    records: models.Manager[UsageRecord]
+
+    class Meta:
+        ordering = ("-month", "customer_id", "-period_start")
+        constraints = (
+            models.UniqueConstraint(name="bill_period_once", fields=("customer", "period_start")),
+            models.UniqueConstraint(
+                name="bill_open_once",
+                fields=("customer", "month"),
+                condition=Q(closed_at__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="bill_period_forward", condition=Q(period_start__lt=F("period_end"))
+            ),
+            models.CheckConstraint(
+                name="bill_month_first_day", condition=Q(FirstDayOfMonth(F("month")))
+            ),
+            models.CheckConstraint(
+                name="bill_closed_with_total",
+                condition=Q(closed_at__isnull=True, closed_total__isnull=True)
+                | Q(closed_at__gt=F("period_start"), closed_total__isnull=False),
+            ),
+        )
+        indexes = (models.Index(name="bill_by_month", fields=("-month", "customer")),)
+
+    def __str__(self) -> str:
+        return f"bill {self.pk} of {self.customer}, {self.month:%Y-%m}"
+
+    def natural_key(self) -> tuple[Any, ...]:
+        return (self.customer_id, self.period_start)
+
+    natural_key.dependencies = ["usage.customer"]  # type: ignore[attr-defined]  # read by dumpdata
+
+    @property
+    def is_closed(self) -> bool:
+        return self.closed_at is not None
+
+    def lines(self) -> list[Line]:
+        """Return the bill's lines, by service and price."""
+        return _lines({self.pk: self.customer.minor_unit_digits})[self.pk]
+
+    @property
+    def total(self) -> Decimal:
+        """What the bill's lines add up to, in the customer's currency; fixed once it is closed."""
+        if self.closed_total is not None:
+            return round_amount(self.closed_total, self.customer.minor_unit_digits)
+        return total_of(self.lines())
+
+    def close(self) -> bool:
+        """Close the bill for ever: fix its total, and end its period now if it has not ended.
+
+        Returns False, and changes nothing, if it was closed already. Raises BillNotBegun for a
+        bill of the future, BillTotalTooLarge, and DatabaseUnavailable.
+        """
+        closed = repeatable(self._close)
+        self.refresh_from_db()
+        return closed
+
+    def _close(self) -> bool:
+        enter_gate([self.customer_id], exclusive=True)
+        now = database_now()
+        stored = Bill.objects.select_related("customer").get(pk=self.pk)
+        if stored.is_closed:
+            return False
+        if now <= stored.period_start:
+            raise BillNotBegun(
+                f"The bill's period begins at {stored.period_start:%Y-%m-%d %H:%M:%S} UTC:"
+                " close it after that."
+            )
+        self._freeze(now, total=stored.total, period_end=min(stored.period_end, now))
+        return True
+
+    def _freeze(self, now: dt.datetime, *, total: Decimal, period_end: dt.datetime) -> None:
+        # Not through `objects`, whose rows never change: this is the one change a bill knows.
+        bill = models.QuerySet(Bill).filter(pk=self.pk, closed_at__isnull=True)
+        try:
+            bill.update(closed_at=now, closed_total=total, period_end=period_end)
+        except ValidationError as error:
+            raise BillTotalTooLarge(
+                f"The total {total:f} exceeds what this database can hold exactly:"
+                " move the service to PostgreSQL to close the bill."
+            ) from error
+
+
+def _lines(minor_unit_digits: Mapping[int, int]) -> dict[int, list[Line]]:
+    daily_usage = apps.get_model("usage", "DailyUsage").objects
+    rows = (
+        daily_usage.filter(bill__in=list(minor_unit_digits))
+        .values_list("bill_id", "service", "price_per_unit")
+        .annotate(ExactSum("units"), Sum("records"))
+        .order_by("bill_id", "service", "price_per_unit")
+    )
+    lines: dict[int, list[Line]] = defaultdict(list)
+    for bill_id, service, price, units, records in rows:
+        amount = round_amount(exact_amount(units, price), minor_unit_digits[bill_id])
+        lines[bill_id].append(Line(service, price, units, records, amount))
+    return lines

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from babel import Locale
+from babel.numbers import get_currency_precision
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.db.models import lookups
+from django.db.models.functions import Length, Upper
+
+from usage.models.base import InsertMissing
+
+if TYPE_CHECKING:
+    from usage.models.bill import Bill
+
+LARGEST_ID = 2**63 - 1
+_CURRENCIES = frozenset(Locale("en").currencies)
+
+
+def validate_currency(code: str) -> None:
+    """Raise ValidationError unless `code` is an ISO 4217 code that CLDR knows."""
+    if code not in _CURRENCIES:
+        raise ValidationError(
+            f"'{code}' is no currency: give a three-letter ISO 4217 code in capitals, such as USD."
+        )
+
+
+class Customer(InsertMissing):
+    """Who is billed. The id is the company's own; the currency is fixed once bills exist."""
+
+    id = models.BigIntegerField(
+        "customer id",
+        primary_key=True,
+        validators=[MinValueValidator(1), MaxValueValidator(LARGEST_ID)],
+    )
+    name = models.CharField(max_length=200)
+    currency = models.CharField(
+        max_length=3,
+        default="USD",
+        validators=[validate_currency],
+        help_text="ISO 4217, in capitals. It cannot change once the customer has a bill.",
+    )
+
+    bills: models.Manager[Bill]
+
+    class Meta:
+        ordering = ("id",)
+        constraints = (
+            models.CheckConstraint(
+                name="customer_id_positive",
+                condition=models.Q(id__gte=1),
+                violation_error_message="A customer id is a positive whole number.",
+            ),
+            models.CheckConstraint(
+                name="customer_name_given",
+                condition=~models.Q(name=""),
+                violation_error_message="A customer has a name.",
+            ),
+            models.CheckConstraint(
+                name="customer_currency_code",
+                condition=models.Q(
+                    lookups.Exact(Length("currency"), 3),
+                    currency=Upper("currency"),
+                ),
+                violation_error_message="A currency is a three-letter ISO 4217 code in capitals.",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pk})"
+
+    def clean(self) -> None:
+        super().clean()
+        if self.currency_is_fixed():
+            raise ValidationError(
+                {"currency": "The customer has bills in another currency: make a new customer."}
+            )
+
+    def currency_is_fixed(self) -> bool:
+        """Tell whether saving this customer would change the currency of existing bills."""
+        stored = Customer.objects.filter(pk=self.pk).exclude(currency=self.currency)
+        return stored.filter(bills__isnull=False).exists()
+
+    @property
+    def minor_unit_digits(self) -> int:
+        """Return how many digits the currency has after the point (CLDR through Babel)."""
+        return get_currency_precision(self.currency)
+
+    def natural_key(self) -> tuple[Any, ...]:
+        return (self.pk,)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+
+from usage.fields import ExactDecimalField
+from usage.models.base import FrozenModel
+from usage.models.bill import Bill
+from usage.models.customer import Customer
+from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
+
+SLOTS = 4
+
+
+class DailyUsageManager(models.Manager["DailyUsage"]):
+    def get_by_natural_key(
+        self,
+        customer: int,
+        period_start: str,
+        service: str,
+        price_per_unit: str,
+        day: str,
+        slot: int,
+    ) -> DailyUsage:
+        return self.get(
+            bill__customer=customer,
+            bill__period_start=period_start,
+            service=service,
+            price_per_unit=price_per_unit,
+            day=day,
+            slot=slot,
+        )
+
+
+class DailyUsage(FrozenModel):
+    """Units and records of one bill, service, unit price and day of the billing time zone.
+
+    Only the write path adds to it, in the transaction that stores the records. The slot spreads
+    writers of one hot customer over several rows; readers sum the slots.
+    """
+
+    customer = models.ForeignKey(
+        Customer, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
+    )
+    bill = models.ForeignKey(
+        Bill, on_delete=models.PROTECT, db_index=False, related_name="daily_usage"
+    )
+    service = models.CharField(max_length=SERVICE_LENGTH)
+    price_per_unit = ExactDecimalField(**PRICE_DIGITS)
+    day = models.DateField()
+    slot = models.SmallIntegerField()
+    units = ExactDecimalField(max_digits=30, decimal_places=6)
+    records = models.BigIntegerField()
+
+    objects = DailyUsageManager()
+
+    class Meta:
+        verbose_name_plural = "daily usage"
+        constraints = (
+            models.UniqueConstraint(
+                name="daily_usage_once",
+                fields=("bill", "service", "price_per_unit", "day", "slot"),
+            ),
+            models.CheckConstraint(
+                name="daily_usage_slot", condition=models.Q(slot__gte=0, slot__lt=SLOTS)
+            ),
+            models.CheckConstraint(name="daily_usage_records", condition=models.Q(records__gt=0)),
+            models.CheckConstraint(
+                name="daily_usage_price", condition=models.Q(price_per_unit__gte=0)
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.service} on {self.day}"
+
+    def natural_key(self) -> tuple[Any, ...]:
+        return (
+            *self.bill.natural_key(),
+            self.service,
+            str(self.price_per_unit),
+            self.day,
+            self.slot,
+        )
+
+    natural_key.dependencies = ["usage.bill"]  # type: ignore[attr-defined]  # read by dumpdata

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Self
+
+from django.db import models
+from django.db.models import F, Q, Value, lookups
+from django.db.models.functions import Concat, Length
+
+from usage.fields import (
+    AmountBelowLimit,
+    ExactDecimalField,
+    OccurredInTime,
+    PrintableAscii,
+    RequestIdField,
+)
+from usage.models.api_key import ApiKey
+from usage.models.base import FrozenModel, FrozenQuerySet
+from usage.models.bill import Bill
+from usage.models.customer import Customer
+from usage.validators import (
+    PRICE_DIGITS,
+    REQUEST_ID_LENGTH,
+    SERVICE_LENGTH,
+    UNITS_DIGITS,
+    exact_amount,
+)
+
+# The space keeps a void's id out of reach of the wire.
+VOID_PREFIX = "void "
+REASON_LENGTH = 500
+
+
+class VoidRefused(Exception):
+    """A record cannot be voided (again); nothing was changed."""
+
+
+class UsageRecord(FrozenModel):
+    """One fact: this customer consumed these units of this service at this price.
+
+    Never changed, never deleted. A void is a record of its own with negative units.
+    """
+
+    request_id = RequestIdField(primary_key=True, max_length=len(VOID_PREFIX) + REQUEST_ID_LENGTH)
+    customer = models.ForeignKey(
+        Customer, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
+    )
+    bill = models.ForeignKey(Bill, on_delete=models.PROTECT, db_index=False, related_name="records")
+    service = models.CharField(max_length=SERVICE_LENGTH)
+    units = ExactDecimalField(**UNITS_DIGITS)
+    price_per_unit = ExactDecimalField(**PRICE_DIGITS)
+    occurred_at = models.DateTimeField()
+    recorded_at = models.DateTimeField()
+    late = models.BooleanField(
+        default=False, help_text="The usage occurred before its bill's period began."
+    )
+    reported_by = models.ForeignKey(
+        ApiKey, null=True, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
+    voids = models.ForeignKey(
+        "self", null=True, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
+    void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
+    voided_by = models.CharField(max_length=150, blank=True, help_text="A staff user's name.")
+
+    objects = models.Manager.from_queryset(FrozenQuerySet)()
+
+    class Meta:
+        indexes = (
+            models.Index(name="record_by_time", fields=("-recorded_at", "request_id")),
+            models.Index(name="record_by_bill", fields=("bill", "-recorded_at", "request_id")),
+            models.Index(name="record_by_customer", fields=("customer", "-recorded_at")),
+            models.Index(
+                name="record_late", fields=("-recorded_at", "request_id"), condition=Q(late=True)
+            ),
+            models.Index(
+                name="record_voids",
+                fields=("-recorded_at", "request_id"),
+                condition=Q(voids__isnull=False),
+            ),
+        )
+        constraints = (
+            models.CheckConstraint(
+                name="record_id_printable_or_void",
+                condition=Q(PrintableAscii(F("request_id")), voids__isnull=True)
+                | Q(request_id=Concat(Value(VOID_PREFIX), "voids_id")),
+            ),
+            models.CheckConstraint(
+                name="record_units_signed",
+                condition=Q(voids__isnull=True, units__gt=0) | Q(voids__isnull=False, units__lt=0),
+            ),
+            models.CheckConstraint(
+                name="record_price_not_negative", condition=Q(price_per_unit__gte=0)
+            ),
+            models.CheckConstraint(
+                name="record_amount_below_limit",
+                condition=Q(AmountBelowLimit(F("units"), F("price_per_unit"))),
+            ),
+            models.CheckConstraint(
+                name="record_service_given",
+                condition=Q(lookups.LessThanOrEqual(Length("service"), SERVICE_LENGTH))
+                & ~Q(service=""),
+            ),
+            models.CheckConstraint(
+                name="record_occurred_in_time",
+                condition=Q(voids__isnull=False)
+                | Q(OccurredInTime(F("occurred_at"), F("recorded_at"))),
+            ),
+            models.CheckConstraint(
+                name="record_void_with_reason",
+                condition=Q(voids__isnull=True, void_reason="", voided_by="")
+                | (Q(voids__isnull=False) & ~Q(void_reason="") & ~Q(voided_by="")),
+            ),
+        )
+
+    def __str__(self) -> str:
+        return self.request_id
+
+    @property
+    def amount(self) -> Decimal:
+        """Units × price, digit for digit."""
+        return exact_amount(self.units, self.price_per_unit)
+
+    @property
+    def void_record(self) -> Self | None:
+        """The record that cancels this one, if there is one."""
+        return type(self).objects.filter(pk=VOID_PREFIX + self.pk).first()
+
+    def void(self, *, reason: str, by: object) -> UsageRecord:
+        """Cancel this record by one with negative units, and return that.
+
+        It goes on this record's bill while that is open, else on the current bill. `by` is the
+        staff user. Raises VoidRefused if this is a void, is voided already, or `reason` is
+        empty or too long, and DatabaseUnavailable.
+        """
+        # The write path stands on the models; voiding is the one verb that reaches back to it.
+        from usage.recording import record_void
+
+        return record_void(self, reason=reason, by=str(by))

@@ -1,0 +1,62 @@
+"""Calendar months and days in the billing time zone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import NamedTuple
+
+from django.conf import settings
+from django.utils import timezone
+
+CLOCK_SKEW = dt.timedelta(minutes=5)
+LONGEST_LATENESS = dt.timedelta(days=366)
+
+
+class Period(NamedTuple):
+    """A half-open stretch of time: `start` belongs to it, `end` does not; both aware."""
+
+    start: dt.datetime
+    end: dt.datetime
+
+
+def day_of(instant: dt.datetime) -> dt.date:
+    """Return the calendar day of an aware instant in the billing time zone."""
+    return instant.astimezone(timezone.get_default_timezone()).date()
+
+
+def month_of(instant: dt.datetime) -> dt.date:
+    """Return the first day of an aware instant's month in the billing time zone."""
+    return day_of(instant).replace(day=1)
+
+
+def next_month(month: dt.date) -> dt.date:
+    """Return the first day of the month after the one that begins on `month`."""
+    return (month + dt.timedelta(days=31)).replace(day=1)
+
+
+def previous_month(month: dt.date) -> dt.date:
+    """Return the first day of the month before the one that begins on `month`."""
+    return (month - dt.timedelta(days=1)).replace(day=1)
+
+
+def month_bounds(month: dt.date) -> Period:
+    """Return the instants, in UTC, at which the month begins and ends in the billing time zone."""
+    return Period(_midnight(month), _midnight(next_month(month)))
+
+
+def grace_end(month: dt.date) -> dt.datetime:
+    """Return the instant, in UTC, up to which usage of an ended month still goes on its own bill.
+
+    The grace is counted in calendar days of the billing time zone.
+    """
+    return _midnight(next_month(month) + dt.timedelta(days=settings.BILLING_GRACE_DAYS))
+
+
+def is_open_to_usage(month: dt.date, now: dt.datetime) -> bool:
+    """Tell whether usage of `month` goes on a bill of that month at the instant `now`."""
+    return month_bounds(month).start - CLOCK_SKEW <= now <= grace_end(month)
+
+
+def _midnight(day: dt.date) -> dt.datetime:
+    local = dt.datetime.combine(day, dt.time(), timezone.get_default_timezone())
+    return local.astimezone(dt.UTC)

@@ -1,0 +1,350 @@
+"""The write path: facts come in, each is recorded once on the right bill, or refused by name.
+
+One transaction, each statement of its own because each must see what the one before it waited
+for: the gate that holds off closing, the open bills, the records, the fold into daily usage.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from usage.fields import EXACT
+from usage.models import UsageRecord, VoidRefused
+from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
+from usage.periods import (
+    CLOCK_SKEW,
+    LONGEST_LATENESS,
+    day_of,
+    is_open_to_usage,
+    month_bounds,
+    month_of,
+    next_month,
+)
+from usage.statements import (
+    MOST_UNITS,
+    BillRow,
+    Fold,
+    FoldOverflow,
+    NewBill,
+    Source,
+    SQLiteStatements,
+    Statements,
+    StoredRecord,
+    statements,
+    worker_slot,
+)
+from usage.transactions import Repeat, enter_gate, repeatable
+
+
+class Fact(NamedTuple):
+    """What a caller reports, within the bounds of `usage.validators`.
+
+    Units have 6 decimal places and prices 12; `occurred_at` is in UTC, to the millisecond, or
+    None for "when it is recorded".
+    """
+
+    request_id: str
+    customer_id: int
+    service: str
+    units: Decimal
+    price_per_unit: Decimal
+    occurred_at: dt.datetime | None = None
+
+
+class Recorded(NamedTuple):
+    """The fact is stored; it was before if it is `replayed`."""
+
+    record: StoredRecord
+    replayed: bool
+
+
+class Conflict(NamedTuple):
+    """The id is taken by another fact, which differs in these fields of `Fact`."""
+
+    fields: list[str]
+
+
+class Refused(NamedTuple):
+    """The fact cannot be recorded: what is wrong with which field of `Fact`."""
+
+    field: str
+    code: str
+    detail: str
+
+
+Outcome = Recorded | Conflict | Refused
+
+
+def record(
+    facts: Sequence[Fact], *, reported_by_id: int | None, using: str = DEFAULT_DB_ALIAS
+) -> list[Outcome]:
+    """Record facts, all in one transaction; return what became of each, in their order.
+
+    A fact that is refused, replayed or in conflict stops no other. Raises DatabaseUnavailable
+    if the transaction did not go through, as far as anybody knows; then none is stored, or all.
+    """
+    source = Source(reported_by_id=reported_by_id)
+    return _record(facts, source, own_bill_id=None, using=using)
+
+
+def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
+    """Cancel a record by one with negative units; see UsageRecord.void."""
+    reason = reason.strip()
+    if not 1 <= len(reason) <= REASON_LENGTH:
+        raise VoidRefused(f"Give a reason of 1 to {REASON_LENGTH} characters for voiding.")
+    if voided.voids_id is not None:
+        raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
+    request_id = VOID_PREFIX + voided.pk
+    fact = Fact(
+        request_id,
+        voided.customer_id,
+        voided.service,
+        -voided.units,
+        voided.price_per_unit,
+        voided.occurred_at,
+    )
+    source = Source(voids_id=voided.pk, void_reason=reason, voided_by=by)
+    (outcome,) = _record([fact], source, own_bill_id=voided.bill_id, using=DEFAULT_DB_ALIAS)
+    match outcome:
+        case Recorded(replayed=False):
+            return UsageRecord.objects.get(pk=request_id)
+        case Refused(detail=detail):
+            raise VoidRefused(detail)
+    raise VoidRefused(f"{voided.pk} is voided already.")
+
+
+def _record(
+    facts: Sequence[Fact], source: Source, *, own_bill_id: int | None, using: str
+) -> list[Outcome]:
+    connection = connections[using]
+
+    def attempt(*, mind_room: bool) -> list[Outcome]:
+        enter_gate((fact.customer_id for fact in facts), using=using)
+        return _Attempt(
+            statements(connection), source, own_bill_id=own_bill_id, mind_room=mind_room
+        ).run(facts)
+
+    try:
+        return repeatable(lambda: attempt(mind_room=False), using=using)
+    except FoldOverflow:
+        return repeatable(lambda: attempt(mind_room=True), using=using)
+
+
+Place = BillRow | NewBill | Refused
+
+_UNKNOWN_CUSTOMER = Refused(
+    "customer_id",
+    "unknown_customer",
+    "There is no customer with this id: check the id, or ask billing to add the customer.",
+)
+_IN_THE_FUTURE = Refused(
+    "occurred_at",
+    "in_the_future",
+    "The usage occurred more than 5 minutes ahead of the service's clock: check yours.",
+)
+_TOO_LONG_AGO = Refused(
+    "occurred_at",
+    "too_long_ago",
+    "The usage occurred more than 366 days ago: ask billing to correct the bill by hand.",
+)
+_NO_ROOM = Refused(
+    "units_consumed",
+    "no_room",
+    "The day's units of this service and price would exceed what the database can hold exactly:"
+    " ask billing to move the service to PostgreSQL.",
+)
+
+
+class _Attempt:
+    """One run of the transaction, inside the gate."""
+
+    def __init__(
+        self, sql: Statements, source: Source, *, own_bill_id: int | None, mind_room: bool
+    ) -> None:
+        self.sql = sql
+        self.source = source
+        self.own_bill_id = own_bill_id  # of the record that a void cancels
+        self.mind_room = mind_room
+        self.now: dt.datetime
+        self.accounts: dict[int, list[BillRow]]
+        self.opened: set[int] = set()
+
+    def run(self, facts: Sequence[Fact]) -> list[Outcome]:
+        self.now, self.accounts = self.sql.accounts({fact.customer_id for fact in facts})
+        places = [self._place(fact) for fact in facts]
+        # Stored ids are answered first: only others are refused, or worth a new bill.
+        stored = self._stored(
+            fact.request_id
+            for fact, place in zip(facts, places, strict=True)
+            if self.mind_room or not isinstance(place, BillRow)
+        )
+        chosen, refusals = _choose(facts, places, stored)
+        records = self._assign(
+            {position: (facts[position], places[position]) for position in chosen}
+        )
+        if self.mind_room:
+            refusals |= self._take_out_overflows(records)
+        inserted = self._insert({record.request_id: record for record in records.values()})
+        stored |= self._stored({record.request_id for record in records.values()} - inserted)
+        created = {at: record for at, record in records.items() if record.request_id in inserted}
+        known = stored | {record.request_id: record for record in created.values()}
+        return [
+            refusals.get(position)
+            or (Recorded(created[position], replayed=False) if position in created else None)
+            or _compare(fact, known.get(fact.request_id))
+            for position, fact in enumerate(facts)
+        ]
+
+    def _place(self, fact: Fact) -> Place:
+        """Say where a fact belongs by the rules of bills."""
+        bills = self.accounts.get(fact.customer_id)
+        if bills is None:
+            return _UNKNOWN_CUSTOMER
+        occurred_at = fact.occurred_at or self.now
+        if self.source.voids_id is None:
+            if occurred_at > self.now + CLOCK_SKEW:
+                return _IN_THE_FUTURE
+            if occurred_at < self.now - LONGEST_LATENESS:
+                return _TOO_LONG_AGO
+            month = month_of(occurred_at)
+            if is_open_to_usage(month, self.now):
+                place = _bill_of(month, fact.customer_id, bills)
+                if place is not None:
+                    return place
+        for bill in bills:
+            if bill.is_open and bill.id == self.own_bill_id:
+                return bill
+        return self._current_bill(fact.customer_id, bills)
+
+    def _current_bill(self, customer_id: int, bills: Sequence[BillRow]) -> BillRow | NewBill:
+        month = month_of(self.now)
+        while (place := _bill_of(month, customer_id, bills)) is None:
+            month = next_month(month)  # the clock was set back after the month had been closed
+        return place
+
+    def _stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
+        asked = list(request_ids)
+        return self.sql.stored(asked) if asked else {}
+
+    def _assign(self, chosen: Mapping[int, tuple[Fact, Place]]) -> dict[int, StoredRecord]:
+        """Return the records to insert, by position, on bills that exist."""
+        missing = {place for _, place in chosen.values() if isinstance(place, NewBill)}
+        if missing:
+            self.opened = self.sql.open_bills(sorted(missing))
+            _, self.accounts = self.sql.accounts({fact.customer_id for fact, _ in chosen.values()})
+        return {
+            position: self._record(fact, self._place(fact) if isinstance(place, NewBill) else place)
+            for position, (fact, place) in chosen.items()
+        }
+
+    def _record(self, fact: Fact, bill: Place) -> StoredRecord:
+        if not isinstance(bill, BillRow):
+            raise Repeat("The bill that was to be opened is not there.")
+        occurred_at = fact.occurred_at or self.now
+        return StoredRecord(
+            *fact[:5],
+            occurred_at=occurred_at,
+            recorded_at=self.now,
+            late=occurred_at < bill.period_start,
+            bill_id=bill.id,
+            bill_month=bill.month,
+        )
+
+    def _insert(self, records: Mapping[str, StoredRecord]) -> set[str]:
+        """Insert the records whose ids are still new and fold those in; return the ids."""
+        if not records:
+            return set()
+        inserted = self.sql.insert_records([records[key] for key in sorted(records)], self.source)
+        if self.opened - {records[request_id].bill_id for request_id in inserted}:
+            # Another transaction took the id meanwhile, and this bill would stay empty.
+            raise Repeat("A bill was opened for a fact that is stored elsewhere.")
+        if inserted:
+            self.sql.fold(_folds(records[request_id] for request_id in inserted))
+        return inserted
+
+    def _take_out_overflows(self, records: dict[int, StoredRecord]) -> dict[int, Refused]:
+        """Take out of `records` those that daily usage has no room for; return their refusals."""
+        assert isinstance(self.sql, SQLiteStatements)  # PostgreSQL has room for all
+        refusals = {}
+        units = self.sql.units(_folds(records.values()))
+        for position, record in list(records.items()):
+            (fold,) = _folds([record])
+            total = EXACT.add(units.get(fold.key, Decimal(0)), fold.units)
+            if abs(total) > MOST_UNITS:
+                refusals[position] = _NO_ROOM
+                del records[position]
+            else:
+                units[fold.key] = total
+        return refusals
+
+
+def _choose(
+    facts: Sequence[Fact], places: Sequence[Place], stored: Mapping[str, StoredRecord]
+) -> tuple[list[int], dict[int, Refused]]:
+    """Pick the first acceptable fact of each new id; refuse those that are not; by position."""
+    chosen: dict[str, int] = {}
+    refusals: dict[int, Refused] = {}
+    for position, (fact, place) in enumerate(zip(facts, places, strict=True)):
+        if fact.request_id in stored or fact.request_id in chosen:
+            continue  # a replay or a conflict
+        if isinstance(place, Refused):
+            refusals[position] = place
+        else:
+            chosen[fact.request_id] = position
+    return list(chosen.values()), refusals
+
+
+def _bill_of(
+    month: dt.date, customer_id: int, bills: Sequence[BillRow]
+) -> BillRow | NewBill | None:
+    """Return the customer's open bill for the month, or the one to open for what is left of it."""
+    start, end = month_bounds(month)
+    for bill in bills:
+        if bill.month == month:
+            if bill.is_open:
+                return bill
+            start = max(start, bill.period_end)
+    return NewBill(customer_id, month, start, end) if start < end else None
+
+
+def _folds(records: Iterable[StoredRecord]) -> list[Fold]:
+    """Return what records add to daily usage, one for each row there, sorted by its key."""
+    sums: dict[tuple[int, int, str, Decimal, dt.date], tuple[Decimal, int]] = {}
+    for record in records:
+        key = (
+            record.customer_id,
+            record.bill_id,
+            record.service,
+            record.price_per_unit,
+            day_of(record.occurred_at),
+        )
+        units, count = sums.get(key, (Decimal(0), 0))
+        sums[key] = EXACT.add(units, record.units), count + 1
+    slot = worker_slot()
+    return sorted(
+        (Fold(*key, slot, units, count) for key, (units, count) in sums.items()),
+        key=lambda fold: fold.key,
+    )
+
+
+def _compare(fact: Fact, record: StoredRecord | None) -> Outcome:
+    """Answer a fact whose id is stored: the same again, or another one."""
+    if record is None:
+        return _NO_ROOM  # only the first fact with this id was tried, and refused for that
+    differences = [
+        name
+        for name, said, kept in (
+            ("customer_id", fact.customer_id, record.customer_id),
+            ("service", fact.service, record.service),
+            ("units_consumed", fact.units, record.units),
+            ("price_per_unit", fact.price_per_unit, record.price_per_unit),
+            ("occurred_at", fact.occurred_at or record.occurred_at, record.occurred_at),
+        )
+        if said != kept
+    ]
+    return Conflict(differences) if differences else Recorded(record, replayed=True)

@@ -1,0 +1,41 @@
+"""Makers of what the tests need, each with sensible values of its own."""
+
+from decimal import Decimal
+
+import factory
+
+from usage.models import Customer
+from usage.recording import Fact
+
+
+class CustomerFactory(factory.django.DjangoModelFactory[Customer]):
+    class Meta:
+        model = Customer
+
+    id = factory.Sequence(lambda n: 1000 + n)
+    name = factory.Faker("company")
+    currency = "USD"
+
+
+class FactFactory(factory.Factory[Fact]):
+    """A fact as the API hands it to the write path."""
+
+    class Meta:
+        model = Fact
+
+    request_id = factory.Sequence(lambda n: f"fact:{n}")
+    customer_id = 123
+    service = "Database Hosting"
+    units = Decimal("58.000000")
+    price_per_unit = Decimal("0.050000000000")
+    occurred_at = None
+
+
+class UsageBodyFactory(factory.DictFactory):
+    """A record as a team sends it."""
+
+    request_id = factory.Sequence(lambda n: f"body:{n}")
+    customer_id = 123
+    service = "Database Hosting"
+    units_consumed = 58
+    price_per_unit = "0.05"

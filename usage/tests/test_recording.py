@@ -1,0 +1,52 @@
+"""The happy path, from the wire to the bill."""
+
+from decimal import Decimal
+
+import pytest
+
+from usage.models import Bill, Customer, UsageRecord
+from usage.tests.conftest import Post
+from usage.tests.factories import UsageBodyFactory
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_record_goes_on_the_customers_current_bill(customer: Customer, post: Post) -> None:
+    response = post(UsageBodyFactory(request_id="first"))
+
+    assert response.status_code == 201
+    assert response.json()["amount"] == "2.9"
+    bill = Bill.objects.get(customer=customer)
+    assert bill.total == Decimal("2.90")
+    assert response.json()["bill"] == {"id": bill.pk, "month": f"{bill.month:%Y-%m}"}
+
+
+def test_a_replay_is_answered_byte_for_byte_and_stored_once(customer: Customer, post: Post) -> None:
+    body = UsageBodyFactory()
+
+    first, second = post(body), post(body)
+
+    assert second.status_code == 200
+    assert second["Idempotent-Replayed"] == "true"
+    assert second.content == first.content
+    assert UsageRecord.objects.count() == 1
+
+
+def test_an_id_with_other_content_is_a_conflict_and_changes_nothing(
+    customer: Customer, post: Post
+) -> None:
+    post(UsageBodyFactory(request_id="taken"))
+
+    response = post(UsageBodyFactory(request_id="taken", units_consumed=59))
+
+    assert response.status_code == 409
+    assert response.json()["conflicting_fields"] == ["units_consumed"]
+    assert Bill.objects.get().total == Decimal("2.90")
+
+
+def test_a_committed_transaction_leaves_what_it_answered(
+    guards_lifted_for_teardown: None, customer: Customer, post: Post
+) -> None:
+    response = post(UsageBodyFactory())
+
+    assert UsageRecord.objects.get().pk == response.json()["request_id"]

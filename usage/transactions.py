@@ -1,0 +1,168 @@
+"""Transactions as billing needs them: repeated when the database asks for it, gated against
+closing, dated by the database's clock, and read as one snapshot.
+
+Beside the write path and the migrations this is the only raw SQL.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import TypeVar
+
+from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+T = TypeVar("T")
+
+# SQL for the database's clock, by vendor.
+NOW = {
+    "postgresql": "statement_timestamp()",
+    "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
+}
+GATES = 64
+# The first of PostgreSQL's two advisory lock keys; no other part of the service locks under it.
+_GATE_KEY = 0x0B111
+_ATTEMPTS = 5
+# An attempt may wait 2 s for a lock, and all of them must be over after 8 s: a caller waits 10.
+_LAST_START_SECONDS = 6.0
+_LONGEST_PAUSE_SECONDS = 0.2
+
+# SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock,
+# lock timeout, and a server that is going down or coming up.
+_REPEATABLE_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
+# Statement timeout; and by class: connection lost, resources exhausted, system error.
+_UNAVAILABLE_STATES = frozenset({"57014"})
+_UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
+# SQLite's primary result codes BUSY and LOCKED; NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
+_SQLITE_REPEATABLE = frozenset({5, 6})
+_SQLITE_UNAVAILABLE = frozenset({7, 8, 10, 13, 14, 15})
+
+
+class DatabaseUnavailable(Exception):
+    """The database is away, locked or overloaded; whether a commit went through is not known."""
+
+
+class Repeat(Exception):
+    """What the transaction read first was overtaken: roll it back and run it again."""
+
+
+def is_repeatable(error: BaseException) -> bool:
+    """Tell whether the same transaction, run again, may succeed: a lost race or connection."""
+    cause = error.__cause__
+    if isinstance(error, Repeat):
+        return True
+    if hasattr(cause, "sqlite_errorcode"):
+        return cause.sqlite_errorcode & 0xFF in _SQLITE_REPEATABLE
+    return _is_connection_lost(error) or getattr(cause, "pgcode", None) in _REPEATABLE_STATES
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether the database, and not the statement, is to blame for a Django database error."""
+    cause = error.__cause__
+    if is_repeatable(error):
+        return True
+    if hasattr(cause, "sqlite_errorcode"):
+        return cause.sqlite_errorcode & 0xFF in _SQLITE_UNAVAILABLE
+    state = getattr(cause, "pgcode", None) or ""
+    return state in _UNAVAILABLE_STATES or state[:2] in _UNAVAILABLE_CLASSES
+
+
+def _is_connection_lost(error: BaseException) -> bool:
+    # libpq reports what it finds out by itself, a refused or broken connection, without a state.
+    cause = error.__cause__
+    return type(cause).__module__ == "psycopg2" and (
+        type(cause).__name__ in ("OperationalError", "InterfaceError") and cause.pgcode is None  # type: ignore[union-attr]  # both have it
+    )
+
+
+def repeatable(work: Callable[[], T], *, using: str = DEFAULT_DB_ALIAS) -> T:
+    """Run `work` in a transaction of its own and return what it returns, once that is committed.
+
+    Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
+    all within 8 s; then DatabaseUnavailable is raised. Other errors pass through.
+    """
+    connection = connections[using]
+    nested = connection.in_atomic_block  # only in tests: production asks for durable
+    give_up = time.monotonic() + _LAST_START_SECONDS
+    for attempt in count(1):
+        try:
+            with transaction.atomic(using=using, durable=True):
+                return work()
+        except (Error, Repeat) as error:
+            if not is_unavailable(error):
+                raise
+            last = attempt >= _ATTEMPTS or time.monotonic() > give_up
+            if nested or last or not is_repeatable(error):
+                raise DatabaseUnavailable("The database could not take the transaction.") from error
+        connection.close_if_unusable_or_obsolete()
+        time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)))
+    raise AssertionError("unreachable")
+
+
+def enter_gate(
+    customer_ids: Iterable[int], *, exclusive: bool = False, using: str = DEFAULT_DB_ALIAS
+) -> None:
+    """Hold off closing (or, `exclusive`, recording) for these customers until the transaction ends.
+
+    On SQLite the transaction itself does: it is IMMEDIATE, and there is one at a time.
+    """
+    connection = connections[using]
+    if connection.vendor != "postgresql":
+        return
+    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    gates = sorted({customer_id % GATES for customer_id in customer_ids})
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {function}(%s, gate) FROM unnest(%s::int[]) AS gate", [_GATE_KEY, gates]
+        )
+
+
+def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:
+    """Return the database's clock, in UTC, cut to the millisecond."""
+    connection = connections[using]
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {NOW[connection.vendor]}", [])
+        (now,) = cursor.fetchone()
+    return instant(now)
+
+
+def instant(value: dt.datetime | str) -> dt.datetime:
+    """Return a time as a driver gives it (on SQLite: text in UTC) in UTC, cut to the millisecond."""
+    if isinstance(value, str):
+        value = dt.datetime.fromisoformat(value)
+    value = value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+    return value.replace(microsecond=value.microsecond // 1000 * 1000)
+
+
+@contextmanager
+def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+    """Let all that is read inside see one state of the database, however long that takes.
+
+    It holds up no writer: on SQLite the transaction is a deferred one.
+    """
+    connection = connections[using]
+    if connection.in_atomic_block:  # only in tests: their transaction is the snapshot
+        yield
+    elif connection.vendor == "postgresql":
+        with transaction.atomic(using=using), connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            yield
+    else:
+        with _deferred(connection):
+            yield
+
+
+@contextmanager
+def _deferred(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN DEFERRED")
+        try:
+            yield
+        finally:
+            cursor.execute("ROLLBACK")

@@ -1,0 +1,95 @@
+"""The bounds of what may be reported: each rule once, for models, the API and commands."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from decimal import Decimal
+
+from django.core.exceptions import ValidationError
+
+from usage.fields import EXACT
+
+REQUEST_ID_LENGTH = 128
+SERVICE_LENGTH = 100
+UNITS_DIGITS = {"max_digits": 18, "decimal_places": 6}
+PRICE_DIGITS = {"max_digits": 18, "decimal_places": 12}
+AMOUNT_LIMIT = 10**12
+
+_REQUEST_ID = re.compile(rf"[!-~]{{1,{REQUEST_ID_LENGTH}}}")
+# Control, format, surrogate, line and paragraph separator: what cannot be seen or stored.
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def validate_request_id(value: str) -> None:
+    """Raise ValidationError unless `value` is 1–128 printable ASCII characters without spaces."""
+    if not _REQUEST_ID.fullmatch(value):
+        raise ValidationError(
+            f"A request_id has 1 to {REQUEST_ID_LENGTH} printable ASCII characters and no spaces.",
+            code="invalid",
+        )
+
+
+def normal_service(value: str) -> str:
+    """Return `value` trimmed and in Unicode's NFC; ValidationError if it is no service name."""
+    if value.isascii() and value.isprintable():  # already NFC, and nothing unseen in it
+        service = value.strip(" ")
+    else:
+        service = unicodedata.normalize("NFC", value).strip()
+    if not 1 <= len(service) <= SERVICE_LENGTH:
+        raise ValidationError(
+            f"A service has 1 to {SERVICE_LENGTH} characters after trimming.", code="length"
+        )
+    if not service.isprintable() and any(unicodedata.category(c) in _UNSEEN for c in service):
+        raise ValidationError(
+            "A service has no control, format, surrogate or separator characters.",
+            code="characters",
+        )
+    return service
+
+
+def validate_service(value: str) -> None:
+    """Raise ValidationError unless `value` is a service name in its normal form."""
+    if normal_service(value) != value:
+        raise ValidationError("A service is stored trimmed and in Unicode's NFC.", code="normal")
+
+
+def fit(value: Decimal, *, max_digits: int, decimal_places: int) -> Decimal:
+    """Return `value` with exactly `decimal_places`; ValidationError if a digit would be lost."""
+    before = max_digits - decimal_places
+    if value.is_finite() and value.adjusted() < before:
+        fitted = value.quantize(Decimal(1).scaleb(-decimal_places), context=EXACT)
+        if fitted == value:
+            return fitted
+    raise ValidationError(
+        f"Give at most {before} digits before the point and {decimal_places} after it.",
+        code="digits",
+    )
+
+
+def fit_units(value: Decimal) -> Decimal:
+    """Return reported units, which are positive, with 6 decimal places."""
+    if not value > 0:
+        raise ValidationError("Units consumed are more than 0.", code="min_value")
+    return fit(value, **UNITS_DIGITS)
+
+
+def fit_price(value: Decimal) -> Decimal:
+    """Return a unit price, which is 0 or more, with 12 decimal places."""
+    if not value >= 0:
+        raise ValidationError("A price per unit is 0 or more.", code="min_value")
+    return abs(fit(value, **PRICE_DIGITS))
+
+
+def exact_amount(units: Decimal, price_per_unit: Decimal) -> Decimal:
+    """Return units × price, digit for digit."""
+    return EXACT.multiply(units, price_per_unit)
+
+
+def validate_amount(units: Decimal, price_per_unit: Decimal) -> None:
+    """Raise ValidationError unless units × price is below 10¹²."""
+    if exact_amount(units, price_per_unit) >= AMOUNT_LIMIT:
+        raise ValidationError(
+            "Units × price must stay below 1,000,000,000,000: report the usage in smaller parts.",
+            code="amount_limit",
+        )
