@@ -25,7 +25,7 @@ class RequestIdFilter(logging.Filter):
 def name_request(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: names each request by X-Request-ID, the caller's if it is safe, and answers it."""
+    """Middleware: names each request and answer by X-Request-ID, the caller's if it is safe."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         given = request.headers.get("X-Request-ID", "")

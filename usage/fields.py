@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Context, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
 from django.core import checks
 from django.core.exceptions import FieldError, ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import lookups
-from django.db.models.expressions import (
+from django.db.models.expressions import (  # type: ignore[attr-defined]  # one is not in the stubs
     Col,
     Combinable,
     CombinedExpression,
@@ -76,7 +76,8 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
 
     @property
     def _sqlite_limit(self) -> int:
-        return min(10**self.max_digits - 1, _SQLITE_MAX)
+        most: int = 10**self.max_digits - 1
+        return min(most, _SQLITE_MAX)
 
     def get_prep_value(self, value: Any) -> Any:
         value = super().get_prep_value(value)
@@ -85,7 +86,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         return self.to_python(value)
 
     def to_python(self, value: Any) -> Decimal | None:
-        """Return `value` as a Decimal with this field's scale; ValidationError if it does not fit."""
+        """Return `value` as a Decimal of this field's scale; ValidationError if it does not fit."""
         if value is None:
             return None
         if isinstance(value, bool | float):
@@ -103,7 +104,10 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         return scaled
 
     def get_db_prep_value(
-        self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False
+        self,
+        value: Any,
+        connection: BaseDatabaseWrapper,
+        prepared: bool = False,  # noqa: FBT001, FBT002 - Django's signature
     ) -> Any:
         if not prepared:
             value = self.get_prep_value(value)
@@ -135,7 +139,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         if type(expression) is not Col:
             _refuse_mixed_scales(expression, self.decimal_places)
         if value is None or connection.vendor != "sqlite":
-            return value
+            return cast("Decimal | None", value)
         return self.unscaled(value)
 
     def value_to_string(self, obj: models.Model) -> str:
@@ -162,7 +166,7 @@ def _refuse_mixed_scales(expression: Expression, decimal_places: int) -> None:
 
 
 def _has_scale(part: Expression, decimal_places: int) -> bool:
-    field = part._output_field_or_none
+    field = part._output_field_or_none  # type: ignore[attr-defined]  # noqa: SLF001 - of Django, but in no stub; output_field raises instead
     return isinstance(field, ExactDecimalField) and field.decimal_places == decimal_places
 
 
@@ -218,7 +222,7 @@ class ExactSum(models.Aggregate):
         if value is None:
             return None
         upper, lower = (int(half) for half in value.split(":"))
-        field: ExactDecimalField = self.output_field
+        field = cast("ExactDecimalField", self.output_field)
         return field.unscaled(upper * _SQLITE_HALF + lower)
 
 
@@ -277,6 +281,8 @@ class PrintableAscii(PerEngine):
 
 
 class FirstDayOfMonth(PerEngine):
+    """The date is the first of its month."""
+
     arity = 1
     postgresql_template = "EXTRACT(day FROM {0}) = 1"
     sqlite_template = "substr({0}, 9) = '01'"

@@ -41,7 +41,7 @@ def remove(connection: BaseDatabaseWrapper) -> None:
             cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
 
 
-def install_in_migration(apps: Any, schema_editor: Any) -> None:
+def install_in_migration(_apps: Any, schema_editor: Any) -> None:
     """Install the guards as a step of a migration."""
     install(schema_editor.connection)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -269,9 +269,9 @@ class _Attempt:
 
     def _take_out_overflows(self, records: dict[int, StoredRecord]) -> dict[int, Refused]:
         """Take out of `records` those that daily usage has no room for; return their refusals."""
-        assert isinstance(self.sql, SQLiteStatements)  # PostgreSQL has room for all
         refusals = {}
-        units = self.sql.units(_folds(records.values()))
+        sql = cast("SQLiteStatements", self.sql)  # PostgreSQL has room for all
+        units = sql.units(_folds(records.values()))
         for position, record in list(records.items()):
             (fold,) = _folds([record])
             total = EXACT.add(units.get(fold.key, Decimal(0)), fold.units)

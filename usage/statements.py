@@ -115,7 +115,7 @@ class Statements:
     def accounts(
         self, customer_ids: Collection[int]
     ) -> tuple[dt.datetime, dict[int, list[BillRow]]]:
-        """Return the database's clock, and of each customer that exists the bills that matter now."""
+        """Return the database's clock, and each known customer's bills that matter now."""
         now = NOW[self.connection.vendor]
         rows = self._rows(
             f"SELECT {now}, customer.id, bill.closed_at IS NULL, {self.bill_columns}"
@@ -185,14 +185,16 @@ class Statements:
     def _rows(self, sql: str, params: Sequence[Any]) -> list[Any]:
         with self.connection.cursor() as cursor:
             cursor.execute(sql, params)
-            return cursor.fetchall()
+            return list(cursor.fetchall())
 
     def _list(self, values: Collection[Any]) -> Any:
         return list(values)
 
     def _table(self, rows: Sequence[Sequence[Any]], types: str) -> tuple[str, Sequence[Any]]:
         arrays = ", ".join(f"%s::{_POSTGRESQL_TYPES.get(name, name)}[]" for name in types.split())
-        return f"SELECT * FROM unnest({arrays})", [list(column) for column in zip(*rows)]
+        return f"SELECT * FROM unnest({arrays})", [
+            list(column) for column in zip(*rows, strict=True)
+        ]
 
     def _period(self, *period: Any) -> tuple[dt.date, dt.datetime, dt.datetime]:
         month, start, end = period
@@ -237,7 +239,8 @@ class SQLiteStatements(Statements):
         keys, params = self._table([fold.key for fold in folds], "bigint text price date int")
         rows = self._rows(
             "SELECT bill_id, service, price_per_unit, day || '', slot, units"
-            f" FROM usage_dailyusage WHERE (bill_id, service, price_per_unit, day, slot) IN ({keys})",
+            " FROM usage_dailyusage"
+            f" WHERE (bill_id, service, price_per_unit, day, slot) IN ({keys})",
             params,
         )
         return {
@@ -265,9 +268,12 @@ class SQLiteStatements(Statements):
         return dt.date.fromisoformat(month), _utc(start), _utc(end)
 
     def _record(self, row: Sequence[Any]) -> StoredRecord:
-        *head, units, price, occurred_at, recorded_at, late, bill_id, month = row
+        request_id, customer_id, service, *numbers, late, bill_id, month = row
+        units, price, occurred_at, recorded_at = numbers
         return StoredRecord(
-            *head,
+            request_id,
+            customer_id,
+            service,
             _UNITS.unscaled(units),
             _PRICE.unscaled(price),
             _utc(occurred_at),

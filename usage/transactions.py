@@ -1,19 +1,21 @@
-"""Transactions as billing needs them: repeated when the database asks for it, gated against
-closing, dated by the database's clock, and read as one snapshot.
+"""Transactions as billing needs them.
 
-Beside the write path and the migrations this is the only raw SQL.
+Repeated when the database asks for it, gated against closing, dated by the database's clock, and
+read as one snapshot. Beside the write path and the migrations this is the only raw SQL.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import TypeVar
 
+import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -54,30 +56,33 @@ class Repeat(Exception):
 def is_repeatable(error: BaseException) -> bool:
     """Tell whether the same transaction, run again, may succeed: a lost race or connection."""
     cause = error.__cause__
-    if isinstance(error, Repeat):
-        return True
-    if hasattr(cause, "sqlite_errorcode"):
-        return cause.sqlite_errorcode & 0xFF in _SQLITE_REPEATABLE
-    return _is_connection_lost(error) or getattr(cause, "pgcode", None) in _REPEATABLE_STATES
+    match cause:
+        case sqlite3.Error():
+            return _primary_code(cause) in _SQLITE_REPEATABLE
+        case psycopg2.Error(pgcode=None):
+            # What libpq finds out by itself, a refused or broken connection, has no state.
+            return isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError)
+        case psycopg2.Error(pgcode=state):
+            return state in _REPEATABLE_STATES
+    return isinstance(error, Repeat)
 
 
 def is_unavailable(error: BaseException) -> bool:
     """Tell whether the database, and not the statement, is to blame for a Django database error."""
     cause = error.__cause__
-    if is_repeatable(error):
-        return True
-    if hasattr(cause, "sqlite_errorcode"):
-        return cause.sqlite_errorcode & 0xFF in _SQLITE_UNAVAILABLE
-    state = getattr(cause, "pgcode", None) or ""
-    return state in _UNAVAILABLE_STATES or state[:2] in _UNAVAILABLE_CLASSES
+    match cause:
+        case sqlite3.Error() if _primary_code(cause) in _SQLITE_UNAVAILABLE:
+            return True
+        case psycopg2.Error(pgcode=str(state)) if (
+            state in _UNAVAILABLE_STATES or state[:2] in _UNAVAILABLE_CLASSES
+        ):
+            return True
+    return is_repeatable(error)
 
 
-def _is_connection_lost(error: BaseException) -> bool:
-    # libpq reports what it finds out by itself, a refused or broken connection, without a state.
-    cause = error.__cause__
-    return type(cause).__module__ == "psycopg2" and (
-        type(cause).__name__ in ("OperationalError", "InterfaceError") and cause.pgcode is None  # type: ignore[union-attr]  # both have it
-    )
+def _primary_code(error: sqlite3.Error) -> int:
+    # Errors that the driver itself raises, about misuse, have no code.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def repeatable(work: Callable[[], T], *, using: str = DEFAULT_DB_ALIAS) -> T:
@@ -100,7 +105,8 @@ def repeatable(work: Callable[[], T], *, using: str = DEFAULT_DB_ALIAS) -> T:
             if nested or last or not is_repeatable(error):
                 raise DatabaseUnavailable("The database could not take the transaction.") from error
         connection.close_if_unusable_or_obsolete()
-        time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)))
+        pause = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)
+        time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter keeps no secret
     raise AssertionError("unreachable")
 
 
@@ -132,7 +138,7 @@ def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:
 
 
 def instant(value: dt.datetime | str) -> dt.datetime:
-    """Return a time as a driver gives it (on SQLite: text in UTC) in UTC, cut to the millisecond."""
+    """Return a driver's time (SQLite's is text in UTC) in UTC, cut to the millisecond."""
     if isinstance(value, str):
         value = dt.datetime.fromisoformat(value)
     value = value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)

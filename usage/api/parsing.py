@@ -95,7 +95,8 @@ def parse_json(body: bytes) -> Any:
         raise invalid_json(f"Byte {error.start} of the body is not UTF-8.") from error
     except json.JSONDecodeError as error:
         raise invalid_json(
-            f"The body is not JSON: {error.msg.lower()} at line {error.lineno}, column {error.colno}."
+            f"The body is not JSON: {error.msg.lower()}"
+            f" at line {error.lineno}, column {error.colno}."
         ) from error
     except RecursionError as error:
         raise invalid_json("The body is nested too deeply: a record has plain fields.") from error

@@ -14,12 +14,12 @@ from usage.models import Bill
 from usage.periods import month_bounds
 
 
-def livez(request: HttpRequest) -> HttpResponse:
+def livez(_request: HttpRequest) -> HttpResponse:
     """Answer that the process answers."""
     return JsonResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
 
-def readyz(request: HttpRequest) -> HttpResponse:
+def readyz(_request: HttpRequest) -> HttpResponse:
     """Answer 200 if this process can record usage, else 503 with what is missing."""
     try:
         missing = list(_missing())

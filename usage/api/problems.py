@@ -103,6 +103,7 @@ def of_status(status: int) -> Problem:
 
 
 def invalid_json(detail: str) -> Problem:
+    """Return the problem of a body that cannot be read."""
     return Problem(400, "invalid_json", detail)
 
 
@@ -113,6 +114,7 @@ def validation_error(errors: Sequence[FieldError]) -> Problem:
 
 
 def unavailable() -> Problem:
+    """Return the problem of a database that is away, locked or overloaded."""
     return Problem(
         503,
         "service_unavailable",

@@ -22,6 +22,7 @@ _INSTANT = re.compile(
 )
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
+MOST_RECORDS = 1000
 _LONGEST_INSTANT = 64
 
 
@@ -30,7 +31,9 @@ def _string(pattern: str, longest: int) -> dict[str, Any]:
 
 
 @extend_schema_field(_string("[!-~]+", validators.REQUEST_ID_LENGTH) | {"minLength": 1})
-class RequestIdField(serializers.Field):
+class RequestIdField(serializers.Field[Any, Any, Any, Any]):
+    """The caller's own name for the fact."""
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise ValidationError("Give a string.", code="type")
@@ -39,7 +42,9 @@ class RequestIdField(serializers.Field):
 
 
 @extend_schema_field({"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_ID})
-class CustomerIdField(serializers.Field):
+class CustomerIdField(serializers.Field[Any, Any, Any, Any]):
+    """A JSON integer, and no other number."""
+
     def to_internal_value(self, data: Any) -> int:
         if not isinstance(data, int) or isinstance(data, bool):
             raise ValidationError(
@@ -60,14 +65,16 @@ class CustomerIdField(serializers.Field):
         ),
     }
 )
-class ServiceField(serializers.Field):
+class ServiceField(serializers.Field[Any, Any, Any, Any]):
+    """A name, trimmed and normalised."""
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise ValidationError("Give a string.", code="type")
         return validators.normal_service(data)
 
 
-class ExactDecimalField(serializers.Field):
+class ExactDecimalField(serializers.Field[Any, Any, Any, Any]):
     """A JSON number, or a string of plain digits."""
 
     def to_internal_value(self, data: Any) -> Decimal:
@@ -112,12 +119,16 @@ def _decimal(max_digits: int, decimal_places: int, *, minimum: str) -> dict[str,
 
 @extend_schema_field(_decimal(**validators.UNITS_DIGITS, minimum="exclusiveMinimum"))
 class UnitsField(ExactDecimalField):
+    """More than 0."""
+
     def fit(self, value: Decimal) -> Decimal:
         return validators.fit_units(value)
 
 
 @extend_schema_field(_decimal(**validators.PRICE_DIGITS, minimum="minimum"))
 class PriceField(ExactDecimalField):
+    """0 or more."""
+
     def fit(self, value: Decimal) -> Decimal:
         return validators.fit_price(value)
 
@@ -132,7 +143,9 @@ class PriceField(ExactDecimalField):
         ),
     }
 )
-class InstantField(serializers.Field):
+class InstantField(serializers.Field[Any, Any, Any, Any]):
+    """A date and time with an offset, in UTC and cut to the millisecond."""
+
     def to_internal_value(self, data: Any) -> dt.datetime:
         if isinstance(data, str) and len(data) <= _LONGEST_INSTANT and _INSTANT.fullmatch(data):
             try:
@@ -147,7 +160,7 @@ class InstantField(serializers.Field):
         )
 
 
-class UsageSerializer(serializers.Serializer):  # type: ignore[type-arg]  # generic only in the stubs
+class UsageSerializer(serializers.Serializer[Any]):
     """One fact: this customer consumed these units of this service at this price."""
 
     request_id = RequestIdField(
@@ -167,13 +180,14 @@ class UsageSerializer(serializers.Serializer):  # type: ignore[type-arg]  # gene
 
 
 class RecordReader:
-    """Checks records as parsed from JSON. One is made and used by all requests:
-    making a serializer costs more than all of its checks.
+    """Checks records as parsed from JSON.
+
+    One is made and serves all requests: making a serializer costs more than all of its checks.
     """
 
     def __init__(self) -> None:
-        self.fields = UsageSerializer().fields
-        self.names = {alias: name for name in self.fields for alias in (name, _camel_case(name))}
+        self.fields: dict[str, Any] = {**UsageSerializer().fields}
+        self.names = {alias: name for name in self.fields for alias in (name, camel_case(name))}
 
     def read(self, data: Any) -> Fact:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""
@@ -192,7 +206,7 @@ class RecordReader:
             try:
                 values[name] = field.to_internal_value(given[name])
             except ValidationError as error:
-                errors.append(FieldError(name, error.code or "invalid", error.message))
+                errors.append(_field_error(name, error))
         _check_amount(values, errors)
         if errors:
             raise validation_error(errors)
@@ -214,7 +228,7 @@ class RecordReader:
                     FieldError(
                         _shown(key),
                         "unknown",
-                        f"There is no such field: use {', '.join(self.fields)}.",
+                        f"The fields are {', '.join(self.fields)}.",
                     )
                 )
             elif name in given:
@@ -231,12 +245,17 @@ def _check_amount(values: dict[str, Any], errors: list[FieldError]) -> None:
         try:
             validators.validate_amount(values["units_consumed"], values["price_per_unit"])
         except ValidationError as error:
-            errors.append(FieldError("units_consumed", error.code or "invalid", error.message))
+            errors.append(_field_error("units_consumed", error))
 
 
-def _camel_case(name: str) -> str:
+def camel_case(name: str) -> str:
+    """Return a field's name as the company's sample data spells it."""
     first, *others = name.split("_")
     return first + "".join(word.capitalize() for word in others)
+
+
+def _field_error(name: str, error: ValidationError) -> FieldError:
+    return FieldError(name, error.code or "invalid", str(error.message))
 
 
 def _shown(key: str) -> str:

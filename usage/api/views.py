@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, assert_never
+from typing import Any, assert_never, cast
 
 from django.db import Error
 from django.http import HttpResponse
@@ -19,17 +19,15 @@ from rest_framework.views import APIView
 
 from usage import recording
 from usage.api import problems
-from usage.api.authentication import ApiKeyAuthentication
+from usage.api.authentication import ApiKeyAuthentication, Team
 from usage.api.openapi import describe_usage
 from usage.api.parsing import check_media_type, parse_json, read_body
 from usage.api.problems import FieldError, Problem
-from usage.api.serializers import RecordReader
+from usage.api.serializers import MOST_RECORDS, RecordReader
 from usage.recording import Conflict, Fact, Outcome, Recorded, Refused
 from usage.statements import StoredRecord
 from usage.transactions import DatabaseUnavailable, is_unavailable
 from usage.validators import REQUEST_ID_LENGTH, exact_amount
-
-MOST_RECORDS = 1000
 
 _reader = RecordReader()
 
@@ -37,16 +35,16 @@ _reader = RecordReader()
 class AlwaysJSON(negotiation.BaseContentNegotiation):
     """There is one format: what a caller says it accepts changes nothing."""
 
-    def select_parser(self, request: Request, parsers: Sequence[Any]) -> Any:
-        return parsers[0]
+    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
+        return next(iter(parsers))
 
     def select_renderer(
-        self, request: Request, renderers: Sequence[Any], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None
     ) -> Any:
-        return renderers[0], renderers[0].media_type
+        renderer = next(iter(renderers))
+        return renderer, renderer.media_type
 
 
-@describe_usage
 class UsageView(APIView):
     """Records usage on the customers' current bills, each fact exactly once."""
 
@@ -57,18 +55,19 @@ class UsageView(APIView):
     content_negotiation_class = AlwaysJSON
     http_method_names = ("post",)
 
+    @describe_usage
     def post(self, request: Request) -> HttpResponse:
         check_media_type(request._request)
         body = parse_json(read_body(request._request))
-        api_key_id = request.user.api_key_id
+        team = cast("Team", request.user)
         if isinstance(body, list):
-            return _batch(body, api_key_id)
+            return _batch(body, team.api_key_id)
         if not isinstance(body, dict):
             raise problems.invalid_json("The body is one record, or an array of records.")
-        (outcome,) = recording.record([_reader.read(body)], reported_by_id=api_key_id)
+        (outcome,) = recording.record([_reader.read(body)], reported_by_id=team.api_key_id)
         return _single(outcome)
 
-    def handle_exception(self, exc: Exception) -> HttpResponse:
+    def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # rendered already
         problem = _problem_of(exc)
         if problem is None:
             raise exc

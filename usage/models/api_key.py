@@ -1,3 +1,5 @@
+"""API keys: what an internal service shows to be let in."""
+
 from __future__ import annotations
 
 import hashlib
@@ -26,6 +28,8 @@ def _digest(key: str) -> str:
 
 
 class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    """Keys as they are asked for, and how one is made."""
+
     def live(self) -> ApiKeyQuerySet:
         """Return the keys that let their holder in."""
         return self.filter(revoked_at__isnull=True)

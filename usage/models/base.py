@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import models
 
@@ -18,13 +18,16 @@ class InsertMissing(models.Model):
         abstract = True
 
     # loaddata calls Model.save_base unbound, so this is the first method it can be met in.
-    def _save_table(self, raw: bool = False, *args: Any, **kwargs: Any) -> bool:
+    def _save_table(self, raw: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 - Django's
         if raw and type(self)._base_manager.filter(pk=self.pk).exists():
             return True
         return super()._save_table(raw, *args, **kwargs)  # type: ignore[misc]  # not in the stubs
 
 
-class FrozenQuerySet(models.QuerySet[Any]):
+Row = TypeVar("Row", bound=models.Model)
+
+
+class FrozenQuerySet(models.QuerySet[Row]):
     """Rows that can be read and added but neither changed nor deleted."""
 
     def update(self, **kwargs: Any) -> int:

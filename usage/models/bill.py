@@ -1,3 +1,5 @@
+"""Bills: what one customer owes for a month, line by line, open until closed for ever."""
+
 from __future__ import annotations
 
 import datetime as dt
@@ -58,7 +60,9 @@ def total_of(lines: list[Line]) -> Decimal:
     return total
 
 
-class BillQuerySet(FrozenQuerySet):
+class BillQuerySet(FrozenQuerySet["Bill"]):
+    """Bills as they are asked for."""
+
     def open(self) -> BillQuerySet:
         """Return the bills that are not closed."""
         return self.filter(closed_at__isnull=True)
@@ -79,9 +83,12 @@ class BillQuerySet(FrozenQuerySet):
         return _lines({bill.pk: bill.customer.minor_unit_digits for bill in bills})
 
 
-class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # a class made at run time
+class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # made at run time
+    """Finds bills by what fixtures call them."""
+
     def get_by_natural_key(self, customer: int, period_start: str) -> Bill:
-        return self.get(customer=customer, period_start=period_start)
+        bill: Bill = self.get(customer=customer, period_start=period_start)
+        return bill
 
 
 class Bill(FrozenModel):
@@ -177,7 +184,7 @@ class Bill(FrozenModel):
 
     def _freeze(self, now: dt.datetime, *, total: Decimal, period_end: dt.datetime) -> None:
         # Not through `objects`, whose rows never change: this is the one change a bill knows.
-        bill = models.QuerySet(Bill).filter(pk=self.pk, closed_at__isnull=True)
+        bill = models.QuerySet[Bill](Bill).filter(pk=self.pk, closed_at__isnull=True)
         try:
             bill.update(closed_at=now, closed_total=total, period_end=period_end)
         except ValidationError as error:

@@ -1,3 +1,5 @@
+"""Customers: who is billed, in which currency."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any

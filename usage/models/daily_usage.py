@@ -1,3 +1,5 @@
+"""Daily usage: the sums that make reading a bill cost the same at any number of records."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -14,7 +16,9 @@ SLOTS = 4
 
 
 class DailyUsageManager(models.Manager["DailyUsage"]):
-    def get_by_natural_key(
+    """Finds daily usage by what fixtures call it."""
+
+    def get_by_natural_key(  # noqa: PLR0917 - Django passes the parts of the key by position
         self,
         customer: int,
         period_start: str,

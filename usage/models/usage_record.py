@@ -1,3 +1,5 @@
+"""Usage records: facts that never change, and voids that cancel them."""
+
 from __future__ import annotations
 
 from decimal import Decimal
@@ -114,7 +116,7 @@ class UsageRecord(FrozenModel):
         )
 
     def __str__(self) -> str:
-        return self.request_id
+        return str(self.request_id)
 
     @property
     def amount(self) -> Decimal:
@@ -134,6 +136,6 @@ class UsageRecord(FrozenModel):
         empty or too long, and DatabaseUnavailable.
         """
         # The write path stands on the models; voiding is the one verb that reaches back to it.
-        from usage.recording import record_void
+        from usage.recording import record_void  # noqa: PLC0415
 
         return record_void(self, reason=reason, by=str(by))

@@ -1,7 +1,7 @@
 """What the tests of the service share."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -42,7 +42,7 @@ def _no_known_keys() -> None:
 
 @pytest.fixture
 def customer(db: None) -> Customer:
-    return CustomerFactory(id=123, name="Alice")
+    return CustomerFactory.create(id=123, name="Alice")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
     yield
     empty = connection.ops.execute_sql_flush
 
-    def empty_once(sql_list: list[str]) -> None:
+    def empty_once(sql_list: Iterable[str]) -> None:
         del connection.ops.execute_sql_flush
         if connection.vendor == "sqlite":
             guards.remove(connection)
@@ -84,4 +84,4 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
         else:
             empty(["SET usage.truncate_allowed = 'on'", *sql_list, "RESET usage.truncate_allowed"])
 
-    connection.ops.execute_sql_flush = empty_once  # type: ignore[method-assign]  # for one call
+    connection.ops.execute_sql_flush = empty_once  # type: ignore[method-assign]

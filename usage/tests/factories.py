@@ -2,28 +2,28 @@
 
 from decimal import Decimal
 
-import factory
+from factory import base, declarations, django, faker
 
 from usage.models import Customer
 from usage.recording import Fact
 
 
-class CustomerFactory(factory.django.DjangoModelFactory[Customer]):
+class CustomerFactory(django.DjangoModelFactory[Customer]):
     class Meta:
         model = Customer
 
-    id = factory.Sequence(lambda n: 1000 + n)
-    name = factory.Faker("company")
+    id = declarations.Sequence(lambda n: 1000 + n)
+    name = faker.Faker("company")
     currency = "USD"
 
 
-class FactFactory(factory.Factory[Fact]):
+class FactFactory(base.Factory[Fact]):
     """A fact as the API hands it to the write path."""
 
     class Meta:
         model = Fact
 
-    request_id = factory.Sequence(lambda n: f"fact:{n}")
+    request_id = declarations.Sequence(lambda n: f"fact:{n}")
     customer_id = 123
     service = "Database Hosting"
     units = Decimal("58.000000")
@@ -31,10 +31,10 @@ class FactFactory(factory.Factory[Fact]):
     occurred_at = None
 
 
-class UsageBodyFactory(factory.DictFactory):
+class UsageBodyFactory(base.DictFactory):
     """A record as a team sends it."""
 
-    request_id = factory.Sequence(lambda n: f"body:{n}")
+    request_id = declarations.Sequence(lambda n: f"body:{n}")
     customer_id = 123
     service = "Database Hosting"
     units_consumed = 58
