@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeGuard
 from urllib.parse import urlsplit
@@ -37,11 +37,14 @@ _LONGEST_QUOTE = 500
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, read to its end; headers are looked up without regard to case."""
+    """An HTTP answer, read to its end; headers are looked up without regard to case.
+
+    What it says is not in its repr, which ends up in tracebacks: a proxy may have echoed the key.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 def read_record(answer: Answer, request_id: str) -> Receipt:

@@ -148,7 +148,7 @@ class BillingClient:
             self._transport, self._limits, batch.body(), ids, lambda answer: read_batch(answer, ids)
         )
         receipts = call.result()
-        for receipt in receipts.rejected:
+        for receipt in receipts:
             if receipt.error is not None:
                 call.stamp(receipt.error)
         return receipts

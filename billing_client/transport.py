@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from http.cookiejar import DefaultCookiePolicy
+from typing import NoReturn
 
 import requests
 import urllib3
@@ -64,6 +65,9 @@ class _BearerKey(AuthBase):
 
     def __repr__(self) -> str:
         return "<API key>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("An API key is not pickled; make a client in each process.")
 
     def hidden_in(self, body: bytes) -> bytes:
         """The answer without the key, which debugging proxies echo into what errors then quote.

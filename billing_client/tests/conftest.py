@@ -13,13 +13,18 @@ KEY = "bk_0123456789abcdef_not_a_real_key"
 
 
 class Sleeps(list[float]):
-    """The seconds backoff asked to sleep; they pass on the deadline's clock at once."""
+    """The seconds backoff asked to sleep; they pass on the deadline's clock at once.
+
+    ``overslept`` is what the machine slept beyond that.
+    """
+
+    overslept = 0.0
 
     def sleep(self, seconds: float) -> None:
         self.append(seconds)
 
     def monotonic(self) -> float:
-        return time.monotonic() + sum(self)
+        return time.monotonic() + sum(self) + (self.overslept if self else 0)
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,8 @@ class Exchange:
         return message(status, json.dumps(body).encode(), headers)
 
 
+_TLS_HANDSHAKE = b"\x16"
+
 Behaviour = Callable[[Exchange], None]
 
 
@@ -67,6 +69,7 @@ class FaultyServer:
         self.script: deque[Behaviour] = deque()
         self.seen: list[Seen] = []
         self.stopping = threading.Event()
+        self.left_alone = threading.Event()
         self._tls = tls
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
@@ -119,6 +122,8 @@ class FaultyServer:
                 sock = self._wrapped(sock)
             if self.script and self.script[0] is cut_before_reading:
                 self.script.popleft()
+                # Once bytes are there: an earlier reset is one of the connection, not the request.
+                sock.recv(1, socket.MSG_PEEK)
                 return
             while self._exchange(number, sock):
                 pass
@@ -127,11 +132,14 @@ class FaultyServer:
         finally:
             with self._lock:
                 self._open.discard(sock)
+                if not self._open:
+                    self.left_alone.set()
             reset(sock)
 
     def _exchange(self, number: int, sock: socket.socket) -> bool:
         request = read_request(number, sock)
         if request is None:
+            self._not_http(sock)
             return False
         with self._lock:
             self.seen.append(request)
@@ -139,6 +147,15 @@ class FaultyServer:
         exchange = Exchange(self, sock, request)
         behaviour(exchange)
         return exchange.keep
+
+    def _not_http(self, sock: socket.socket) -> None:
+        """Somebody hung up, or speaks TLS."""
+        if self.script and self.script[0] is cut_in_handshake:
+            self.script.popleft()
+        else:
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        shut(sock)
+        self.stopping.wait(0.02)  # or what was sent would be lost in the reset
 
     def _wrapped(self, sock: socket.socket) -> socket.socket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -158,6 +175,8 @@ def read_request(number: int, sock: socket.socket) -> Seen | None:
         if not part:
             return None
         data += part
+        if data.startswith(_TLS_HANDSHAKE):
+            return None
     head, _, body = bytes(data).partition(b"\r\n\r\n")
     length = int(Seen(number, head, b"").header("Content-Length") or 0)
     rest = bytearray(body)
@@ -238,6 +257,11 @@ def after_commit(behaviour: Behaviour) -> Behaviour:
 def cut_before_reading(exchange: Exchange) -> None:
     """Recognised when a connection comes in, so it must be met by a new one."""
     raise AssertionError(f"{exchange.request} came on a kept connection")
+
+
+def cut_in_handshake(exchange: Exchange) -> None:
+    """Recognised when a client speaks TLS to a server that does not."""
+    raise AssertionError(f"{exchange.request} is plain HTTP")
 
 
 def cut(exchange: Exchange) -> None:

@@ -1,0 +1,117 @@
+"""No peer holds a caller longer than the client was told, however it goes about it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from billing_client import BillingClient, UnavailableError
+from billing_client.tests.conftest import KEY, Sleeps
+from billing_client.tests.faulty import (
+    Behaviour,
+    FaultyServer,
+    chunked,
+    endless,
+    honest,
+    reply,
+    stall,
+    trickle_body,
+    trickle_head,
+)
+from billing_client.transport import Transport
+
+FACT: dict[str, Any] = {
+    "customer_id": 123,
+    "service": "Database Hosting",
+    "units_consumed": 58,
+    "price_per_unit": "0.05",
+}
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds
+
+
+@pytest.mark.parametrize("slow", [stall, trickle_head, trickle_body, endless])
+def test_the_read_timeout_is_for_the_whole_answer(server: FaultyServer, slow: Behaviour) -> None:
+    """A byte comes every 0.05 seconds, which a socket's own timeout would wait for for ever."""
+    server.script.append(slow)
+    billing = BillingClient(server.url, KEY, read_timeout=0.3, attempts=1)
+    with billing, within(0.8), pytest.raises(UnavailableError) as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.ambiguous is True
+
+
+@pytest.mark.parametrize("slow", [stall, trickle_head, trickle_body])
+def test_the_total_cuts_an_attempt_short(server: FaultyServer, slow: Behaviour) -> None:
+    server.script.append(slow)
+    billing = BillingClient(server.url, KEY, read_timeout=60, total_timeout=0.4)
+    with billing, within(0.9), pytest.raises(UnavailableError) as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.attempts == 1
+
+
+def test_attempts_and_waits_together_keep_to_the_total(
+    server: FaultyServer, sleeps: Sleeps
+) -> None:
+    server.script.extend([reply(503, Retry_After="10")] * 9)
+    billing = BillingClient(server.url, KEY, attempts=9, total_timeout=30)
+    with billing, pytest.raises(UnavailableError) as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.attempts == 3
+    assert 20 <= sum(sleeps) < 30
+
+
+def test_an_attempt_after_an_overlong_sleep_still_is_one(
+    server: FaultyServer, sleeps: Sleeps
+) -> None:
+    """A machine that was suspended wakes up after the deadline."""
+    server.script.append(reply(503))
+    sleeps.overslept = 100
+    with BillingClient(server.url, KEY) as billing:
+        assert billing.record_usage(**FACT).status == "created"
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The address of a peer that takes connections and never reads."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+
+
+def test_a_peer_that_does_not_read_is_given_up(deaf: str) -> None:
+    transport = Transport(deaf, KEY, connect_timeout=1, read_timeout=60)
+    request = transport.prepare(b"x" * 16_000_000, trace_id="t")
+    with within(1), pytest.raises(UnavailableError, match="time") as caught:
+        transport.post(request, seconds=0.3)
+    transport.close()
+    assert caught.value.ambiguous is True
+
+
+def test_time_that_is_over_before_the_first_byte_sends_nothing(server: FaultyServer) -> None:
+    transport = Transport(server.url, KEY, connect_timeout=1, read_timeout=60)
+    with pytest.raises(UnavailableError):
+        transport.post(transport.prepare(b"{}", trace_id="t"), seconds=1e-9)
+    transport.close()
+    assert server.seen == []
+
+
+def test_the_end_of_one_answer_does_not_shorten_the_next(
+    billing: BillingClient, server: FaultyServer
+) -> None:
+    """A kept connection's socket has the timeout that was left at the last byte."""
+    server.script.extend([honest, chunked, honest])
+    for _ in range(3):
+        assert billing.record_usage(**FACT).status == "created"
+    assert {request.connection for request in server.seen} == {0}

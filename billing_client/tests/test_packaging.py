@@ -1,0 +1,71 @@
+"""The client as other teams install it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+import billing_client
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import FaultyServer
+
+PROJECT = Path(billing_client.__file__).parent
+
+SCRIPT = """
+import importlib.util, sys
+import billing_client
+assert billing_client.__file__.startswith(sys.prefix), billing_client.__file__
+assert importlib.util.find_spec("django") is None
+assert importlib.util.find_spec("billing_client.tests") is None
+with billing_client.BillingClient(sys.argv[1], sys.argv[2]) as billing:
+    fact = dict(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
+    print(billing.record_usage(**fact).status)
+"""
+
+
+def test_it_needs_only_requests_and_backoff() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert sorted(name.partition(">=")[0] for name in project["dependencies"]) == [
+        "backoff",
+        "requests",
+    ]
+    assert project["requires-python"] == ">=3.11"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """An empty environment that the client was installed into; needs a package index."""
+    source = tmp_path / "billing_client"
+    left_behind = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    shutil.copytree(PROJECT, source, ignore=left_behind)
+    environment = tmp_path / "venv"
+    venv.create(environment, with_pip=True)
+    pip = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(source)], check=True, timeout=120, capture_output=True)
+    return environment
+
+
+def test_it_installs_into_an_empty_environment_and_works_there(
+    installed: Path, server: FaultyServer, tmp_path: Path
+) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    run = subprocess.run(
+        [installed / "bin" / "python", "-c", SCRIPT, server.url, KEY],
+        check=True,
+        cwd=tmp_path / "venv",
+        env=clean,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout.strip() == "created"
+    (packages,) = installed.glob("lib/python*/site-packages")
+    assert (packages / "billing_client" / "py.typed").is_file()
+    assert not (packages / "billing_client" / "tests").exists()
+    assert (packages / f"billing_client-{billing_client.__version__}.dist-info").is_dir()

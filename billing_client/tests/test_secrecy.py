@@ -1,0 +1,191 @@
+"""The key goes to the service and nowhere else."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing_client import BillingClient, BillingError, Usage
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import (
+    Exchange,
+    FaultyServer,
+    cut,
+    honest,
+    refuse,
+    reply,
+    stall,
+)
+from billing_client.tests.service import problem
+
+FACT: dict[str, Any] = {
+    "customer_id": 123,
+    "service": "Database Hosting",
+    "units_consumed": 58,
+    "price_per_unit": "0.05",
+}
+
+
+def echo(status: int) -> Callable[[Exchange], None]:
+    """A debugging proxy that shows the caller the request it refused."""
+
+    def behaviour(exchange: Exchange) -> None:
+        head = exchange.request.head.decode()
+        errors = [{"field": head, "code": head, "detail": head}]
+        body = problem(status, "validation_error", errors=errors, request_id=head)
+        reply(status, {**body, "detail": head, "title": head, "code": head})(exchange)
+
+    return behaviour
+
+
+FAULTS: dict[str, Callable[[Exchange], None]] = {
+    "echo 400": echo(400),
+    "echo 401": echo(401),
+    "echo 404": echo(404),
+    "echo 500": echo(500),
+    "echo 200": echo(200),
+    "cut": cut,
+    "stall": stall,
+    "redirect": reply(302, Location=f"https://example.com/?key={KEY}"),
+    "refused": refuse(401, "not_authenticated"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_no_error_log_or_pickle_has_the_key(
+    hasty: BillingClient,
+    server: FaultyServer,
+    caplog: pytest.LogCaptureFixture,
+    fault: Callable[[Exchange], None],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.script.extend([fault] * 2)
+    with pytest.raises(BillingError) as caught:
+        hasty.record_usage(**FACT)
+    error = caught.value
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    shown = [repr(error), str(error), repr(vars(error)), "".join(trace.format()), caplog.text]
+    assert not any(KEY in text for text in shown)
+    assert KEY.encode() not in pickle.dumps(error)
+    assert any(KEY in str(request.header("Authorization")) for request in server.seen)
+
+
+def test_no_error_drags_along_the_request_that_holds_the_key(
+    hasty: BillingClient, server: FaultyServer
+) -> None:
+    server.script.extend([cut] * 2)
+    with pytest.raises(BillingError) as caught:
+        hasty.record_usage(**FACT)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ is True
+    assert not isinstance(caught.value.__context__, OSError)
+
+
+def test_no_repr_has_the_key(billing: BillingClient, server: FaultyServer) -> None:
+    transport = billing._transport
+    assert repr(billing) == f"<BillingClient for {server.url}/api/v1/usage/>"
+    shown = [
+        repr(vars(billing)),
+        repr(vars(transport)),
+        repr(transport.prepare(b"{}", trace_id="t")),
+    ]
+    assert not any(KEY in text for text in shown)
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_client_cannot_be_copied(
+    billing: BillingClient, copied: Callable[[object], object]
+) -> None:
+    with pytest.raises(TypeError, match="holds the API key"):
+        copied(billing)
+
+
+def test_the_key_object_cannot_be_pickled_either(billing: BillingClient) -> None:
+    with pytest.raises(TypeError, match="An API key is not pickled"):
+        pickle.dumps(billing._transport)
+
+
+def test_netrc_never_replaces_the_key(
+    billing: BillingClient, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\ndefault login a password b\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    billing.record_usage(**FACT)
+    assert server.seen[0].header("Authorization") == f"Bearer {KEY}"
+
+
+def test_cookies_are_not_kept(billing: BillingClient, server: FaultyServer) -> None:
+    server.script.extend([reply(429, Set_Cookie="session=1; Path=/"), honest])
+    billing.record_usage(**FACT)
+    assert server.seen[1].header("Cookie") is None
+
+
+# What the log says instead
+
+
+def test_a_good_day_is_silent(
+    billing: BillingClient, usage: Callable[..., Usage], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    billing.record_usage(**FACT)
+    billing.record_many([usage("a"), usage("b", customer_id=404)])
+    assert caplog.records == []
+
+
+def test_a_retry_is_a_warning_with_id_and_reason(
+    billing: BillingClient, server: FaultyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script.append(refuse(503, "service_unavailable"))
+    billing.record_usage(**FACT, request_id="cdn:17")
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("billing_client.calls", logging.WARNING)
+    trace_id = server.seen[0].header("X-Request-ID")
+    for part in (
+        "attempt 1 for cdn:17 failed",
+        "answered 503 (Service unavailable)",
+        str(trace_id),
+    ):
+        assert part in record.getMessage()
+
+
+def test_a_retry_of_a_batch_names_the_first_id_and_counts_the_rest(
+    billing: BillingClient,
+    server: FaultyServer,
+    usage: Callable[..., Usage],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.script.append(cut)
+    billing.record_many([usage("a"), usage("b"), usage("c")])
+    assert "attempt 1 for a and 2 more failed" in caplog.text
+
+
+def test_the_services_words_stay_on_one_short_line(
+    billing: BillingClient, server: FaultyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or whoever answers could forge lines of the caller's log, or flood it."""
+    detail = "no\nERROR forged\r\n" + "x" * 10_000
+    server.script.append(refuse(503, "service_unavailable", more={"detail": detail}))
+    billing.record_usage(**FACT)
+    message = caplog.records[0].getMessage()
+    assert "\n" not in message
+    assert "\r" not in message
+    assert len(message) < 1000
+
+
+def test_an_error_carries_the_id_the_service_logged_it_under(
+    hasty: BillingClient, server: FaultyServer
+) -> None:
+    server.script.extend([cut] * 2)
+    with pytest.raises(BillingError) as caught:
+        hasty.record_usage(**FACT)
+    assert caught.value.trace_id == server.seen[1].header("X-Request-ID")

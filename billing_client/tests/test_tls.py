@@ -1,0 +1,94 @@
+"""TLS that cannot be trusted is a matter of set-up; TLS that breaks off is a fault like others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from billing_client import BillingClient, BillingError, ConfigurationError, UnavailableError
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import (
+    CERTIFICATE,
+    FaultyServer,
+    after_commit,
+    cut,
+    cut_in_handshake,
+    trickle_body,
+)
+
+FACT: dict[str, Any] = {
+    "customer_id": 123,
+    "service": "Database Hosting",
+    "units_consumed": 58,
+    "price_per_unit": "0.05",
+    "request_id": "cdn:17",
+}
+
+
+@pytest.fixture
+def secure() -> Iterator[FaultyServer]:
+    with FaultyServer(tls=True) as server:
+        yield server
+
+
+@pytest.fixture
+def trusting(secure: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingClient]:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
+    with BillingClient(secure.url, KEY, read_timeout=0.4, attempts=2) as billing:
+        yield billing
+
+
+def failed(url: str) -> BillingError:
+    with BillingClient(url, KEY) as billing, pytest.raises(BillingError) as caught:
+        billing.record_usage(**FACT)
+    return caught.value
+
+
+def test_a_certificate_nobody_vouches_for_is_not_talked_to(secure: FaultyServer) -> None:
+    error = failed(secure.url)
+    assert isinstance(error, ConfigurationError)
+    assert "certificate verify failed" in str(error)
+    assert (error.attempts, error.ambiguous, secure.seen) == (1, False, [])
+
+
+def test_a_server_without_tls_is_a_wrong_address(server: FaultyServer) -> None:
+    error = failed(server.url.replace("http:", "https:"))
+    assert isinstance(error, ConfigurationError)
+    assert (error.attempts, error.ambiguous) == (1, False)
+
+
+def test_a_ca_bundle_that_does_not_exist(
+    secure: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    error = failed(secure.url)
+    assert isinstance(error, ConfigurationError)
+    assert "/nowhere.pem" in str(error)
+    assert (error.attempts, error.ambiguous) == (1, False)
+
+
+def test_the_environments_ca_bundle_is_used(trusting: BillingClient) -> None:
+    assert trusting.record_usage(**FACT).status == "created"
+
+
+def test_faults_after_the_handshake_are_like_others(
+    trusting: BillingClient, secure: FaultyServer
+) -> None:
+    secure.script.append(after_commit(cut))
+    assert trusting.record_usage(**FACT).status == "replayed"
+
+
+def test_a_trickle_is_cut_short_here_too(trusting: BillingClient, secure: FaultyServer) -> None:
+    secure.script.extend([trickle_body] * 2)
+    with pytest.raises(UnavailableError) as caught:
+        trusting.record_usage(**FACT)
+    assert caught.value.ambiguous is True
+
+
+def test_a_handshake_that_breaks_off_is_tried_again(server: FaultyServer) -> None:
+    server.script.extend([cut_in_handshake] * 5)
+    error = failed(server.url.replace("http:", "https:"))
+    assert isinstance(error, UnavailableError)
+    assert (error.attempts, error.ambiguous) == (5, False)
