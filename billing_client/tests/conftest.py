@@ -57,9 +57,23 @@ def billing(server: FaultyServer) -> Iterator[BillingClient]:
 
 
 @pytest.fixture
+def twice(server: FaultyServer) -> Iterator[BillingClient]:
+    """A client that tries twice."""
+    with BillingClient(server.url, KEY, read_timeout=5, attempts=2) as billing:
+        yield billing
+
+
+@pytest.fixture
 def hasty(server: FaultyServer) -> Iterator[BillingClient]:
-    """A client that gives an answer little time, and tries twice."""
+    """A client that tries twice and gives an answer so little time that it may miss a good one."""
     with BillingClient(server.url, KEY, read_timeout=0.25, attempts=2) as billing:
+        yield billing
+
+
+@pytest.fixture
+def stubborn(server: FaultyServer) -> Iterator[BillingClient]:
+    """A client that gives an answer little time, but tries often."""
+    with BillingClient(server.url, KEY, read_timeout=0.25, attempts=20) as billing:
         yield billing
 
 

@@ -45,7 +45,7 @@ def test_the_read_timeout_is_for_the_whole_answer(server: FaultyServer, slow: Be
     """A byte comes every 0.05 seconds, which a socket's own timeout would wait for for ever."""
     server.script.append(slow)
     billing = BillingClient(server.url, KEY, read_timeout=0.3, attempts=1)
-    with billing, within(0.8), pytest.raises(UnavailableError) as caught:
+    with billing, within(4), pytest.raises(UnavailableError) as caught:
         billing.record_usage(**FACT)
     assert caught.value.ambiguous is True
 
@@ -54,7 +54,7 @@ def test_the_read_timeout_is_for_the_whole_answer(server: FaultyServer, slow: Be
 def test_the_total_cuts_an_attempt_short(server: FaultyServer, slow: Behaviour) -> None:
     server.script.append(slow)
     billing = BillingClient(server.url, KEY, read_timeout=60, total_timeout=0.4)
-    with billing, within(0.9), pytest.raises(UnavailableError) as caught:
+    with billing, within(4), pytest.raises(UnavailableError) as caught:
         billing.record_usage(**FACT)
     assert caught.value.attempts == 1
 
@@ -93,7 +93,7 @@ def deaf() -> Iterator[str]:
 def test_a_peer_that_does_not_read_is_given_up(deaf: str) -> None:
     transport = Transport(deaf, KEY, connect_timeout=1, read_timeout=60)
     request = transport.prepare(b"x" * 16_000_000, trace_id="t")
-    with within(1), pytest.raises(UnavailableError, match="time") as caught:
+    with within(4), pytest.raises(UnavailableError, match="time") as caught:
         transport.post(request, seconds=0.3)
     transport.close()
     assert caught.value.ambiguous is True

@@ -96,10 +96,10 @@ def _small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_one_fault_costs_the_caller_nothing(
-    hasty: BillingClient, server: FaultyServer, fault: Behaviour
+    stubborn: BillingClient, server: FaultyServer, fault: Behaviour
 ) -> None:
     server.script.append(fault)
-    assert hasty.record_usage(**FACT).status in {"created", "replayed"}
+    assert stubborn.record_usage(**FACT).status in {"created", "replayed"}
     assert list(server.service.stored) == ["cdn:17"]
     assert not server.script
     # The whole request, its head included, is the same at every attempt.
@@ -118,10 +118,10 @@ def test_faults_to_the_end_are_ambiguous(
 
 @pytest.mark.parametrize("fault", [after_commit(cut), after_commit(stall), truncate, for_another])
 def test_a_fact_whose_answer_was_lost_is_a_replay(
-    hasty: BillingClient, server: FaultyServer, fault: Behaviour
+    stubborn: BillingClient, server: FaultyServer, fault: Behaviour
 ) -> None:
     server.script.append(fault)
-    assert hasty.record_usage(**FACT).status == "replayed"
+    assert stubborn.record_usage(**FACT).status == "replayed"
 
 
 def test_an_answer_in_chunks_is_as_good(billing: BillingClient, server: FaultyServer) -> None:
@@ -207,10 +207,10 @@ def test_a_tunnel_that_is_refused_is_not_ambiguous(
 
 @pytest.mark.parametrize("last", [reply(503), reply(429), reply(408), reply(425), HTML])
 def test_a_lost_answer_stays_ambiguous_whatever_comes_later(
-    hasty: BillingClient, server: FaultyServer, last: Behaviour
+    twice: BillingClient, server: FaultyServer, last: Behaviour
 ) -> None:
     server.script.extend([cut, last])
-    assert failed(hasty).ambiguous is True
+    assert failed(twice).ambiguous is True
 
 
 def test_it_stays_ambiguous_when_nobody_is_there_any_more(server: FaultyServer) -> None:
@@ -236,27 +236,27 @@ def cut_and_leave(exchange: Any) -> None:
     ],
 )
 def test_a_refusal_does_not_settle_an_attempt_that_may_still_arrive(
-    hasty: BillingClient, server: FaultyServer, last: Behaviour, kind: type[BillingError]
+    twice: BillingClient, server: FaultyServer, last: Behaviour, kind: type[BillingError]
 ) -> None:
     server.script.extend([cut, last])
-    error = failed(hasty)
+    error = failed(twice)
     assert isinstance(error, kind)
     assert (error.attempts, error.ambiguous) == (2, True)
 
 
-def test_a_conflict_settles_it(hasty: BillingClient, server: FaultyServer) -> None:
+def test_a_conflict_settles_it(twice: BillingClient, server: FaultyServer) -> None:
     server.script.extend([cut, refuse(409, "request_id_conflict")])
-    error = failed(hasty)
+    error = failed(twice)
     assert isinstance(error, ConflictError)
     assert error.ambiguous is False
 
 
 @pytest.mark.parametrize("status", [425, 429])
 def test_what_was_not_looked_at_is_not_ambiguous(
-    hasty: BillingClient, server: FaultyServer, status: int
+    twice: BillingClient, server: FaultyServer, status: int
 ) -> None:
     server.script.extend([reply(status)] * 2)
-    assert failed(hasty).ambiguous is False
+    assert failed(twice).ambiguous is False
 
 
 def test_a_kept_connection_that_the_service_dropped(

@@ -183,9 +183,9 @@ def test_the_services_words_stay_on_one_short_line(
 
 
 def test_an_error_carries_the_id_the_service_logged_it_under(
-    hasty: BillingClient, server: FaultyServer
+    twice: BillingClient, server: FaultyServer
 ) -> None:
     server.script.extend([cut] * 2)
     with pytest.raises(BillingError) as caught:
-        hasty.record_usage(**FACT)
+        twice.record_usage(**FACT)
     assert caught.value.trace_id == server.seen[1].header("X-Request-ID")
