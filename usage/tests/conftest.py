@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client
+from pytest_django.plugin import DjangoDbBlocker
 
 from usage import guards, transactions
 from usage.api.authentication import known_keys
 from usage.models import ApiKey, Customer
+from usage.tests.books import Books, copied, default_database, new_books
 from usage.tests.factories import CustomerFactory
+from usage.tests.live import Service
 
 
 class DatabaseClock:
@@ -85,3 +88,32 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
             empty(["SET usage.truncate_allowed = 'on'", *sql_list, "RESET usage.truncate_allowed"])
 
     connection.ops.execute_sql_flush = empty_once  # type: ignore[method-assign]
+
+
+@pytest.fixture(scope="session")
+def books_to_copy(django_db_blocker: DjangoDbBlocker) -> Iterator[Books]:
+    with django_db_blocker.unblock(), new_books() as books:
+        django_db_blocker.block()
+        yield books
+        django_db_blocker.restore()
+
+
+@pytest.fixture
+def books(books_to_copy: Books) -> Iterator[Books]:
+    """A database of the test's own, on a real server or in a real file, that nothing rolls back."""
+    with copied(books_to_copy) as books:
+        yield books
+
+
+@pytest.fixture
+def own_books(books: Books, django_db_blocker: DjangoDbBlocker) -> Iterator[Books]:
+    """The same, and what the test does in this process happens there."""
+    with django_db_blocker.unblock(), default_database(books.url):
+        yield books
+
+
+@pytest.fixture(scope="module")
+def live_service(books_to_copy: Books) -> Iterator[Service]:
+    """The running service, for the tests of one file, each of which takes customers of its own."""
+    with copied(books_to_copy) as books, Service(books) as service:
+        yield service
