@@ -30,11 +30,9 @@ def name_request(
     def middleware(request: HttpRequest) -> HttpResponseBase:
         given = request.headers.get("X-Request-ID", "")
         name = given if SAFE_REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        token = request_id.set(name)
-        try:
-            response = get_response(request)
-        finally:
-            request_id.reset(token)
+        # Not reset afterwards: Django logs a refused request after its middleware is done with it.
+        request_id.set(name)
+        response = get_response(request)
         response["X-Request-ID"] = name
         return response
 

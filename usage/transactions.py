@@ -77,7 +77,7 @@ def is_unavailable(error: BaseException) -> bool:
             state in _UNAVAILABLE_STATES or state[:2] in _UNAVAILABLE_CLASSES
         ):
             return True
-    return is_repeatable(error)
+    return isinstance(error, DatabaseUnavailable) or is_repeatable(error)
 
 
 def _primary_code(error: sqlite3.Error) -> int:

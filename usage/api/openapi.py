@@ -6,7 +6,6 @@ from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.plumbing import build_array_type
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     Direction,
@@ -98,7 +97,7 @@ class CamelCaseUsageSerializer(UsageSerializer):
 
 
 class BatchSerializer(serializers.Serializer[Any]):
-    """Records, each answered in its place; what is no record is rejected there."""
+    """Records, each answered in its place."""
 
 
 class UsageExtension(OpenApiSerializerExtension):
@@ -137,7 +136,7 @@ class BatchExtension(OpenApiSerializerExtension):
         record = auto_schema.resolve_serializer(UsageSerializer, direction).ref
         anything = {"description": "Anything else is rejected in its place, and stops no other."}
         items = {"anyOf": [record, anything]}
-        return build_array_type(items, min_length=1, max_length=MOST_RECORDS)
+        return {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_RECORDS}
 
 
 class ApiKeyExtension(OpenApiAuthenticationExtension):
@@ -149,6 +148,13 @@ class ApiKeyExtension(OpenApiAuthenticationExtension):
     def get_security_definition(self, auto_schema: AutoSchema) -> dict[str, Any]:
         """Return the scheme."""
         return {"type": "http", "scheme": "bearer", "description": "An API key of this service."}
+
+
+class UsageSchema(AutoSchema):
+    """An operation that does nothing without a body."""
+
+    def _get_request_body(self, direction: Direction = "request") -> Any:
+        return {**super()._get_request_body(direction), "required": True}
 
 
 def _problem(description: str) -> OpenApiResponse:

@@ -25,8 +25,6 @@ def readyz(_request: HttpRequest) -> HttpResponse:
         missing = list(_missing())
     except Error:
         missing = ["The database does not answer: check DATABASE_URL and the server."]
-    finally:
-        connection.close_if_unusable_or_obsolete()
     return JsonResponse(
         {"status": "unavailable" if missing else "ok", "missing": missing},
         status=503 if missing else 200,

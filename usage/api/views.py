@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, assert_never, cast
@@ -20,7 +21,7 @@ from rest_framework.views import APIView
 from usage import recording
 from usage.api import problems
 from usage.api.authentication import ApiKeyAuthentication, Team
-from usage.api.openapi import describe_usage
+from usage.api.openapi import UsageSchema, describe_usage
 from usage.api.parsing import check_media_type, parse_json, read_body
 from usage.api.problems import FieldError, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
@@ -29,6 +30,7 @@ from usage.statements import StoredRecord
 from usage.transactions import DatabaseUnavailable, is_unavailable
 from usage.validators import REQUEST_ID_LENGTH, exact_amount
 
+logger = logging.getLogger(__name__)
 _reader = RecordReader()
 
 
@@ -54,6 +56,7 @@ class UsageView(APIView):
     renderer_classes = (JSONRenderer,)
     content_negotiation_class = AlwaysJSON
     http_method_names = ("post",)
+    schema = UsageSchema()
 
     @describe_usage
     def post(self, request: Request) -> HttpResponse:
@@ -188,9 +191,8 @@ def _problem_of(error: Exception) -> Problem | None:
                 "Usage is reported by POST.",
                 headers={"Allow": "POST"},
             )
-        case DatabaseUnavailable():
-            return problems.unavailable()
-        case Error() if is_unavailable(error):
+        case DatabaseUnavailable() | Error() if is_unavailable(error):
+            logger.warning("The database is unavailable.", exc_info=error)
             return problems.unavailable()
     return None
 

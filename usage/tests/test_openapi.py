@@ -1,0 +1,62 @@
+"""The OpenAPI description holds for real answers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections
+from django.test import Client
+from hypothesis import HealthCheck, settings
+from schemathesis import Case
+
+from billing_project.wsgi import application
+
+pytestmark = pytest.mark.django_db
+
+schema = schemathesis.openapi.from_wsgi("/api/schema/?format=json", application)
+
+
+@pytest.fixture
+def one_connection() -> Iterator[None]:
+    """Let requests through WSGI use the test's transaction, as Django's own test client does."""
+    signals = (request_started, request_finished)
+    for signal in signals:
+        signal.disconnect(close_old_connections)
+    yield
+    for signal in signals:
+        signal.connect(close_old_connections)
+
+
+@pytest.mark.usefixtures("one_connection", "customer")
+@schema.parametrize()
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    # One database serves all examples: whatever is stored, the description must hold.
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_every_answer_is_as_described(case: Case, api_key: str) -> None:
+    case.call_and_validate(
+        base_url="http://testserver", headers={"Authorization": f"Bearer {api_key}"}
+    )
+
+
+def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
+    page = client.get("/api/docs/").content.decode()
+
+    assert "https://" not in page
+    assert "http://" not in page
+
+
+def test_both_forms_of_body_are_described(client: Client) -> None:
+    document: dict[str, Any] = client.get("/api/schema/?format=json").json()
+
+    bodies = document["components"]["schemas"]["UsageBody"]["oneOf"]
+    assert [body["$ref"].rpartition("/")[2] for body in bodies] == [
+        "Usage",
+        "CamelCaseUsage",
+        "Batch",
+    ]
