@@ -183,7 +183,7 @@ def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
         )
     if status == 400 and code:
         return ValidationError(
-            f"{detail}; nothing was recorded, correct it and resend.", fields=_fields(problem)
+            f"{detail}; correct it and resend under the same id.", fields=_fields(problem)
         )
     return None
 

@@ -310,6 +310,12 @@ def not_http(exchange: Exchange) -> None:
     exchange.sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
+def garbage_tls(exchange: Exchange) -> None:
+    """Bytes that no key decrypts, below the layer that would encrypt them."""
+    socket.socket.sendall(exchange.sock, b"\x17\x03\x03\x00\x20" + b"?" * 32)
+    exchange.server.stopping.wait(0.05)
+
+
 def chunked(exchange: Exchange) -> None:
     """A proper answer of unknown length."""
     status, body, _ = exchange.server.service.answer(exchange.request.body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,22 +81,36 @@ def test_an_attempt_after_an_overlong_sleep_still_is_one(
         assert billing.record_usage(**FACT).status == "created"
 
 
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """The address of a peer that takes connections and never reads."""
+@contextmanager
+def peer(*, pause: float) -> Iterator[str]:
+    """The address of a peer that reads a little, makes a pause, and never answers."""
+    over = threading.Event()
+
+    def read() -> None:
+        with listener.accept()[0] as sock:
+            while not over.wait(pause) and sock.recv(16_384):
+                pass
+
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
+        reader = threading.Thread(target=read)
+        reader.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        over.set()
+        reader.join()
 
 
-def test_a_peer_that_does_not_read_is_given_up(deaf: str) -> None:
-    transport = Transport(deaf, KEY, connect_timeout=1, read_timeout=60)
-    request = transport.prepare(b"x" * 16_000_000, trace_id="t")
-    with within(4), pytest.raises(UnavailableError, match="time") as caught:
-        transport.post(request, seconds=0.3)
-    transport.close()
+@pytest.mark.parametrize("pause", [0.02, 60], ids=["slowly", "never"])
+def test_a_peer_that_does_not_read_is_given_up(pause: float) -> None:
+    """Each slice of a body in time would not be enough: there are hundreds."""
+    with peer(pause=pause) as url, within(4):
+        transport = Transport(url, KEY, connect_timeout=60, read_timeout=60)
+        request = transport.prepare(b"x" * 16_000_000, trace_id="t")
+        with pytest.raises(UnavailableError, match="time") as caught:
+            transport.post(request, seconds=0.3)
+        transport.close()
     assert caught.value.ambiguous is True
 
 

@@ -129,6 +129,14 @@ def test_an_answer_in_chunks_is_as_good(billing: BillingClient, server: FaultySe
     assert billing.record_usage(**FACT).status == "created"
 
 
+def test_an_answer_without_end_is_not_read_to_its_end(server: FaultyServer) -> None:
+    server.script.append(endless)
+    with BillingClient(server.url, KEY, read_timeout=60, attempts=1) as billing:
+        error = failed(billing)
+    assert "too long to be the service's" in str(error)
+    assert error.ambiguous is True
+
+
 # What surely never arrived
 
 

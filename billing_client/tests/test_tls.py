@@ -15,6 +15,7 @@ from billing_client.tests.faulty import (
     after_commit,
     cut,
     cut_in_handshake,
+    garbage_tls,
     trickle_body,
 )
 
@@ -77,6 +78,13 @@ def test_faults_after_the_handshake_are_like_others(
     trusting: BillingClient, secure: FaultyServer
 ) -> None:
     secure.script.append(after_commit(cut))
+    assert trusting.record_usage(**FACT).status == "replayed"
+
+
+def test_tls_that_goes_wrong_after_the_request_was_sent_is_a_fault_like_others(
+    trusting: BillingClient, secure: FaultyServer
+) -> None:
+    secure.script.append(after_commit(garbage_tls))
     assert trusting.record_usage(**FACT).status == "replayed"
 
 

@@ -142,6 +142,13 @@ def test_an_instant_is_equal_whatever_its_zone() -> None:
     assert made(request_id="x", occurred_at=one) == made(request_id="x", occurred_at=other)
 
 
+def test_an_instant_is_equal_whatever_is_below_the_millisecond() -> None:
+    """Or a fact read back from elsewhere would differ from the one that was sent."""
+    one = datetime(2026, 11, 22, 9, 0, 0, 123999, tzinfo=UTC)
+    kept = made(occurred_at=one).occurred_at
+    assert kept == datetime(2026, 11, 22, 9, 0, 0, 123000, tzinfo=UTC)
+
+
 def test_no_instant_is_sent_where_none_was_given() -> None:
     assert "occurred_at" not in made().to_wire()
 
@@ -174,6 +181,11 @@ def test_every_field_at_fault_is_named_at_once() -> None:
 
 def test_a_refusal_names_the_id_it_is_about() -> None:
     assert refused(request_id="cdn:17", customer_id=0).request_ids == ("cdn:17",)
+
+
+@pytest.mark.parametrize("units", [10**11, "100000000000.000001"])
+def test_an_amount_of_the_limit_or_more_is_refused(units: object) -> None:
+    assert refused(units_consumed=units, price_per_unit=10).fields[0].code == "amount_too_large"
 
 
 def test_the_amount_stays_below_a_million_millions() -> None:
