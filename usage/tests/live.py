@@ -6,13 +6,12 @@ import contextlib
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -105,13 +104,12 @@ class Service:
             )
 
     def _stop(self) -> None:
-        self._process.send_signal(signal.SIGQUIT)  # without waiting for kept connections
-        try:
-            self._process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            for process in [*self.workers(), psutil.Process(self._process.pid)]:
-                process.kill()
-            raise
+        # Not politely: gunicorn waits for kept connections, and its SIGQUIT can hang (a signal
+        # handler of its workers takes a lock that the interrupted code may hold).
+        processes = [psutil.Process(self._process.pid), *self.workers()]
+        for process in processes:
+            process.kill()
+        self._process.wait(PATIENCE_SECONDS)
 
     def log(self) -> str:
         """Return what the service has written."""
@@ -149,11 +147,3 @@ def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
 
     with ThreadPoolExecutor(len(calls)) as pool:
         return list(pool.map(released, calls))
-
-
-@contextlib.contextmanager
-def meanwhile(call: Callable[[], T]) -> Iterator[Callable[[], T]]:
-    """Make a call in a thread; the block gets a function that waits for what it returns."""
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(call)
-        yield lambda: future.result(PATIENCE_SECONDS)

@@ -1,0 +1,115 @@
+"""Closing among callers who never pause: no record on a closed bill, none lost, no long wait."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from usage.tests.books import assert_books_balance
+from usage.tests.factories import UsageBodyFactory
+from usage.tests.live import Answer, Caller, Service, at_once
+
+CLOSES = 40
+MOST_SECONDS_PER_CLOSE = 1.0
+MOST_ROUNDS = 5000
+CALLERS = 6
+BATCH = 50
+
+
+class Closer:
+    """A process of its own that closes bills; `seconds` are those of each close."""
+
+    def __init__(self, service: Service, customers: list[int]) -> None:
+        self.done = threading.Event()
+        self.seconds: list[float] = []
+        self._command = [
+            *(sys.executable, "-m", "usage.tests.closer", str(CLOSES)),
+            *map(str, customers),
+        ]
+        self._environment = os.environ | {"DATABASE_URL": service.books.url}
+
+    def run(self) -> list[Answer]:
+        try:
+            run = subprocess.run(
+                self._command,
+                check=False,
+                cwd=settings.BASE_DIR,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        finally:
+            self.done.set()
+        assert run.returncode == 0, run.stderr
+        self.seconds = [float(line) for line in run.stdout.splitlines()]
+        return []
+
+
+def post_until(closer: Closer, caller: Caller, customers: list[int], size: int) -> list[Answer]:
+    """Post batches, or singles if `size` is 1, spread over the customers, until all is closed."""
+    answers = []
+    for number in range(MOST_ROUNDS):
+        records = [
+            UsageBodyFactory.build(customer_id=customers[(number + place) % len(customers)])
+            for place in range(size)
+        ]
+        answers.append(caller.post(records if size > 1 else records[0]))
+        if closer.done.is_set():
+            break
+    return answers
+
+
+@pytest.fixture
+def _balance(live_service: Service) -> Iterator[None]:
+    yield
+    assert_books_balance(live_service.books)
+    assert "Traceback" not in live_service.log()
+
+
+@pytest.mark.usefixtures("_balance")
+@pytest.mark.parametrize("number", [1, 3], ids=["one customer", "three customers"])
+def test_a_closer_races_batches_and_singles(live_service: Service, number: int) -> None:
+    customers = [live_service.customer() for _ in range(number)]
+    closer = Closer(live_service, customers)
+    sizes = [1, BATCH] * (CALLERS // 2)
+    calls: list[Callable[[], list[Answer]]] = [closer.run]
+    calls += [
+        partial(post_until, closer, caller, customers, size)
+        for caller, size in zip(live_service.callers(CALLERS), sizes, strict=True)
+    ]
+
+    answers = [answer for those in at_once(calls) for answer in those]
+
+    documents = recorded(answers)
+    bills = [b for b in live_service.books.table("usage_bill") if b["customer_id"] in customers]
+    closed = [bill for bill in bills if bill["closed_at"] is not None]
+    assert len(closed) == len(closer.seconds) >= CLOSES
+    # Callers recorded before, between and after the closes.
+    per_bill = Counter(document["bill"]["id"] for document in documents)
+    assert per_bill.keys() == {bill["id"] for bill in bills}
+    assert max(closer.seconds) < MOST_SECONDS_PER_CLOSE
+    assert_books_balance(live_service.books, of=customers, answered=documents)
+
+
+def recorded(answers: list[Answer]) -> list[Any]:
+    """Assert that every record was created, and return all of them."""
+    documents = []
+    for answer in answers:
+        assert answer.status in {201, 207}, answer.body
+        if answer.status == 201:
+            documents.append(answer.json)
+        else:
+            results = answer.json["results"]
+            assert {result["status"] for result in results} == {201}
+            documents += [result["record"] for result in results]
+    return documents

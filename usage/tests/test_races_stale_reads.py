@@ -1,0 +1,211 @@
+"""The races again, one by one: what the transaction reads first was overtaken by another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection, connections
+
+from usage.models import Bill, DailyUsage, UsageRecord
+from usage.recording import Conflict, Fact, Outcome, Recorded, record
+from usage.statements import Statements, statements
+from usage.tests.books import Books, assert_books_balance
+from usage.tests.factories import FactFactory
+from usage.tests.live import PATIENCE_SECONDS
+
+ALICE, BOB = 1, 2
+
+
+def recorded(*facts: Fact) -> list[Outcome]:
+    return record(facts, reported_by_id=None)
+
+
+def fact(**fields: Any) -> Fact:
+    return FactFactory.build(**{"customer_id": ALICE, **fields})
+
+
+@pytest.fixture
+def first_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], list[Any]]:
+    """Let the first call of a statement answer what it is given; later calls ask the database."""
+
+    def make(name: str, stale: Any) -> list[Any]:
+        ask = getattr(Statements, name)
+        answers = [stale]
+
+        def answer(sql: Statements, asked: Any) -> Any:
+            return answers.pop() if answers else ask(sql, asked)
+
+        monkeypatch.setattr(Statements, name, answer)
+        return answers
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _balance(own_books: Books) -> Iterator[None]:
+    yield
+    assert_books_balance(own_books)
+
+
+def accounts(*customers: int) -> Any:
+    """What a transaction would read now."""
+    return statements(connections["default"]).accounts(set(customers))
+
+
+def test_a_bill_that_another_opened_meanwhile_is_used(first_read: Any) -> None:
+    before = accounts(ALICE)
+    recorded(fact())
+    left = first_read("accounts", before)
+
+    (outcome,) = recorded(fact())
+
+    assert not left
+    assert isinstance(outcome, Recorded)
+    assert Bill.objects.get().records.count() == 2
+
+
+def test_an_id_that_the_same_customer_used_meanwhile_is_a_replay(first_read: Any) -> None:
+    same, before = fact(), accounts(ALICE)
+    (first,) = recorded(same)
+    first_read("accounts", before)
+    first_read("stored", {})
+
+    (again,) = recorded(same)
+
+    assert isinstance(first, Recorded)
+    assert again == first._replace(replayed=True)
+    assert Bill.objects.count() == 1
+
+
+def test_an_id_that_another_customer_took_meanwhile_opens_no_bill(first_read: Any) -> None:
+    recorded(fact(request_id="taken", customer_id=BOB))
+    left = first_read("stored", {})
+
+    outcomes = recorded(fact(request_id="taken"))
+
+    assert not left
+    assert outcomes == [Conflict(["customer_id"])]
+    assert not Bill.objects.filter(customer=ALICE).exists()
+
+
+def test_an_id_taken_meanwhile_leaves_the_rest_of_its_batch_alone(first_read: Any) -> None:
+    recorded(fact(request_id="taken", customer_id=BOB))
+    first_read("stored", {})
+
+    outcomes = recorded(fact(request_id="taken"), fact(request_id="new"))
+
+    assert outcomes[0] == Conflict(["customer_id"])
+    assert isinstance(outcomes[1], Recorded)
+    assert Bill.objects.get(customer=ALICE).records.count() == 1
+
+
+def test_of_two_bills_to_open_none_stays_empty(first_read: Any) -> None:
+    recorded(fact(request_id="taken", customer_id=3))
+    first_read("stored", {})
+
+    outcomes = recorded(fact(request_id="taken"), fact(customer_id=BOB))
+
+    assert outcomes[0] == Conflict(["customer_id"])
+    assert isinstance(outcomes[1], Recorded)
+    assert set(Bill.objects.values_list("customer_id", flat=True)) == {3, BOB}
+
+
+def test_the_database_itself_refuses_usage_on_a_bill_read_before_it_was_closed(
+    first_read: Any,
+) -> None:
+    recorded(fact())
+    before = accounts(ALICE)
+    Bill.objects.get().close()
+    first_read("accounts", before)
+
+    with pytest.raises(DatabaseError, match="usage goes on an open bill"):
+        recorded(fact())
+
+    assert UsageRecord.objects.count() == 1
+    assert DailyUsage.objects.get().records == 1
+
+
+def test_after_a_close_usage_goes_on_a_bill_for_the_rest_of_the_month() -> None:
+    recorded(fact())
+    Bill.objects.get().close()
+
+    recorded(fact())
+
+    first, rest = Bill.objects.order_by("period_start")
+    assert first.period_end == rest.period_start
+    assert [first.is_closed, rest.is_closed] == [True, False]
+
+
+# The gate
+
+
+def in_thread(act: Callable[[], Any]) -> Any:
+    """Do something on a connection of this thread's own."""
+    try:
+        return act()
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def meanwhile(
+    own_books: Books, monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
+) -> Callable[..., list[Future[Any]]]:
+    """Start something in another thread at the first call of a method, which then goes on."""
+
+    def make(where: Any, name: str, act: Callable[[], Any]) -> list[Future[Any]]:
+        method, started = getattr(where, name), []
+
+        def first(*args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(where, name, method)
+            started.append(pool.submit(in_thread, act))
+            wait_until_somebody_waits(own_books)
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, first)
+        return started
+
+    return make
+
+
+def wait_until_somebody_waits(books: Books) -> None:
+    """Return once a transaction waits at the gate; SQLite does not tell, and lets nobody in."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+    for _ in range(10_000):
+        if books.is_sqlite or books.rows(waiting) != [(0,)]:
+            return
+    raise AssertionError("Nobody waits for the gate.")
+
+
+def test_a_close_waits_for_the_record_that_entered_the_gate_first(meanwhile: Any) -> None:
+    recorded(fact())
+    started = meanwhile(Statements, "insert_records", lambda: Bill.objects.get().close())
+
+    recorded(fact())
+
+    assert started[0].result(PATIENCE_SECONDS) is True
+    bill = Bill.objects.get()
+    assert bill.records.count() == 2
+    assert bill.closed_total == Decimal("5.80")
+
+
+def test_a_record_waits_for_the_close_that_entered_the_gate_first(meanwhile: Any) -> None:
+    recorded(fact())
+    started = meanwhile(Bill, "_freeze", lambda: recorded(fact()))
+
+    Bill.objects.get().close()
+
+    (outcome,) = started[0].result(PATIENCE_SECONDS)
+    closed, rest = Bill.objects.order_by("period_start")
+    assert closed.closed_total == Decimal("2.90")
+    assert outcome.record.bill_id == rest.pk
