@@ -1,6 +1,7 @@
 """Makers of what the tests need, each with sensible values of its own."""
 
 from decimal import Decimal
+from typing import Any
 
 from factory import base, declarations, django, faker
 
@@ -31,11 +32,14 @@ class FactFactory(base.Factory[Fact]):
     occurred_at = None
 
 
-class UsageBodyFactory(base.DictFactory):
-    """A record as a team sends it."""
-
+class _UsageBodyFactory(base.DictFactory):
     request_id = declarations.Sequence(lambda n: f"body:{n}")
     customer_id = 123
     service = "Database Hosting"
     units_consumed = 58
     price_per_unit = "0.05"
+
+
+def usage_body(**changes: Any) -> dict[str, Any]:
+    """Return a record as a team sends it, under an id of its own."""
+    return {**_UsageBodyFactory.build(**changes)}

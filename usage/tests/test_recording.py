@@ -6,13 +6,13 @@ import pytest
 
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import Post
-from usage.tests.factories import UsageBodyFactory
+from usage.tests.factories import usage_body
 
 pytestmark = pytest.mark.django_db
 
 
 def test_a_record_goes_on_the_customers_current_bill(customer: Customer, post: Post) -> None:
-    response = post(UsageBodyFactory(request_id="first"))
+    response = post(usage_body(request_id="first"))
 
     assert response.status_code == 201
     assert response.json()["amount"] == "2.9"
@@ -22,7 +22,7 @@ def test_a_record_goes_on_the_customers_current_bill(customer: Customer, post: P
 
 
 def test_a_replay_is_answered_byte_for_byte_and_stored_once(customer: Customer, post: Post) -> None:
-    body = UsageBodyFactory()
+    body = usage_body()
 
     first, second = post(body), post(body)
 
@@ -35,9 +35,9 @@ def test_a_replay_is_answered_byte_for_byte_and_stored_once(customer: Customer, 
 def test_an_id_with_other_content_is_a_conflict_and_changes_nothing(
     customer: Customer, post: Post
 ) -> None:
-    post(UsageBodyFactory(request_id="taken"))
+    post(usage_body(request_id="taken"))
 
-    response = post(UsageBodyFactory(request_id="taken", units_consumed=59))
+    response = post(usage_body(request_id="taken", units_consumed=59))
 
     assert response.status_code == 409
     assert response.json()["conflicting_fields"] == ["units_consumed"]
@@ -47,6 +47,6 @@ def test_an_id_with_other_content_is_a_conflict_and_changes_nothing(
 def test_a_committed_transaction_leaves_what_it_answered(
     guards_lifted_for_teardown: None, customer: Customer, post: Post
 ) -> None:
-    response = post(UsageBodyFactory())
+    response = post(usage_body())
 
     assert UsageRecord.objects.get().pk == response.json()["request_id"]

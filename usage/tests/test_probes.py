@@ -1,0 +1,90 @@
+"""What operators ask: does the process live, and can it do its work."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import Client
+from pytest_django.fixtures import Settings
+
+from usage import guards
+from usage.api import probes
+from usage.models import Bill, Customer
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_process_answers_without_a_database(
+    client: Client, django_assert_num_queries: Any
+) -> None:
+    with django_assert_num_queries(0):
+        assert client.get("/livez").json() == {"status": "ok"}
+
+
+def test_a_service_that_can_record_is_ready(client: Client, customer: Customer) -> None:
+    response = client.get("/readyz")
+
+    assert response.status_code == 200
+    assert response.json() == {"status": "ok", "missing": []}
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_operators_ask_by_any_host_name_and_without_https(
+    client: Client, settings: Settings, path: str
+) -> None:
+    settings.SECURE_SSL_REDIRECT = True
+
+    assert client.get(path, headers={"Host": "10.0.0.1:8000"}).status_code == 200
+
+
+def test_a_database_that_does_not_answer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any) -> None:
+        raise OperationalError("connection refused")
+
+    monkeypatch.setattr(probes, "MigrationExecutor", away)
+
+    response = client.get("/readyz")
+
+    assert response.status_code == 503
+    assert "DATABASE_URL" in response.json()["missing"][0]
+
+
+def test_a_missing_guard_is_named(client: Client) -> None:
+    name = "record_on_open_bill"
+    table = " ON usage_usagerecord" if connection.vendor == "postgresql" else ""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP TRIGGER {name}{table}")
+
+    response = client.get("/readyz")
+
+    assert response.status_code == 503
+    assert name in response.json()["missing"][0]
+    guards.install(connection)
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_migration_that_is_not_applied_is_named(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM django_migrations WHERE app = 'usage' AND name = '0002_guards'")
+
+    response = client.get("/readyz")
+
+    assert response.status_code == 503
+    assert "usage.0002_guards" in response.json()["missing"][0]
+
+
+def test_a_time_zone_that_is_not_the_bills_is_found(
+    client: Client, customer: Customer, settings: Settings
+) -> None:
+    start = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+    end = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
+    Bill.objects.create(customer=customer, month=start.date(), period_start=start, period_end=end)
+    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "Pacific/Kiritimati"
+
+    response = client.get("/readyz")
+
+    assert response.status_code == 503
+    assert "BILLING_TIME_ZONE" in response.json()["missing"][0]
