@@ -202,9 +202,11 @@ def _said(answer: Answer, problem: dict[str, Any]) -> str:
 
 
 def _detail(problem: dict[str, Any]) -> str:
+    """The problem in one clause: its detail, then the fields at fault that it does not tell of."""
     detail = _text(problem, "detail") or _text(problem, "title") or _text(problem, "code")
-    faults = "; ".join(f"{fault.field}: {fault.detail}" for fault in _fields(problem))
-    return f"{detail.rstrip('.')}: {faults.rstrip('.')}" if faults else detail.rstrip(".")
+    untold = [fault for fault in _fields(problem) if fault.detail.rstrip(".") not in detail]
+    faults = "; ".join(f"{fault.field}: {fault.detail.rstrip('.')}" for fault in untold)
+    return ": ".join(part for part in (detail.rstrip("."), faults) if part)
 
 
 def _target(answer: Answer) -> str:

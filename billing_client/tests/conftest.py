@@ -66,14 +66,14 @@ def twice(server: FaultyServer) -> Iterator[BillingClient]:
 @pytest.fixture
 def hasty(server: FaultyServer) -> Iterator[BillingClient]:
     """A client that tries twice and gives an answer so little time that it may miss a good one."""
-    with BillingClient(server.url, KEY, read_timeout=0.25, attempts=2) as billing:
+    with BillingClient(server.url, KEY, read_timeout=0.15, attempts=2) as billing:
         yield billing
 
 
 @pytest.fixture
 def stubborn(server: FaultyServer) -> Iterator[BillingClient]:
     """A client that gives an answer little time, but tries often."""
-    with BillingClient(server.url, KEY, read_timeout=0.25, attempts=20) as billing:
+    with BillingClient(server.url, KEY, read_timeout=0.15, attempts=20) as billing:
         yield billing
 
 

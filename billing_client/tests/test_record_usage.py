@@ -100,6 +100,19 @@ def test_what_the_service_finds_invalid_names_every_field(
     assert (field.field, field.code) == ("occurred_at", "too_old")
 
 
+def test_what_is_said_twice_is_told_once(billing: BillingClient, server: FaultyServer) -> None:
+    old = {"field": "occurred_at", "code": "too_old", "detail": "More than 366 days ago."}
+    late = {"field": "service", "code": "blank", "detail": "Empty."}
+    detail = "occurred_at: More than 366 days ago; and more."
+    more: dict[str, object] = {"errors": [old, late], "detail": detail}
+    server.script.append(refuse(400, "validation_error", more=more))
+    with pytest.raises(ValidationError) as caught:
+        billing.record_usage(**FACT)
+    assert str(caught.value).startswith(
+        "occurred_at: More than 366 days ago; and more: service: Empty; correct it"
+    )
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_key_that_is_refused(billing: BillingClient, server: FaultyServer, status: int) -> None:
     server.script.append(refuse(status, "not_authenticated", WWW_Authenticate="Bearer"))
