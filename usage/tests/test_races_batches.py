@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from usage.tests.books import Books, assert_books_balance
-from usage.tests.factories import UsageBodyFactory
+from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 WORKERS = 4
@@ -41,7 +41,7 @@ def test_overlapping_batches_from_many_processes_cost_no_error_and_no_deadlock(
     dice = random.Random(3)
     customers = range(1, 9)
     facts = [
-        UsageBodyFactory.build(customer_id=dice.choice(customers), service=dice.choice(SERVICES))
+        usage_body(customer_id=dice.choice(customers), service=dice.choice(SERVICES))
         for _ in range(FACTS)
     ]
     with Service(books, workers=WORKERS) as service:

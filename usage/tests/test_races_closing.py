@@ -15,7 +15,7 @@ import pytest
 from django.conf import settings
 
 from usage.tests.books import assert_books_balance
-from usage.tests.factories import UsageBodyFactory
+from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 CLOSES = 40
@@ -60,7 +60,7 @@ def post_until(closer: Closer, caller: Caller, customers: list[int], size: int) 
     answers = []
     for number in range(MOST_ROUNDS):
         records = [
-            UsageBodyFactory.build(customer_id=customers[(number + place) % len(customers)])
+            usage_body(customer_id=customers[(number + place) % len(customers)])
             for place in range(size)
         ]
         answers.append(caller.post(records if size > 1 else records[0]))

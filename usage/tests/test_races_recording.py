@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from usage.tests.books import assert_books_balance
-from usage.tests.factories import UsageBodyFactory
+from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 CALLERS = 16
@@ -32,6 +32,10 @@ def _balance(live_service: Service) -> Iterator[None]:
     assert "Traceback" not in live_service.log()
 
 
+def bodies_of(customer: int, number: int) -> list[Any]:
+    return [usage_body(customer_id=customer) for _ in range(number)]
+
+
 def race(callers: list[Caller], bodies: list[Any]) -> list[Answer]:
     """Let each caller post the body whose turn it is, all at once."""
     turns = zip(callers, itertools.cycle(bodies), strict=False)
@@ -48,7 +52,7 @@ def test_one_id_from_everybody_is_created_once_and_replayed_byte_for_byte(
     documents = []
     customers = [live_service.customer() for _ in range(ROUNDS)]
     for customer in customers:  # each without a bill, so that all of them want to open it
-        answers = race(callers, [UsageBodyFactory.build(customer_id=customer)])
+        answers = race(callers, [usage_body(customer_id=customer)])
 
         assert Counter(answer.status for answer in answers) == {201: 1, 200: CALLERS - 1}
         assert len({answer.body for answer in answers}) == 1
@@ -64,7 +68,7 @@ def test_many_ids_for_one_customer_are_each_created_once(
     customer = live_service.customer()
     documents = []
     for _ in range(ROUNDS):
-        bodies = [UsageBodyFactory.build(customer_id=customer) for _ in range(CALLERS)]
+        bodies = bodies_of(customer, CALLERS)
         answers = race(callers, bodies)
 
         assert {answer.status for answer in answers} == {201}
@@ -76,7 +80,7 @@ def test_of_two_contents_one_wins_everywhere(live_service: Service, callers: lis
     customers = [live_service.customer() for _ in range(ROUNDS)]
     documents = []
     for customer in customers:
-        body = UsageBodyFactory.build(customer_id=customer)
+        body = usage_body(customer_id=customer)
         answers = race(callers, [body, {**body, "units_consumed": 59}])
 
         (winner,) = created_of(answers)
@@ -95,7 +99,7 @@ def test_of_two_customers_one_gets_the_id_and_the_other_not_even_a_bill(
     losers, documents = [], []
     for _ in range(ROUNDS):
         pair = [live_service.customer(), live_service.customer()]
-        body = UsageBodyFactory.build(customer_id=pair[0])
+        body = usage_body(customer_id=pair[0])
         answers = race(callers, [body, {**body, "customer_id": pair[1]}])
 
         (winner,) = created_of(answers)
@@ -118,9 +122,7 @@ def test_one_batch_from_everybody_is_created_once(
     customers = [live_service.customer() for _ in range(3)]
     documents: list[Any] = []
     for _ in range(ROUNDS // 3):
-        bodies = UsageBodyFactory.build_batch(
-            BATCH, customer_id=customers[0]
-        ) + UsageBodyFactory.build_batch(BATCH, customer_id=customers[1])
+        bodies = bodies_of(customers[0], BATCH) + bodies_of(customers[1], BATCH)
         shuffled = [random.Random(seed).sample(bodies, len(bodies)) for seed in range(CALLERS)]
         answers = race(callers, shuffled)
 
@@ -132,7 +134,7 @@ def test_singles_race_the_batch_that_holds_them(
     live_service: Service, callers: list[Caller]
 ) -> None:
     customer = live_service.customer()
-    bodies = UsageBodyFactory.build_batch(CALLERS - 1, customer_id=customer)
+    bodies = bodies_of(customer, CALLERS - 1)
 
     answers = race(callers, [bodies, *bodies])
 
@@ -144,9 +146,9 @@ def test_batches_that_share_half_their_ids_under_two_customers_settle_each_id(
     live_service: Service, callers: list[Caller]
 ) -> None:
     pair = [live_service.customer(), live_service.customer()]
-    bodies = UsageBodyFactory.build_batch(BATCH, customer_id=pair[0])
+    bodies = bodies_of(pair[0], BATCH)
     others = [{**body, "customer_id": pair[1]} for body in bodies[: BATCH // 2]]
-    others += UsageBodyFactory.build_batch(BATCH // 2, customer_id=pair[1])
+    others += bodies_of(pair[1], BATCH // 2)
 
     answers = race(callers, [bodies, others[::-1]])
 
