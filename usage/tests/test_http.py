@@ -1,0 +1,131 @@
+"""What only a real server shows: how bodies arrive, and how connections end."""
+
+import json
+import socket
+from typing import NamedTuple
+
+import pytest
+
+from usage.tests.factories import usage_body
+from usage.tests.live import Service
+
+MIB = 1024**2
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        return str(json.loads(self.body)["code"])
+
+
+def exchange(
+    service: Service, *parts: bytes, path: str = "/api/v1/usage/", key: str = ""
+) -> Answer:
+    """Send a request part by part, its first one more headers; return the answer."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {key or service.books.key}\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        connection.sendall(head.encode() + parts[0])
+        for part in parts[1:]:
+            connection.sendall(part)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(MIB), b""))
+    top, _, body = answer.partition(b"\r\n\r\n")
+    status, *lines = top.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in lines)
+    return Answer(int(status.split()[1]), headers, body)
+
+
+def sized(body: bytes) -> bytes:
+    return f"Content-Length: {len(body)}\r\n\r\n".encode()
+
+
+def record(service: Service) -> bytes:
+    return json.dumps(usage_body(customer_id=service.customer())).encode()
+
+
+def stored(service: Service) -> int:
+    return len(service.books.table("usage_usagerecord"))
+
+
+@pytest.mark.parametrize("path", ["/api/v1/usage/", "/api/v1/usage"])
+def test_both_addresses_are_the_endpoint(live_service: Service, path: str) -> None:
+    body = record(live_service)
+
+    assert exchange(live_service, sized(body), body, path=path).status == 201
+
+
+def test_a_body_in_chunks_is_read_like_any_other(live_service: Service) -> None:
+    body = record(live_service)
+    chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
+
+    assert exchange(live_service, b"Transfer-Encoding: chunked\r\n\r\n", chunks).status == 201
+
+
+@pytest.mark.parametrize("size", [2 * MIB + 1, 16 * MIB])
+def test_a_caller_that_sends_too_much_still_sees_the_refusal(
+    live_service: Service, size: int
+) -> None:
+    body = b" " * size
+
+    answer = exchange(live_service, sized(body), body)
+
+    assert (answer.status, answer.code) == (413, "body_too_large")
+    assert answer.headers["Connection"] == "close"
+
+
+def test_too_much_in_chunks_is_refused_the_same(live_service: Service) -> None:
+    chunk = b"%x\r\n%b\r\n" % (MIB, b" " * MIB)
+
+    answer = exchange(
+        live_service, b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk, chunk, b"0\r\n\r\n"
+    )
+
+    assert (answer.status, answer.code) == (413, "body_too_large")
+    assert answer.headers["Connection"] == "close"
+
+
+def test_a_body_over_16_mib_is_not_even_read(live_service: Service) -> None:
+    answer = exchange(live_service, b"Content-Length: %d\r\n\r\n" % (16 * MIB + 1))
+
+    assert (answer.status, answer.code) == (413, "body_too_large")
+
+
+def test_a_batch_of_too_many_records_ends_the_connection(live_service: Service) -> None:
+    body = b"[" + b",".join([b"{}"] * 1001) + b"]"
+
+    answer = exchange(live_service, sized(body), body)
+
+    assert (answer.status, answer.code) == (413, "too_many_records")
+    assert answer.headers["Connection"] == "close"
+
+
+@pytest.mark.parametrize("headers", [b"\r\n", b"Content-Length: 0\r\n\r\n"])
+def test_an_empty_body_is_no_json(live_service: Service, headers: bytes) -> None:
+    answer = exchange(live_service, headers)
+
+    assert (answer.status, answer.code) == (400, "invalid_json")
+
+
+def test_a_body_that_ends_early_records_nothing(live_service: Service) -> None:
+    body = record(live_service)
+    before = stored(live_service)
+
+    answer = exchange(live_service, b"Content-Length: %d\r\n\r\n" % (len(body) + 1), body)
+
+    assert (answer.status, answer.code) == (400, "invalid_json")
+    assert stored(live_service) == before
+
+
+def test_without_a_key_the_body_is_not_looked_at(live_service: Service) -> None:
+    body = b"\xff" * (3 * MIB)
+
+    answer = exchange(live_service, sized(body), body, key="nonsense")
+
+    assert (answer.status, answer.code) == (401, "not_authenticated")
