@@ -154,7 +154,8 @@ class UsageSchema(AutoSchema):
     """An operation that does nothing without a body."""
 
     def _get_request_body(self, direction: Direction = "request") -> Any:
-        return {**super()._get_request_body(direction), "required": True}
+        body = super()._get_request_body(direction)  # type: ignore[no-untyped-call]
+        return {**body, "required": True}
 
 
 def _problem(description: str) -> OpenApiResponse:

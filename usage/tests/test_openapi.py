@@ -32,13 +32,13 @@ def one_connection() -> Iterator[None]:
 @pytest.mark.usefixtures("one_connection", "customer")
 @schema.parametrize()
 @settings(
-    max_examples=150,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     # One database serves all examples: whatever is stored, the description must hold.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_every_answer_is_as_described(case: Case, api_key: str) -> None:
+def test_every_answer_is_as_described(case: "Case[Any]", api_key: str) -> None:
     case.call_and_validate(
         base_url="http://testserver", headers={"Authorization": f"Bearer {api_key}"}
     )
