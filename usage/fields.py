@@ -11,14 +11,7 @@ from django.core.exceptions import FieldError, ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import lookups
-from django.db.models.expressions import (  # type: ignore[attr-defined]  # one is not in the stubs
-    Col,
-    Combinable,
-    CombinedExpression,
-    Expression,
-    Value,
-    register_combinable_fields,
-)
+from django.db.models.expressions import Col, Combinable, CombinedExpression, Expression, Value
 
 # Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
 EXACT = Context(prec=60)
@@ -33,8 +26,8 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
     NUMERIC on PostgreSQL. On SQLite, whose NUMERIC is a float, a 64-bit integer counting
     units of the last decimal place, with a CHECK that refuses what does not fit.
 
-    It is no `DecimalField`, so arithmetic with other numbers raises `FieldError` instead of
-    being off by a power of ten; only sums and differences of one scale combine.
+    It is no `DecimalField`, so arithmetic raises `FieldError` instead of being off by a power of
+    ten; only sums and differences of one scale are read, with their `output_field` given.
     """
 
     description = "Exact decimal number"
@@ -145,10 +138,6 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
     def value_to_string(self, obj: models.Model) -> str:
         value = self.value_from_object(obj)
         return "" if value is None else f"{value:f}"
-
-
-for _connector in (Combinable.ADD, Combinable.SUB):
-    register_combinable_fields(ExactDecimalField, _connector, ExactDecimalField, ExactDecimalField)
 
 
 def _refuse_mixed_scales(expression: Expression, decimal_places: int) -> None:

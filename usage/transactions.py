@@ -146,6 +146,14 @@ def instant(value: dt.datetime | str) -> dt.datetime:
     return value.replace(microsecond=value.microsecond // 1000 * 1000)
 
 
+def lift_statement_timeout(*, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Let the statements of this transaction take as long as they need; on SQLite all do."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+
+
 @contextmanager
 def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     """Let all that is read inside see one state of the database, however long that takes.
@@ -158,7 +166,7 @@ def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     elif connection.vendor == "postgresql":
         with transaction.atomic(using=using), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            cursor.execute("SET LOCAL statement_timeout = 0")
+            lift_statement_timeout(using=using)
             yield
     else:
         with _deferred(connection):

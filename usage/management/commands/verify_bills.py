@@ -1,0 +1,57 @@
+"""Verifies bills against the usage records themselves, for operators and cron."""
+
+import datetime as dt
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from usage.models import Bill
+from usage.verification import Verification, counted
+
+
+class Command(BaseCommand):
+    """Prints one line for each difference; the exit status is 1 if there is any."""
+
+    help = "Computes bills again from their usage records, and says where they differ."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--bill", type=int, action="append", metavar="ID", help="this bill; may be repeated"
+        )
+        parser.add_argument("--month", metavar="YYYY-MM", help="the bills of this month")
+
+    def handle(self, *, bill: list[int] | None, month: str | None, **options: Any) -> None:
+        bills = None if bill is None and month is None else Bill.objects.all()
+        if bills is not None and bill is not None:
+            bills = bills.filter(pk__in=_existing(bill))
+        if bills is not None and month is not None:
+            bills = bills.filter(month=_first_day(month))
+        verification = Verification(bills)
+        differences = 0
+        for difference in verification.differences():
+            self.stdout.write(str(difference))
+            differences += 1
+        read = (
+            f"{counted(verification.bills, 'bill')} with"
+            f" {counted(verification.records, 'record')} verified"
+        )
+        if differences:
+            raise CommandError(f"{read}: {counted(differences, 'difference')}.")
+        self.stdout.write(f"{read}: no difference.")
+
+
+def _existing(ids: list[int]) -> list[int]:
+    """Return the ids; raises CommandError if a bill does not exist, and could not be verified."""
+    missing = set(ids) - set(Bill.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    if missing:
+        raise CommandError(
+            f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills."
+        )
+    return ids
+
+
+def _first_day(month: str) -> dt.date:
+    try:
+        return dt.datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007 - a month has no zone
+    except ValueError as error:
+        raise CommandError(f"{month!r} is no month: give one such as 2026-10.") from error

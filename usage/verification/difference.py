@@ -1,0 +1,36 @@
+"""How a difference is said."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from usage.fields import EXACT
+
+
+class Difference(NamedTuple):
+    """What does not agree on one bill, and by how much; the amount is in its currency, exact."""
+
+    bill_id: int
+    invariant: str
+    detail: str
+    units: Decimal = Decimal(0)
+    amount: Decimal = Decimal(0)
+
+    def __str__(self) -> str:
+        return f"bill {self.bill_id}: {self.invariant}: {self.detail}"
+
+
+def plain(number: Decimal) -> str:
+    """Return a number without exponent and trailing zeros."""
+    return f"{EXACT.normalize(number):f}"
+
+
+def signed(number: Decimal) -> str:
+    """Return a number like `plain`, with its sign."""
+    return f"{EXACT.normalize(number):+f}"
+
+
+def counted(number: Decimal | int, noun: str) -> str:
+    """Return a number with its noun, in the plural if there is not one."""
+    return f"{plain(Decimal(number))} {noun}{'' if number == 1 else 's'}"

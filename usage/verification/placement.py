@@ -1,0 +1,120 @@
+"""Whether bills, records, daily usage and voids are where the rules of bills put them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+from django.db.models import Count, F, Min, Q, QuerySet
+
+from usage.fields import EXACT, ExactSum
+from usage.models import Bill, Customer, DailyUsage, UsageRecord
+from usage.periods import month_bounds
+from usage.validators import exact_amount
+from usage.verification.difference import Difference, counted, plain
+
+
+def periods(bills: QuerySet[Bill]) -> Iterator[Difference]:
+    """Compare the periods of all bills of the customers who are billed by `bills`."""
+    customers = Customer.objects.filter(pk__in=bills.order_by().values("customer"))
+    ordered = Bill.objects.filter(customer__in=customers.order_by())
+    rows = ordered.order_by("customer_id", "period_start", "pk").iterator()
+    for _, of_customer in groupby(rows, key=attrgetter("customer_id")):
+        yield from _periods_of_customer(of_customer)
+
+
+def _periods_of_customer(bills: Iterable[Bill]) -> Iterator[Difference]:
+    ends: dict[dt.date, dt.datetime] = {}
+    still_open: dict[dt.date, int] = {}
+    last: Bill | None = None
+    for bill in bills:
+        month = month_bounds(bill.month)
+        due = ends.get(bill.month, month.start), min(month.end, bill.closed_at or month.end)
+        if (bill.period_start, bill.period_end) != due:
+            yield _off_period(bill, *due)
+        if last and bill.period_start < last.period_end:
+            overlap = min(bill.period_end, last.period_end) - bill.period_start
+            yield Difference(bill.pk, "I7", f"its period overlaps bill {last.pk}'s by {overlap}.")
+        if not bill.is_closed and still_open.setdefault(bill.month, bill.pk) != bill.pk:
+            yield Difference(bill.pk, "I7", f"bill {still_open[bill.month]} is open for its month.")
+        ends[bill.month] = bill.period_end
+        last = bill if last is None or bill.period_end > last.period_end else last
+
+
+def _off_period(bill: Bill, start: dt.datetime, end: dt.datetime) -> Difference:
+    return Difference(
+        bill.pk,
+        "I7",
+        f"its period is {bill.period_start} to"
+        f" {bill.period_end}, of the month {bill.month:%Y-%m} it takes"
+        f" {start} to {end}: off by"
+        f" {(bill.period_start - start).total_seconds():+.3f} s and"
+        f" {(bill.period_end - end).total_seconds():+.3f} s.",
+    )
+
+
+_OTHER_CUSTOMER = ~Q(customer=F("bill__customer"))
+_MISPLACED = (
+    ("I8", _OTHER_CUSTOMER, "of another customer than the bill"),
+    ("I6", Q(recorded_at__gt=F("bill__closed_at")), "recorded after the bill was closed"),
+    ("late", Q(late=True, occurred_at__gte=F("bill__period_start")), "marked late, and not so"),
+    (
+        "late",
+        Q(late=False, occurred_at__lt=F("bill__period_start")),
+        "late, and not marked so",
+    ),
+)
+
+
+def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
+    """Find the records that their bill, or its period, does not admit."""
+    for invariant, condition, said in _MISPLACED:
+        rows = (
+            records.filter(condition)
+            .values_list("bill_id", "service", "price_per_unit")
+            .annotate(ExactSum("units"), Count("pk"), Min("pk"))
+            .order_by("bill_id", "service", "price_per_unit")
+            .iterator()
+        )
+        for bill_id, service, price, units, count, first in rows:
+            of_line = f"{counted(count, 'record')} of {service!r} at {plain(price)}"
+            what = f"{of_line}, the first {first!r}, {said}"
+            yield _misplaced(bill_id, invariant, what, units, price)
+
+
+def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[Difference]:
+    """Find the daily usage of another customer than its bill's."""
+    for row in daily_usage.filter(_OTHER_CUSTOMER).order_by("bill_id", "pk").iterator():
+        what = (
+            f"daily usage of {row.service!r} at {plain(row.price_per_unit)} on {row.day}"
+            f" belongs to customer {row.customer_id}, not to the bill's"
+        )
+        yield _misplaced(row.bill_id, "I8", what, row.units, row.price_per_unit)
+
+
+def voids(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
+    """Find the voids that do not mirror what they cancel; there are few, each a person's deed."""
+    # Asked whether `voids` is null, Django would join as if the foreign key never broke.
+    voids = records.filter(units__lt=0).select_related("voids")
+    for void in voids.order_by("bill_id", "pk").iterator():
+        voided = void.voids  # None if the database has lost it
+        units = EXACT.add(void.units, voided.units) if voided else void.units
+        if units or not voided or _kept_by_void(void) != _kept_by_void(voided) or voided.voids_id:
+            what = f"{void.pk!r} does not mirror {void.voids_id!r}"
+            yield _misplaced(void.bill_id, "void", what, units, void.price_per_unit)
+
+
+def _kept_by_void(record: UsageRecord) -> tuple[Any, ...]:
+    return record.customer_id, record.service, record.price_per_unit, record.occurred_at
+
+
+def _misplaced(
+    bill_id: int, invariant: str, what: str, units: Decimal, price: Decimal
+) -> Difference:
+    amount = exact_amount(units, price)
+    detail = f"{what}: {counted(units, 'unit')}, {plain(amount)} in money."
+    return Difference(bill_id, invariant, detail, units, amount)

@@ -1,0 +1,127 @@
+"""What the records of bills add up to, beside what daily usage says: sorted, one day at a time."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import lru_cache
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import BigIntegerField, Count, Func, QuerySet, Sum
+from django.db.models.functions import Collate
+
+from usage.fields import EXACT, ExactSum
+from usage.models import DailyUsage, UsageRecord
+from usage.periods import day_of
+
+_QUARTER_HOUR_SECONDS = 900
+_QUARTERS_IN_MIND = 10_000  # a hundred days
+# The order in which Python compares text, whatever the database's own is.
+_COLLATION = {"postgresql": "C", "sqlite": "BINARY"}
+
+
+class DaySum(NamedTuple):
+    """What was used on one day, in how many records."""
+
+    units: Decimal
+    records: int
+
+
+class Day(NamedTuple):
+    """A bill's units of one service and price on one day: of the records, and of daily usage."""
+
+    bill_id: int
+    service: str
+    price: Decimal
+    day: dt.date
+    recorded: DaySum
+    folded: DaySum
+
+    @property
+    def units(self) -> Decimal:
+        """How many units daily usage has too many."""
+        return EXACT.subtract(self.folded.units, self.recorded.units)
+
+
+_Key = tuple[int, str, Decimal, dt.date]
+_NOTHING = DaySum(Decimal(0), 0)
+
+
+class _QuarterHour(Func):
+    """The number of an instant's quarter of an hour since 1970, in UTC.
+
+    Days begin at a quarter of an hour in every time zone. Which day that is, Python alone says:
+    the database's time zones may be of another year.
+    """
+
+    output_field = BigIntegerField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = f"FLOOR(EXTRACT(epoch FROM %(expressions)s) / {_QUARTER_HOUR_SECONDS})::bigint"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = (
+            f"(CAST(strftime('%%%%s', %(expressions)s) AS INTEGER) / {_QUARTER_HOUR_SECONDS})"
+        )
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def _day_of_quarter(quarter: int) -> dt.date:
+    return day_of(dt.datetime.fromtimestamp(quarter * _QUARTER_HOUR_SECONDS, dt.UTC))
+
+
+def recorded(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[tuple[_Key, DaySum]]:
+    """Yield what the records add up to, sorted by key."""
+    keys = ("bill_id", "name", "price_per_unit", "quarter")
+    rows = (
+        records.annotate(name=_sortable("service"), quarter=_QuarterHour("occurred_at"))
+        .values_list(*keys)
+        .annotate(ExactSum("units"), Count("pk"))
+        .order_by(*keys)
+        .iterator()
+    )
+    day = lru_cache(maxsize=_QUARTERS_IN_MIND)(_day_of_quarter)
+    by_day = groupby(rows, key=lambda row: (*row[:3], day(row[3])))
+    for key, quarters in by_day:
+        units, count = _NOTHING
+        for *_, more_units, more in quarters:
+            units, count = EXACT.add(units, more_units), count + more
+        yield key, DaySum(units, count)
+
+
+def folded(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[tuple[_Key, DaySum]]:
+    """Yield what daily usage adds up to over its slots, sorted by key."""
+    keys = ("bill_id", "name", "price_per_unit", "day")
+    rows = (
+        daily_usage.annotate(name=_sortable("service"))
+        .values_list(*keys)
+        .annotate(ExactSum("units"), Sum("records"))
+        .order_by(*keys)
+        .iterator()
+    )
+    return ((row[:4], DaySum(*row[4:])) for row in rows)
+
+
+def _sortable(name: str) -> Collate:
+    return Collate(name, _COLLATION[connections[DEFAULT_DB_ALIAS].vendor])
+
+
+def side_by_side(
+    recorded: Iterator[tuple[_Key, DaySum]], folded: Iterator[tuple[_Key, DaySum]]
+) -> Iterator[Day]:
+    """Yield each day that either knows, sorted by key."""
+    sources = (
+        ((key, 0, found) for key, found in recorded),
+        ((key, 1, found) for key, found in folded),
+    )
+    for key, found in groupby(merge(*sources, key=itemgetter(0)), key=itemgetter(0)):
+        sums = [_NOTHING, _NOTHING]
+        for _, source, found_sum in found:
+            sums[source] = found_sum
+        yield Day(*key, *sums)

@@ -1,0 +1,153 @@
+"""Verifying bills: everything they say is computed again, from the usage records themselves.
+
+The sums come sorted from the database and are compared as they pass, so that memory depends
+neither on the number of records nor on that of bills.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from heapq import merge
+from itertools import chain, groupby, islice
+from operator import attrgetter
+from typing import NamedTuple, cast
+
+from django.db.models import Q, QuerySet
+
+from usage.fields import EXACT
+from usage.models import Bill, DailyUsage, UsageRecord
+from usage.models.bill import round_amount, total_of
+from usage.transactions import snapshot
+from usage.validators import exact_amount
+from usage.verification import placement
+from usage.verification.difference import Difference, counted, plain, signed
+from usage.verification.sums import Day, folded, recorded, side_by_side
+
+_BILLS_AT_ONCE = 500
+
+
+class Verification:
+    """One reading of some bills, or of all; `bills` and `records` count what was read."""
+
+    def __init__(self, bills: QuerySet[Bill] | None = None) -> None:
+        self.bills = 0
+        self.records = 0
+        self._bills = Bill.objects.all() if bills is None else bills
+        self._usage = Q() if bills is None else Q(bill__in=bills.order_by().values("pk"))
+
+    def differences(self) -> Iterator[Difference]:
+        """Yield every difference, all from one state of the database."""
+        records = UsageRecord.objects.filter(self._usage)
+        daily_usage = DailyUsage.objects.filter(self._usage)
+        with snapshot():
+            yield from self._sums(records, daily_usage)
+            yield from placement.periods(self._bills)
+            yield from placement.misplaced_records(records)
+            yield from placement.misplaced_daily_usage(daily_usage)
+            yield from placement.voids(records)
+
+    def _sums(
+        self,
+        records: QuerySet[UsageRecord, UsageRecord],
+        daily_usage: QuerySet[DailyUsage, DailyUsage],
+    ) -> Iterator[Difference]:
+        usage = side_by_side(recorded(records), folded(daily_usage))
+        by_bill = attrgetter("bill_id")
+        parts: Iterator[Shown | Day] = merge(_shown(self._bills), usage, key=by_bill)
+        for _, found in groupby(parts, key=by_bill):
+            yield from self._compared(found)
+
+    def _compared(self, found: Iterator[Shown | Day]) -> Iterator[Difference]:
+        # Of what belongs to one bill the bill itself comes first: its stream was named first.
+        first = next(found)
+        if isinstance(first, Shown):
+            self.bills += 1
+            return _off_bill(first, self._counted(found))
+        return iter([_no_bill(first.bill_id, self._counted(chain([first], found)))])
+
+    def _counted(self, days: Iterable[Shown | Day]) -> Iterator[Day]:
+        for day in cast("Iterable[Day]", days):
+            self.records += day.recorded.records
+            yield day
+
+
+class Shown(NamedTuple):
+    """A bill with the sum of the lines it shows."""
+
+    bill_id: int
+    bill: Bill
+    lines_total: Decimal
+
+
+def _shown(bills: QuerySet[Bill]) -> Iterator[Shown]:
+    ordered = bills.select_related("customer").order_by("pk").iterator()
+    while some := list(islice(ordered, _BILLS_AT_ONCE)):
+        lines = Bill.objects.filter(pk__in=[bill.pk for bill in some]).lines()
+        for bill in some:
+            yield Shown(bill.pk, bill, total_of(lines[bill.pk]))
+
+
+def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
+    """Compare a bill's days and total with its records."""
+    customer = shown.bill.customer
+    total, records = Decimal(0), 0
+    for price, line in groupby(days, key=lambda day: (day.service, day.price)):
+        units = Decimal(0)
+        for day in line:
+            units = EXACT.add(units, day.recorded.units)
+            records += day.recorded.records
+            if day.recorded != day.folded:
+                yield _off_day(day, customer.currency)
+        amount = round_amount(exact_amount(units, price[1]), customer.minor_unit_digits)
+        total = EXACT.add(total, amount)
+    if not records:
+        yield Difference(shown.bill_id, "I5", "there is no record on it.")
+    closed_total = shown.bill.closed_total
+    stated = shown.lines_total if closed_total is None else closed_total
+    for other, source in ((total, "its records"), (shown.lines_total, "its lines")):
+        if stated != other:
+            yield _off_total(shown, stated, other, source)
+
+
+def _off_day(day: Day, currency: str) -> Difference:
+    amount = exact_amount(day.units, day.price)
+    return Difference(
+        day.bill_id,
+        "I5",
+        f"daily usage of {day.service!r} at {plain(day.price)} on {day.day} has"
+        f" {counted(day.folded.units, 'unit')} in {counted(day.folded.records, 'record')}, the"
+        f" records have {plain(day.recorded.units)} in {day.recorded.records}: off by"
+        f" {signed(day.units)} in units, {day.folded.records - day.recorded.records:+d} in records,"
+        f" {signed(amount)} {currency}.",
+        day.units,
+        amount,
+    )
+
+
+def _off_total(shown: Shown, stated: Decimal, other: Decimal, source: str) -> Difference:
+    amount = EXACT.subtract(stated, other)
+    return Difference(
+        shown.bill_id,
+        "I5",
+        f"the total shown is {plain(stated)}, {source} make {plain(other)}:"
+        f" off by {signed(amount)} {shown.bill.customer.currency}.",
+        amount=amount,
+    )
+
+
+def _no_bill(bill_id: int, days: Iterator[Day]) -> Difference:
+    units, amount, records, rows = Decimal(0), Decimal(0), 0, 0
+    for day in days:
+        found = day.recorded if day.recorded.records else day.folded
+        units = EXACT.add(units, found.units)
+        amount = EXACT.add(amount, exact_amount(found.units, day.price))
+        records, rows = records + day.recorded.records, rows + day.folded.records
+    return Difference(
+        bill_id,
+        "I8",
+        f"the bill does not exist, but holds {counted(records, 'record')} and daily usage of"
+        f" {counted(rows, 'record')}: {counted(units, 'unit')}, {plain(amount)} in money.",
+        units,
+        amount,
+    )
