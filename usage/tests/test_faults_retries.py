@@ -1,0 +1,330 @@
+"""What the write path repeats, what it gives up on as unavailable, and what it must not hide."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection
+from django.test import Client
+
+from usage import recording, transactions
+from usage.models import UsageRecord
+from usage.recording import Outcome, Recorded, record
+from usage.statements import Statements
+from usage.tests.books import Books, assert_books_balance, default_database
+from usage.tests.factories import FactFactory, usage_body
+from usage.tests.live import PATIENCE_SECONDS
+from usage.transactions import DatabaseUnavailable
+
+MOST_SECONDS = 8.0
+# Session settings under which the database loses its patience soon.
+HASTY = {"timeout": 0.05}
+Act = Callable[[], Any]
+
+
+@pytest.fixture(autouse=True)
+def _balance(own_books: Books) -> Iterator[None]:
+    yield
+    assert_books_balance(own_books)
+
+
+@pytest.fixture
+def postgresql(own_books: Books) -> None:
+    if own_books.is_sqlite:
+        pytest.skip("SQLite has one writer at a time: nothing of the kind can happen.")
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Do something before each of the first calls of a method; the list names the calls made."""
+
+    def make(where: Any, name: str, *acts: Act) -> list[str]:
+        method, to_do, calls = getattr(where, name), list(acts), []
+
+        def called(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if to_do:
+                to_do.pop(0)()
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, called)
+        return calls
+
+    return make
+
+
+@pytest.fixture
+def other(own_books: Books) -> Iterator[Any]:
+    """A cursor of somebody else's transaction, which is open."""
+    with contextlib.closing(own_books.connect()) as stranger:
+        cursor = stranger.cursor()
+        cursor.execute("BEGIN")
+        yield cursor
+
+
+def run(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def recorded(request_id: str = "fact") -> Outcome:
+    fact = FactFactory.build(request_id=request_id, customer_id=1)
+    (outcome,) = record([fact], reported_by_id=None)
+    return outcome
+
+
+def post(books: Books) -> Any:
+    return Client(raise_request_exception=False).post(
+        "/api/v1/usage/",
+        usage_body(customer_id=1),
+        content_type="application/json",
+        headers={"Authorization": f"Bearer {books.key}"},
+    )
+
+
+def assert_recorded_at_attempt(number: int, outcome: Outcome, attempts: list[str]) -> None:
+    assert isinstance(outcome, Recorded)
+    assert not outcome.replayed
+    assert len(attempts) == number
+    assert UsageRecord.objects.count() == 1
+
+
+# Repeated
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_lost_connection_is_made_anew(own_books: Books, before: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    run("SELECT 1")
+    backend = connection.connection.info.backend_pid
+    before(
+        Statements, "fold", lambda: own_books.rows(f"SELECT pg_terminate_backend({backend}, 5000)")
+    )
+
+    outcome = recorded()
+
+    assert_recorded_at_attempt(2, outcome, attempts)
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_deadlock_is_repeated(own_books: Books, before: Any, other: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    run("SET deadlock_timeout = '20ms'")  # this side finds out, and is the one that gives up
+    other.execute("SET deadlock_timeout = '60s'")
+    other.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
+
+    def want_the_gate() -> None:
+        other.execute("SELECT pg_advisory_xact_lock(45329, 1)")
+        other.execute("ROLLBACK")
+
+    with ThreadPoolExecutor(1) as pool:
+        before(Statements, "fold", lambda: wait_for_waiter(own_books, pool.submit(want_the_gate)))
+        outcome = recorded()
+
+    assert_recorded_at_attempt(2, outcome, attempts)
+    run("SELECT pg_stat_force_next_flush()")
+    statistics = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{own_books.path}'"
+    assert own_books.rows(statistics) == [(1,)]
+
+
+def wait_for_waiter(books: Books, waiter: Any) -> None:
+    """Return once somebody waits for a lock."""
+    for _ in range(10_000):
+        if books.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]:
+            return
+    raise AssertionError(f"{waiter} does not wait.")
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_serialization_failure_is_repeated(before: Any, own_books: Books) -> None:
+    recorded("earlier")
+    attempts = before(recording._Attempt, "run")
+    run("SET default_transaction_isolation = 'repeatable read'")
+
+    def overtake() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(in_thread, recorded).result(PATIENCE_SECONDS)
+
+    before(Statements, "insert_records", overtake)
+    outcome = recorded()
+
+    assert isinstance(outcome, Recorded)
+    assert outcome.replayed
+    assert len(attempts) == 3  # the one that failed, the overtaker's, and the next
+    assert UsageRecord.objects.count() == 2
+
+
+def in_thread(act: Act) -> Any:
+    try:
+        return act()
+    finally:
+        connection.close()
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_lock_timeout_is_repeated(before: Any, other: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    run("SET lock_timeout = '20ms'")
+    other.execute("LOCK TABLE usage_usagerecord IN SHARE MODE")
+    before(time, "sleep", lambda: other.execute("ROLLBACK"))
+
+    outcome = recorded()
+
+    assert_recorded_at_attempt(2, outcome, attempts)
+
+
+def test_a_locked_file_is_tried_again(own_books: Books, before: Any, other: Any) -> None:
+    if not own_books.is_sqlite:
+        pytest.skip("PostgreSQL locks rows and gates: see the lock timeout.")
+    other.execute("ROLLBACK")
+    other.execute("BEGIN IMMEDIATE")
+    with default_database(own_books.url, **HASTY):
+        pauses = before(time, "sleep", lambda: other.execute("ROLLBACK"))
+        outcome = recorded()
+
+    assert_recorded_at_attempt(1, outcome, pauses)  # the one before that did not get to begin
+
+
+# Given up
+
+
+@pytest.fixture
+def locked(own_books: Books, other: Any) -> Iterator[None]:
+    """A database in which somebody else holds a lock for longer than anybody waits."""
+    if own_books.is_sqlite:
+        other.execute("ROLLBACK")
+        other.execute("BEGIN IMMEDIATE")
+        with default_database(own_books.url, **HASTY):
+            yield
+            other.execute("ROLLBACK")
+    else:
+        run("SET lock_timeout = '20ms'")
+        other.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
+        yield
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.usefixtures("locked")
+def test_a_lock_that_stays_is_unavailable_and_nothing_is_stored(before: Any) -> None:
+    pauses = before(time, "sleep")
+
+    with pytest.raises(DatabaseUnavailable):
+        recorded()
+
+    assert len(pauses) == 4
+    assert not UsageRecord.objects.exists()
+
+
+@pytest.mark.usefixtures("locked")
+def test_the_caller_of_an_unavailable_database_is_told_when_to_come_back(own_books: Books) -> None:
+    response = post(own_books)
+
+    assert response.status_code == 503
+    assert response["Retry-After"] == "1"
+    assert response.json()["code"] == "service_unavailable"
+    assert not UsageRecord.objects.exists()
+
+
+def test_all_attempts_are_over_after_8_seconds(
+    own_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each attempt waits as long as it may, on a clock that passes by itself."""
+    clock = Clock(longest_wait())
+    monkeypatch.setattr("usage.transactions.time", clock)
+    run("SELECT 1")
+    began = clock.now
+    wait = transactions.Repeat("As after a wait for a lock.")
+
+    def work() -> None:
+        clock.pass_longest_wait()
+        raise wait
+
+    with pytest.raises(DatabaseUnavailable):
+        transactions.repeatable(work)
+
+    assert clock.now - began <= MOST_SECONDS
+
+
+def longest_wait() -> float:
+    """Return how long one statement may wait for a lock by the settings of production."""
+    options = connection.settings_dict["OPTIONS"]
+    if connection.vendor == "sqlite":
+        return float(options["timeout"])
+    return int(options["options"].partition("lock_timeout=")[2].split()[0]) / 1000
+
+
+class Clock:
+    """Stands in for the time module."""
+
+    def __init__(self, longest_wait: float) -> None:
+        self.now = time.monotonic()
+        self.longest_wait = longest_wait
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def pass_longest_wait(self) -> None:
+        self.now += self.longest_wait
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_statement_that_takes_too_long_is_not_repeated(before: Any, other: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    run("SET lock_timeout = 0")
+    run("SET statement_timeout = '20ms'")
+    other.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
+
+    with pytest.raises(DatabaseUnavailable):
+        recorded()
+
+    assert len(attempts) == 1
+    other.execute("ROLLBACK")
+    assert not UsageRecord.objects.exists()
+
+
+# Not hidden
+
+
+def test_a_missing_table_is_an_error_of_ours(own_books: Books, before: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    run("ALTER TABLE usage_dailyusage RENAME TO usage_moved")
+    try:
+        response = post(own_books)
+    finally:
+        run("ALTER TABLE usage_moved RENAME TO usage_dailyusage")
+
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal_error"
+    assert "Retry-After" not in response
+    assert len(attempts) == 1
+    assert not UsageRecord.objects.exists()
+
+
+def test_a_wrong_statement_is_an_error_of_ours(own_books: Books, before: Any) -> None:
+    """SQLite calls it an OperationalError, like a locked file."""
+    attempts = before(recording._Attempt, "run", lambda: run("SELECT no_such_column"))
+
+    with pytest.raises((ProgrammingError, OperationalError), match="no_such_column"):
+        recorded()
+
+    assert len(attempts) == 1
+
+
+def test_a_broken_rule_is_an_error_of_ours(own_books: Books, before: Any) -> None:
+    attempts = before(recording._Attempt, "run")
+    fact = FactFactory.build(customer_id=1, units=Decimal(-1))  # no caller gets so far with it
+
+    with pytest.raises(IntegrityError):
+        record([fact], reported_by_id=None)
+
+    assert len(attempts) == 1
+    assert not UsageRecord.objects.exists()
