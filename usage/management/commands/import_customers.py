@@ -1,0 +1,190 @@
+"""Brings in customers from another system's list."""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.validators import ProhibitNullCharactersValidator
+from django.db import IntegrityError
+
+from usage.models import Bill, Customer
+from usage.transactions import DatabaseUnavailable, repeatable
+
+_CUSTOMERS_AT_ONCE = 1000
+_COLUMNS = ("id", "name", "currency")
+_OUTCOMES = ("added", "renamed", "changed currency", "unchanged")
+_ID = re.compile(r"[0-9]{1,19}")
+_no_null_characters = ProhibitNullCharactersValidator("A name has no null characters.")
+
+
+class Row(NamedTuple):
+    """A line of the file: a customer, whose currency is None if the line leaves it open."""
+
+    line: int
+    id: int
+    name: str
+    currency: str | None
+
+
+class BadLines(Exception):
+    """Lines that cannot be imported, each with its number and the reason."""
+
+    def __init__(self, problems: Sequence[tuple[int, str]]) -> None:
+        super().__init__(problems)
+        self.problems = sorted(problems)
+
+
+class Command(BaseCommand):
+    """Imports the whole file in one transaction, or nothing of it."""
+
+    help = (
+        "Adds the customers of a CSV file with the columns id, name and, if wanted, currency, and"
+        " renames those that are there. It deletes none."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path, metavar="FILE.csv", help="in UTF-8, with a header")
+
+    def handle(self, *, file: Path, **options: Any) -> None:
+        try:
+            rows = _read(file)
+            done = repeatable(lambda: _store(rows))
+        except BadLines as error:
+            for line, reason in error.problems:
+                self.stderr.write(f"line {line}: {reason}")
+            raise CommandError(
+                f"{file} has {len(error.problems)} mistakes: correct them, nothing was imported."
+            ) from error
+        except (IntegrityError, DatabaseUnavailable) as error:
+            raise CommandError(f"Nothing was imported, run the command again: {error}") from error
+        self.stdout.write(", ".join(f"{outcome} {done[outcome]}" for outcome in _OUTCOMES))
+
+
+def _read(file: Path) -> list[Row]:
+    """Return the rows by customer id; raises BadLines, or CommandError for the whole file."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = csv.reader(text, strict=True)
+            return _rows(_header(next(lines, [])), ((lines.line_num, line) for line in lines))
+    except OSError as error:
+        raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{file} is not in UTF-8: save it as UTF-8.") from error
+    except csv.Error as error:
+        raise CommandError(
+            f"Line {lines.line_num} of {file} and what follows is no CSV: {error}."
+        ) from error
+
+
+def _header(cells: Sequence[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if sorted(header) not in (sorted(_COLUMNS), sorted(_COLUMNS[:2])):
+        raise CommandError(
+            "The first line must be id,name or id,name,currency, with commas between the names."
+        )
+    return header
+
+
+def _rows(header: Sequence[str], lines: Iterable[tuple[int, Sequence[str]]]) -> list[Row]:
+    rows: dict[int, Row] = {}
+    problems: list[tuple[int, str]] = []
+    for number, cells in lines:
+        if not cells:
+            continue  # an empty line
+        try:
+            row = _row(number, header, cells)
+        except ValidationError as error:
+            problems += [(number, message) for message in _messages(error)]
+            continue
+        if rows.setdefault(row.id, row) is not row:
+            problems.append((number, f"customer {row.id} is on line {rows[row.id].line} already."))
+    if problems:
+        raise BadLines(problems)
+    return [rows[customer_id] for customer_id in sorted(rows)]
+
+
+def _row(number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
+    if len(cells) != len(header):
+        raise ValidationError(f"it has {len(cells)} values where the first line has {len(header)}.")
+    values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    if not _ID.fullmatch(values["id"]):
+        raise ValidationError(f"the id {values['id']!r} is no positive whole number.")
+    _no_null_characters(values["name"])
+    row = Row(number, int(values["id"]), values["name"], values.get("currency") or None)
+    _customer(row, None).clean_fields()
+    return row
+
+
+def _messages(error: ValidationError) -> Iterator[str]:
+    if not hasattr(error, "error_dict"):
+        yield from error.messages
+        return
+    for field, messages in error.message_dict.items():
+        yield f"{field}: {' '.join(messages)}"
+
+
+def _customer(row: Row, stored: Customer | None) -> Customer:
+    """Return the customer as the row wants it."""
+    customer = Customer(id=row.id, name=row.name)
+    if stored is not None:
+        customer.currency = stored.currency
+    if row.currency is not None:
+        customer.currency = row.currency
+    return customer
+
+
+def _store(rows: Sequence[Row]) -> Counter[str]:
+    """Add and change customers, in order of their ids; count what was done; raises BadLines."""
+    done: Counter[str] = Counter()
+    problems: list[tuple[int, str]] = []
+    remaining = iter(rows)
+    while some := list(islice(remaining, _CUSTOMERS_AT_ONCE)):
+        stored = Customer.objects.in_bulk([row.id for row in some])
+        changed: dict[str, list[Row]] = {outcome: [] for outcome in _OUTCOMES}
+        for row in some:
+            changed[_outcome(row, stored.get(row.id))].append(row)
+        problems += _fixed_currencies(changed["changed currency"])
+        if not problems:
+            _upsert(
+                _customer(row, stored.get(row.id))
+                for outcome in _OUTCOMES[:-1]
+                for row in changed[outcome]
+            )
+        done += Counter({outcome: len(changed[outcome]) for outcome in _OUTCOMES})
+    if problems:
+        raise BadLines(problems)
+    return done
+
+
+def _outcome(row: Row, stored: Customer | None) -> str:
+    if stored is None:
+        return "added"
+    if row.currency not in (None, stored.currency):
+        return "changed currency"
+    return "unchanged" if row.name == stored.name else "renamed"
+
+
+def _fixed_currencies(rows: Sequence[Row]) -> list[tuple[int, str]]:
+    """Return what is wrong with those of the rows whose customers have bills."""
+    bills = Bill.objects.filter(customer__in=[row.id for row in rows])
+    fixed = set(bills.order_by().values_list("customer", flat=True))
+    return [
+        (row.line, f"customer {row.id} has bills in another currency: make a new customer.")
+        for row in rows
+        if row.id in fixed
+    ]
+
+
+def _upsert(customers: Iterable[Customer]) -> None:
+    Customer.objects.bulk_create(
+        customers,
+        update_conflicts=True,
+        unique_fields=["id"],
+        update_fields=["name", "currency"],
+    )

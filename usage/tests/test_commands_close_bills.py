@@ -1,0 +1,166 @@
+"""`manage.py close_bills` closes what is due, one bill at a time, and reports what it could not."""
+
+from decimal import Decimal
+
+import pytest
+from django.core.management import CommandError, call_command
+from pytest_django import DjangoAssertNumQueries
+
+from usage.management.commands import close_bills
+from usage.models import Bill, BillTotalTooLarge
+from usage.recording import record
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import CustomerFactory, FactFactory
+from usage.transactions import DatabaseUnavailable
+
+pytestmark = pytest.mark.django_db
+IN_OCTOBER = "2026-10-20T12:00:00Z"
+GRACE_ENDS = "2026-11-04T00:00:00Z"
+AFTER_GRACE = "2026-11-04T00:00:00.001Z"
+
+
+@pytest.fixture
+def bills(db: None, database_clock: DatabaseClock) -> list[Bill]:
+    """Three customers' bills of October, one of them in yen."""
+    database_clock.set(IN_OCTOBER)
+    for number, currency in ((1, "USD"), (2, "JPY"), (3, "USD")):
+        CustomerFactory.create(id=number, name=f"No. {number}", currency=currency)
+        fact = FactFactory.build(
+            customer_id=number, units=Decimal("1.5"), price_per_unit=Decimal(7)
+        )
+        record([fact], reported_by_id=None)
+    return list(Bill.objects.order_by("customer"))
+
+
+def closed() -> list[int]:
+    return list(Bill.objects.closed().order_by("pk").values_list("customer", flat=True))
+
+
+def test_bills_whose_month_and_grace_are_over_are_closed(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database_clock.set(AFTER_GRACE)
+
+    call_command("close_bills")
+
+    assert closed() == [1, 2, 3]
+    assert capsys.readouterr().out.splitlines() == [
+        f"Closed bill {bills[0].pk} of No. 1 (1), 2026-10: 10.50 USD",
+        f"Closed bill {bills[1].pk} of No. 2 (2), 2026-10: 11 JPY",
+        f"Closed bill {bills[2].pk} of No. 3 (3), 2026-10: 10.50 USD",
+        "3 bills closed.",
+    ]
+
+
+def test_a_bill_is_left_open_in_its_month_and_in_grace(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for now in (IN_OCTOBER, "2026-11-01T00:00:00Z", GRACE_ENDS):
+        database_clock.set(now)
+        call_command("close_bills")
+    assert closed() == []
+    assert capsys.readouterr().out == "0 bills closed.\n" * 3
+
+
+def test_a_dry_run_says_what_would_be_closed_and_closes_nothing(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database_clock.set(AFTER_GRACE)
+
+    call_command("close_bills", "--dry-run")
+
+    assert closed() == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"Would close bill {bills[1].pk} of No. 2 (2), 2026-10: 11 JPY"
+    assert lines[-1] == "3 bills would be closed."
+
+
+def test_running_it_again_closes_nothing_more(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database_clock.set(AFTER_GRACE)
+    call_command("close_bills")
+    before = list(Bill.objects.order_by("pk").values())
+
+    call_command("close_bills")
+
+    assert capsys.readouterr().out.endswith("\n0 bills closed.\n")
+    assert list(Bill.objects.order_by("pk").values()) == before
+
+
+@pytest.mark.parametrize(
+    "failure", [BillTotalTooLarge("It is too large."), DatabaseUnavailable("It is locked.")]
+)
+def test_a_bill_that_fails_stops_no_other(
+    failure: Exception,
+    bills: list[Bill],
+    database_clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database_clock.set(AFTER_GRACE)
+    close = Bill.close
+
+    def close_but_the_second(bill: Bill) -> bool:
+        if bill.customer_id == 2:
+            raise failure
+        return close(bill)
+
+    monkeypatch.setattr(Bill, "close", close_but_the_second)
+
+    with pytest.raises(CommandError, match="1 bill could not be closed") as error:
+        call_command("close_bills")
+
+    assert error.value.returncode == 1
+    assert closed() == [1, 3]
+    printed = capsys.readouterr()
+    assert printed.err == f"Left open bill {bills[1].pk} of No. 2 (2), 2026-10: {failure}\n"
+    assert printed.out.endswith("\n2 bills closed.\n")
+
+
+def test_a_bill_that_somebody_else_closed_meanwhile_is_passed_over(
+    bills: list[Bill],
+    database_clock: DatabaseClock,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    database_clock.set(AFTER_GRACE)
+    due = close_bills._due()
+    first = next(due)
+    assert Bill.objects.get(pk=first.pk).close()
+    monkeypatch.setattr(close_bills, "_due", lambda: iter([first, *due]))
+
+    call_command("close_bills")
+
+    assert capsys.readouterr().out.endswith("\n2 bills closed.\n")
+    assert closed() == [1, 2, 3]
+
+
+def test_all_pages_of_due_bills_are_closed(
+    bills: list[Bill], database_clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(close_bills, "_BILLS_AT_ONCE", 2)
+    database_clock.set(AFTER_GRACE)
+
+    call_command("close_bills")
+
+    assert closed() == [1, 2, 3]
+
+
+def test_months_long_past_are_due_too(bills: list[Bill], database_clock: DatabaseClock) -> None:
+    database_clock.set("2028-03-01T00:00:00Z")
+
+    call_command("close_bills")
+
+    assert closed() == [1, 2, 3]
+
+
+def test_a_dry_run_asks_once_for_the_lines_of_each_bill(
+    bills: list[Bill],
+    database_clock: DatabaseClock,
+    django_assert_num_queries: DjangoAssertNumQueries,
+) -> None:
+    database_clock.set(AFTER_GRACE)
+
+    with django_assert_num_queries(1 + 2 + len(bills)):  # the clock, two pages, the lines
+        call_command("close_bills", "--dry-run")

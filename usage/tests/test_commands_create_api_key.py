@@ -1,0 +1,34 @@
+"""`manage.py create_api_key` prints the key alone, so that a script can keep it."""
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from usage.models import ApiKey
+
+pytestmark = pytest.mark.django_db
+
+
+def test_standard_output_is_the_key_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("create_api_key", "cdn team")
+
+    printed = capsys.readouterr()
+    api_key = ApiKey.objects.identify(printed.out.removesuffix("\n"))
+    assert api_key == ApiKey.objects.get(name="cdn team")
+    assert "not shown again" in printed.err
+    assert printed.out.strip() not in printed.err
+
+
+def test_several_keys_live_under_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("create_api_key", "cdn team")
+    call_command("create_api_key", "cdn team")
+
+    keys = capsys.readouterr().out.split()
+    assert all(ApiKey.objects.identify(key) for key in keys)
+    assert ApiKey.objects.live().filter(name="cdn team").count() == len(set(keys)) == 2
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 101])
+def test_a_name_that_names_nobody_is_refused(name: str) -> None:
+    with pytest.raises(CommandError, match=r"^'.*' cannot name a key: .+\.$"):
+        call_command("create_api_key", name)
+    assert not ApiKey.objects.exists()
