@@ -17,6 +17,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from decimal import ROUND_HALF_UP, Context, Decimal
+from io import StringIO
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -129,15 +130,16 @@ def _empty_database(template: str = "template1") -> Iterator[str]:
             yield f"sqlite:///{folder}/books.sqlite3"
         return
     name = f"books_{uuid.uuid4().hex[:12]}"
-    with (
-        contextlib.closing(Books(given, "").connect()) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        try:
-            yield urlsplit(given)._replace(path=f"/{name}").geturl()
-        finally:
-            cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    _administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield urlsplit(given)._replace(path=f"/{name}").geturl()
+    finally:
+        _administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administer(sql: str) -> None:
+    with contextlib.closing(Books(os.environ["DATABASE_URL"], "").connect()) as connection:
+        connection.cursor().execute(sql)
 
 
 @contextlib.contextmanager
@@ -157,6 +159,12 @@ def default_database(url: str, **options: Any) -> Iterator[None]:
 
 
 # Checking
+
+
+def verify_bills(books: Books) -> None:
+    """Let the service's own verification look too; raises CommandError if it finds anything."""
+    with default_database(books.url):
+        call_command("verify_bills", stdout=StringIO())
 
 
 def assert_books_balance(

@@ -29,6 +29,7 @@ class Relay:
     def __init__(self, url: str) -> None:
         self.queries: list[str] = []
         self.fate: Callable[[str], Fate] = lambda sql: FORWARD
+        self.behind = url
         self._behind = urlsplit(url)
         self._folder = tempfile.TemporaryDirectory(prefix="wire-")
         address = self._behind.netloc.rpartition("@")[0] + "@" + quote(self._folder.name, safe="")
