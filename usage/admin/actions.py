@@ -1,0 +1,89 @@
+"""What staff do to one row: a page that says what will happen, and the POST that does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+from django.contrib.admin.utils import quote
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import reverse
+from django.views.generic import View
+
+from usage.admin.pages import ReadOnlyAdmin
+from usage.models import BillNotBegun, BillTotalTooLarge, VoidRefused
+from usage.transactions import DatabaseUnavailable
+
+REFUSALS = (BillNotBegun, BillTotalTooLarge, VoidRefused)
+
+
+class Action(View):
+    """One action. A GET only shows its page; a POST does it and goes back to the row's page."""
+
+    http_method_names = ["get", "head", "post"]
+
+    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
+    template: str
+    title: str
+    form_class: type[forms.Form] = forms.Form
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        self.row = self.model_admin.row(request, kwargs["object_id"])
+        if not self.model_admin.may_act(request):
+            raise PermissionDenied
+        return super().dispatch(request, *args, **kwargs)
+
+    def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        return self.page(self.form_class())
+
+    def post(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        form = self.form_class(request.POST)
+        if not form.is_valid():
+            return self.page(form)
+        try:
+            self.act(form.cleaned_data)
+        except REFUSALS as refusal:
+            messages.error(request, str(refusal))
+        except DatabaseUnavailable:
+            messages.error(
+                request,
+                "The database did not answer in time: look whether it was done, and try again.",
+            )
+        return HttpResponseRedirect(self.row_url())
+
+    def act(self, data: dict[str, Any]) -> None:
+        """Do it, log it and say so; may raise one of REFUSALS, or DatabaseUnavailable."""
+        raise NotImplementedError
+
+    def refusal(self) -> str:
+        """Return why it cannot be done now, or nothing."""
+        return ""
+
+    def context(self) -> dict[str, Any]:
+        """Return what the page says will happen."""
+        return {}
+
+    def page(self, form: forms.Form) -> HttpResponse:
+        refusal = self.refusal()
+        return self.model_admin.page(
+            self.request,
+            self.template,
+            self.row,
+            title=self.title,
+            form=form,
+            refusal=refusal,
+            row_url=self.row_url(),
+            **({} if refusal else self.context()),
+        )
+
+    def row_url(self) -> str:
+        opts = self.row._meta
+        return reverse(
+            f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(self.row.pk)]
+        )
+
+    def log(self, row: Any, message: str) -> None:
+        """Keep in the admin's log that the user changed `row`."""
+        self.model_admin.log_change(self.request, row, message)

@@ -1,0 +1,181 @@
+"""Filters that an index serves, and that need no select box of all customers."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+
+from usage.models import Bill, Customer
+from usage.models.customer import LARGEST_ID
+from usage.periods import previous_month
+from usage.transactions import database_now
+
+_MONTHS_SHOWN = 24
+
+
+class CustomerChoice(forms.Form):
+    """Finds one of many customers by typing a part of the name, or the id."""
+
+    customer = forms.ModelChoiceField(
+        Customer.objects,
+        required=False,
+        label="Customer",
+        widget=AutocompleteSelect(
+            Bill._meta.get_field("customer"),
+            admin.site,
+            attrs={"data-placeholder": "Name or id", "aria-label": "Customer"},
+        ),
+    )
+
+
+class IdFilter(admin.SimpleListFilter):
+    """A filter by a key, which is a whole number."""
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return []
+
+    def has_output(self) -> bool:
+        return True
+
+    @property
+    def id(self) -> int | None:
+        """The id asked for; raises IncorrectLookupParameters if it is none."""
+        text = self.value() or ""
+        if not text:
+            return None
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= LARGEST_ID):
+            raise IncorrectLookupParameters(f"{text!r} is no {self.title}.")
+        return int(text)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset if self.id is None else queryset.filter((self.parameter_name, self.id))
+
+
+class CustomerFilter(IdFilter):
+    """Keeps to one customer, found by autocomplete."""
+
+    title = "customer"
+    parameter_name = "customer"
+    template = "usage/admin/customer_filter.html"
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        others = {
+            name: value for name, value in changelist.params.items() if name != self.parameter_name
+        }
+        yield {
+            "form": CustomerChoice({"customer": self.id}, auto_id="filter_%s"),
+            "others": others.items(),
+            "selected": self.id is not None,
+            "all": changelist.get_query_string(remove=[self.parameter_name]),
+        }
+
+
+class BillFilter(IdFilter):
+    """Keeps to one bill, which a link from elsewhere names."""
+
+    title = "bill"
+    parameter_name = "bill"
+
+    def has_output(self) -> bool:
+        return self.id is not None
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        query = changelist.get_query_string(remove=[self.parameter_name])
+        yield {"selected": False, "query_string": query, "display": "All"}
+        bill = Bill.objects.select_related("customer").filter(pk=self.id).first()
+        query = changelist.get_query_string({self.parameter_name: self.id})
+        yield {"selected": True, "query_string": query, "display": bill or "No such bill"}
+
+
+class MonthFilter(admin.SimpleListFilter):
+    """Keeps to the bills of one month."""
+
+    title = "month"
+    parameter_name = "month"
+
+    def has_output(self) -> bool:
+        return True  # also without bills: a filter without output is not asked
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        month = newest = Bill.objects.order_by("-month").values_list("month", flat=True).first()
+        oldest = Bill.objects.order_by("month").values_list("month", flat=True).first()
+        months: list[tuple[str, str]] = []
+        while newest and month >= oldest and len(months) < _MONTHS_SHOWN:
+            months.append((f"{month:%Y-%m}", f"{month:%B %Y}"))
+            month = previous_month(month)
+        return months
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not (text := self.value()):
+            return queryset
+        try:
+            month = dt.date.fromisoformat(f"{text}-01")
+        except ValueError as error:
+            raise IncorrectLookupParameters(f"{text!r} is no month such as 2026-11.") from error
+        return queryset.filter(month=month)
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Keeps to open, overdue or closed bills."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("open", "Open"), ("overdue", "Overdue"), ("closed", "Closed")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        match self.value():
+            case None:
+                return queryset
+            case "open":
+                return queryset.open()
+            case "overdue":
+                return queryset.due(database_now())
+            case "closed":
+                return queryset.closed()
+        raise IncorrectLookupParameters(f"{self.value()!r} is no state of a bill.")
+
+
+class OnlyFilter(admin.SimpleListFilter):
+    """Keeps to the rows that have something particular, or shows all."""
+
+    only: str
+    condition: Q
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1", self.only)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() is None:
+            return queryset
+        if self.value() != "1":
+            raise IncorrectLookupParameters(f"{self.parameter_name} is 1 or not given.")
+        return queryset.filter(self.condition)
+
+
+class LateFilter(OnlyFilter):
+    """Keeps to the records whose usage occurred before their bill's period."""
+
+    title = "lateness"
+    parameter_name = "late"
+    only = "Late usage"
+    condition = Q(late=True)
+
+
+class VoidsFilter(OnlyFilter):
+    """Keeps to the records that cancel others."""
+
+    title = "kind"
+    parameter_name = "voids"
+    only = "Voids"
+    condition = Q(voids__isnull=False)

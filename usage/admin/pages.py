@@ -1,0 +1,109 @@
+"""What all of staff's pages share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.utils import unquote
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.template.response import TemplateResponse
+from django.utils.text import capfirst
+
+from usage.admin.paging import KeysetChangeList, UncountedPaginator
+
+
+class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
+    """Lists that cost the same at any number of rows, of rows that are never deleted."""
+
+    actions = None
+    list_per_page = 50
+    list_max_show_all = 0
+    paginator = UncountedPaginator
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    sortable_by = ()
+
+    class Media:
+        css = {"all": ["usage/billing.css"]}
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return KeysetChangeList
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        title = capfirst(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+
+    def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
+        """Fetch at once what the columns of a page's rows show."""
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
+        """Allow the filters of the list; any other would read every row."""
+        return lookup in {list_filter.parameter_name for list_filter in self.list_filter}  # type: ignore[union-attr]  # all are SimpleListFilter
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnlyAdmin(BillingAdmin):
+    """Rows shown on a page without a form; only actions of their own change anything."""
+
+    page_template: str
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def may_act(self, request: HttpRequest) -> bool:
+        """Tell whether the user may do what this page's actions do."""
+        return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        row = self.row(request, object_id)
+        return self.page(request, self.page_template, row, **self.page_context(request, row))
+
+    def row(self, request: HttpRequest, object_id: str) -> Any:
+        """Return the row that an address means; raises PermissionDenied or Http404."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            raise Http404(f"There is no {self.opts.verbose_name} with this id.")
+        return row
+
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Return what the page of a row shows."""
+        return {}
+
+    def page(
+        self, request: HttpRequest, template: str, row: Any, **context: Any
+    ) -> TemplateResponse:
+        """Return a page of the admin about `row`."""
+        return TemplateResponse(
+            request,
+            template,
+            {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "original": row,
+                "media": self.media,
+                "may_act": self.may_act(request),
+                **context,
+            },
+        )

@@ -1,0 +1,162 @@
+"""Pages of rows that cost the same wherever they stand: neither counts nor offsets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import PAGE_VAR, ChangeList
+from django.core.exceptions import ValidationError
+from django.core.paginator import EmptyPage, Page, PageNotAnInteger, Paginator
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+
+
+class UncountedPage(Page):  # type: ignore[type-arg]  # generic only in the stubs
+    """A page that knows whether another one follows because it looked one row further."""
+
+    def __init__(self, rows: Sequence[Any], number: int, paginator: Paginator[Any]) -> None:
+        super().__init__(rows[: paginator.per_page], number, paginator)
+        self.more = len(rows) > paginator.per_page
+
+    def has_next(self) -> bool:
+        return self.more and self.number < self.paginator.num_pages
+
+
+class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in the stubs
+    """Pages by a bounded OFFSET; what lies behind the last one is found by searching."""
+
+    num_pages = 20
+
+    def validate_number(self, number: Any) -> int:
+        try:
+            asked = int(number)
+        except (TypeError, ValueError) as error:
+            raise PageNotAnInteger("That page number is not an integer.") from error
+        if not 1 <= asked <= self.num_pages:
+            raise EmptyPage(f"Pages go from 1 to {self.num_pages}: search more narrowly.")
+        return asked
+
+    def page(self, number: Any) -> UncountedPage:
+        number = self.validate_number(number)
+        start = (number - 1) * self.per_page
+        rows = list(self.object_list[start : start + self.per_page + 1])
+        return UncountedPage(rows, number, self)
+
+
+class Position:
+    """A place in an ordered list: the values a row there has in the fields it is ordered by."""
+
+    def __init__(self, ordering: Sequence[str], values: Sequence[Any]) -> None:
+        self.ordering = ordering
+        self.values = values
+
+    @classmethod
+    def of(cls, row: Model, ordering: Sequence[str]) -> Position:
+        """Return where `row` stands."""
+        return cls(ordering, [getattr(row, name.removeprefix("-")) for name in ordering])
+
+    @classmethod
+    def parse(cls, text: str, model: type[Model], ordering: Sequence[str]) -> Position:
+        """Return the position that `str()` wrote; ValidationError if it did not."""
+        try:
+            parts = json.loads(text)
+            values = [_value(part, model, name) for part, name in zip(parts, ordering, strict=True)]
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValidationError("The page's address is damaged: go back to the first.") from error
+        return cls(ordering, values)
+
+    def __str__(self) -> str:
+        return json.dumps([str(value) for value in self.values], separators=(",", ":"))
+
+    def after(self) -> Q:
+        """Match the rows that come after this one."""
+        return self._beyond(self.ordering)
+
+    def up_to(self) -> Q:
+        """Match the rows that come before this one, and this one."""
+        backwards = [
+            name.removeprefix("-") if name.startswith("-") else f"-{name}" for name in self.ordering
+        ]
+        return self._beyond(backwards) | self._here(backwards)
+
+    def _beyond(self, ordering: Sequence[str]) -> Q:
+        condition, equal = Q(), Q()
+        for name, value in zip(ordering, self.values, strict=True):
+            field = name.removeprefix("-")
+            side = "lt" if name.startswith("-") else "gt"
+            condition |= equal & Q((f"{field}__{side}", value))
+            equal &= Q((field, value))
+        return condition & self._bound(ordering)
+
+    def _here(self, ordering: Sequence[str]) -> Q:
+        fields = (name.removeprefix("-") for name in ordering)
+        return Q(*zip(fields, self.values, strict=True))
+
+    def _bound(self, ordering: Sequence[str]) -> Q:
+        # Implied by the rest, but this is the part by which an index finds where to start.
+        side = "lte" if ordering[0].startswith("-") else "gte"
+        return Q((f"{ordering[0].removeprefix('-')}__{side}", self.values[0]))
+
+
+def _value(text: object, model: type[Model], name: str) -> Any:
+    if not isinstance(text, str) or not (text.isascii() and text.isprintable()):
+        raise ValueError(f"{text!r} is no value of {name}.")
+    value = model._meta.get_field(name.removeprefix("-")).to_python(text)  # type: ignore[union-attr]  # no relation is ordered by
+    if value is None or (hasattr(value, "tzinfo") and timezone.is_naive(value)):
+        raise ValueError(f"{text!r} is no value of {name}.")
+    return value
+
+
+class KeysetChangeList(ChangeList):
+    """A list whose pages begin after the last row of the page before, in one fixed order.
+
+    The page's address carries that row, so it is the same page whatever is added in front.
+    """
+
+    model_admin: Any  # a BillingAdmin, which imports this module
+    next_position: Position | None = None
+    is_first_page = True
+    looked_through: int | None = None
+
+    def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
+        # Sorted by anything else, a page would have to read every row.
+        return list(self.model_admin.ordering)
+
+    def get_results(self, request: HttpRequest) -> None:
+        ordering = self.get_ordering(request, self.queryset)
+        position = self.position(request, ordering)
+        self.is_first_page = position is None
+        rows = self.rows(ordering, position)
+        self.result_list = rows[: self.list_per_page]
+        if len(rows) > self.list_per_page:
+            self.next_position = Position.of(self.result_list[-1], ordering)
+        self.result_count = self.full_result_count = len(self.result_list)
+        self.show_full_result_count = self.can_show_all = self.multi_page = False
+        self.show_admin_actions = True
+        self.model_admin.prepare(request, self.result_list)
+
+    def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
+        """Return the page's rows, and one more if there is one."""
+        queryset = self.queryset.filter(position.after()) if position else self.queryset
+        return list(queryset[: self.list_per_page + 1])
+
+    def position(self, request: HttpRequest, ordering: Sequence[str]) -> Position | None:
+        text = request.GET.get(PAGE_VAR)
+        if not text:
+            return None
+        try:
+            return Position.parse(text, self.model, ordering)
+        except ValidationError as error:
+            raise IncorrectLookupParameters(error.message) from error
+
+    @property
+    def first_query(self) -> str:
+        return self.get_query_string()
+
+    @property
+    def next_query(self) -> str:
+        return self.get_query_string({PAGE_VAR: str(self.next_position)})

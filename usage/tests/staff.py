@@ -1,0 +1,68 @@
+"""What the tests of staff's pages share."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from usage.models import ApiKey, Bill, UsageRecord
+from usage.recording import Recorded, record
+from usage.tests.factories import FactFactory
+
+
+def report(count: int = 1, *, reported_by: ApiKey | None = None, **values: Any) -> Bill:
+    """Record facts of one customer; return the bill of the last one."""
+    facts = FactFactory.build_batch(count, **values)
+    outcomes = record(facts, reported_by_id=reported_by.pk if reported_by else None)
+    assert isinstance(outcomes[-1], Recorded), outcomes[-1]
+    return Bill.objects.get(pk=outcomes[-1].record.bill_id)
+
+
+def page_of(row: Bill | UsageRecord | ApiKey | Any, action: str = "change") -> str:
+    """Return the address of a row's page, or of an action on it."""
+    return reverse(f"admin:usage_{row._meta.model_name}_{action}", args=[quote(row.pk)])
+
+
+def list_of(model: str, **query: Any) -> str:
+    """Return the address of a list."""
+    return reverse(f"admin:usage_{model}_changelist", query=query)
+
+
+def text_of(response: Any) -> str:
+    """Return a page that was shown."""
+    assert response.status_code == 200, response.status_code
+    return str(response.content.decode())
+
+
+def staff(*permissions: str) -> Client:
+    """Return the browser of a staff user who has these permissions and no other."""
+    user = User.objects.create_user("Sam", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def messages_of(response: Any) -> list[str]:
+    """Return what a page that was followed to says on top."""
+    return [str(message) for message in response.context["messages"]]
+
+
+@contextmanager
+def queries() -> Iterator[list[str]]:
+    """Collect the statements that a page sends to the database."""
+    statements: list[str] = []
+    with CaptureQueriesContext(connection) as captured:
+        yield statements
+    statements += [query["sql"] for query in captured.captured_queries]
+
+
+def about_records(statements: Iterable[str]) -> list[str]:
+    """Keep to the statements that read usage records."""
+    return [sql for sql in statements if "usage_usagerecord" in sql]

@@ -1,0 +1,187 @@
+"""What staff see of bills."""
+
+from decimal import Decimal
+
+import pytest
+from django.test import Client
+
+from usage.models import Customer
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, report, text_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def now(database_clock: DatabaseClock) -> None:
+    database_clock.set("2026-11-23T12:00:00Z")
+
+
+def cells(response: object, column: str) -> list[str]:
+    """Return the texts of one column of a list."""
+    changelist = response.context["cl"]  # type: ignore[attr-defined]  # the test client's
+    return [str(getattr(changelist.model_admin, column)(row)) for row in changelist.result_list]
+
+
+def test_the_list_shows_customer_month_state_and_total(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(units=Decimal(58), price_per_unit=Decimal("0.05"))
+
+    page = text_of(admin_client.get(list_of("bill")))
+
+    for shown in ("Alice (123)", "2026-11", ">open<", "$2.90"):
+        assert shown in page
+
+
+def test_the_page_shows_lines_that_add_up_to_the_total(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(service="Storage", units=Decimal(1), price_per_unit=Decimal("0.005"))
+    bill = report(service="Compute", units=Decimal(1), price_per_unit=Decimal("0.005"))
+
+    response = admin_client.get(page_of(bill))
+
+    assert [line.amount for line in response.context["lines"]] == ["$0.01", "$0.01"]
+    assert response.context["sums"] == ("$0.01", "$0.01", "$0.02")
+    assert "$0.005" in text_of(response)
+
+
+def test_rounding_down_is_shown_as_negative(admin_client: Client, customer: Customer) -> None:
+    bill = report(units=Decimal(1), price_per_unit=Decimal("1.004"))
+
+    sums = admin_client.get(page_of(bill)).context["sums"]
+
+    assert sums == ("$1.004", "−$0.004", "$1.00")
+
+
+@pytest.mark.parametrize(
+    ("currency", "total"), [("JPY", "¥1"), ("USD", "$1.00"), ("KWD", "KWD\N{NO-BREAK SPACE}0.999")]
+)
+def test_amounts_have_the_currency_and_its_digits(
+    admin_client: Client, currency: str, total: str
+) -> None:
+    customer = CustomerFactory.create(currency=currency)
+    price = Decimal("0.999")
+    bill = report(customer_id=customer.pk, units=Decimal(1), price_per_unit=price)
+
+    assert total in text_of(admin_client.get(page_of(bill)))
+    assert total in text_of(admin_client.get(list_of("bill")))
+
+
+def test_the_largest_amounts_are_shown_digit_for_digit(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report(units=Decimal("999999.999999"), price_per_unit=Decimal("999999.999999999999"))
+
+    assert "$999,999,999,998.999999000000000001" in text_of(admin_client.get(page_of(bill)))
+
+
+def test_the_page_shows_the_latest_ten_records_and_links_to_all(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report(12)
+
+    response = admin_client.get(page_of(bill))
+
+    assert len(response.context["latest"]) == 10
+    assert list_of("usagerecord", bill=bill.pk) in text_of(response)
+
+
+def test_a_closed_bill_shows_the_total_that_was_fixed(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report()
+    bill.close()
+
+    assert "$2.90" in text_of(admin_client.get(page_of(bill)))
+    assert "Close this bill" not in text_of(admin_client.get(page_of(bill)))
+    assert "closed" in cells(admin_client.get(list_of("bill")), "state")[0]
+    assert cells(admin_client.get(list_of("bill")), "total") == ["$2.90"]
+
+
+def test_late_usage_and_voids_are_marked(
+    admin_client: Client, customer: Customer, admin_user: object
+) -> None:
+    bill = report()
+    bill.close()
+    late = report(occurred_at=bill.period_start)
+    record = late.records.get()
+    record.void(reason="Counted twice.", by=admin_user)
+
+    page = text_of(admin_client.get(page_of(late)))
+
+    assert page.count(">late</span>") == 2
+    assert page.count(">voided</span>") == 1
+    assert page.count(">void</span>") == 1
+
+
+def test_a_bill_is_overdue_when_its_grace_is_over(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    bill = report()
+    database_clock.set("2026-12-04T00:00:00.001Z")
+
+    assert "overdue" in cells(admin_client.get(list_of("bill")), "state")[0]
+    assert ">overdue<" in text_of(admin_client.get(page_of(bill)))
+    assert len(cells(admin_client.get(list_of("bill", state="overdue")), "state")) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"state": "open"}, ["Bob"]),
+        ({"state": "closed"}, ["Alice"]),
+        ({"state": "overdue"}, []),
+        ({"month": "2026-11"}, ["Alice", "Bob"]),
+        ({"month": "2026-10"}, []),
+        ({"customer": "456"}, ["Bob"]),
+        ({"q": "ali"}, ["Alice"]),
+        ({"q": "456"}, ["Bob"]),
+        ({"q": "nobody"}, []),
+        ({"q": " "}, ["Alice", "Bob"]),
+        ({"customer": "456", "state": "closed"}, []),
+    ],
+)
+def test_filters_and_search(
+    admin_client: Client, customer: Customer, query: dict[str, str], found: list[str]
+) -> None:
+    CustomerFactory.create(id=456, name="Bob")
+    report().close()
+    report(customer_id=456)
+
+    bills = admin_client.get(list_of("bill", **query)).context["cl"].result_list
+
+    assert [bill.customer.name for bill in bills] == found
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"state": "frozen"},
+        {"month": "2026-13"},
+        {"month": "November"},
+        {"customer": "Alice"},
+        {"customer": "9" * 30},
+        {"customer": "0"},
+        {"p": "2"},
+    ],
+)
+def test_a_malformed_filter_leads_back_to_the_list(
+    admin_client: Client, query: dict[str, str]
+) -> None:
+    response = admin_client.get(list_of("bill", **query), follow=True)
+
+    assert response.redirect_chain == [(f"{list_of('bill')}?e=1", 302)]
+
+
+def test_an_empty_list_says_so(admin_client: Client) -> None:
+    assert "Nothing found." in text_of(admin_client.get(list_of("bill")))
+
+
+def test_a_bill_that_is_not_there_is_not_found(admin_client: Client, customer: Customer) -> None:
+    bill = report()
+    missing = page_of(bill).replace(str(bill.pk), "999999")
+
+    assert admin_client.get(missing).status_code == 404

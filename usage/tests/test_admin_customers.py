@@ -1,0 +1,125 @@
+"""Staff add, rename and find customers."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from usage.models import Customer
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, queries, report, text_of
+
+pytestmark = pytest.mark.django_db
+
+ADD = "admin:usage_customer_add"
+
+
+def test_a_customer_is_added(admin_client: Client) -> None:
+    admin_client.post(reverse(ADD), {"id": 2**63 - 1, "name": "Zoe", "currency": "KWD"})
+
+    assert Customer.objects.get().currency == "KWD"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "0"},
+        {"id": "-5"},
+        {"id": str(2**63)},
+        {"id": "12x"},
+        {"name": ""},
+        {"name": "x" * 201},
+        {"currency": "XXL"},
+        {"currency": "usd"},
+        {"currency": "US"},
+    ],
+)
+def test_a_malformed_customer_is_refused(admin_client: Client, wrong: dict[str, str]) -> None:
+    response = admin_client.post(
+        reverse(ADD), {"id": "7", "name": "Zoe", "currency": "USD"} | wrong
+    )
+
+    assert "errorlist" in text_of(response)
+    assert not Customer.objects.exists()
+
+
+def test_adding_an_id_that_is_taken_changes_nothing(
+    admin_client: Client, customer: Customer
+) -> None:
+    response = admin_client.post(reverse(ADD), {"id": "123", "name": "Mallory", "currency": "EUR"})
+
+    assert "errorlist" in text_of(response)
+    assert Customer.objects.get().name == "Alice"
+
+
+def test_a_customer_is_renamed_and_keeps_the_id(admin_client: Client, customer: Customer) -> None:
+    admin_client.post(page_of(customer), {"id": "9", "name": "Alicia", "currency": "USD"})
+
+    assert list(Customer.objects.values_list("id", "name")) == [(123, "Alicia")]
+
+
+def test_the_currency_changes_before_the_first_bill(
+    admin_client: Client, customer: Customer
+) -> None:
+    admin_client.post(page_of(customer), {"name": "Alice", "currency": "JPY"})
+
+    assert Customer.objects.get().currency == "JPY"
+
+
+def test_the_currency_stays_once_there_is_a_bill(admin_client: Client, customer: Customer) -> None:
+    report()
+
+    assert 'name="currency"' not in text_of(admin_client.get(page_of(customer)))
+    admin_client.post(page_of(customer), {"name": "Alicia", "currency": "JPY"})
+
+    customer.refresh_from_db()
+    assert (customer.name, customer.currency) == ("Alicia", "USD")
+
+
+@pytest.mark.parametrize(
+    ("term", "found"),
+    [
+        ("lic", [123]),
+        ("ALICE", [123]),
+        ("123", [123, 500]),
+        ("9" * 25, []),
+        ("nobody", []),
+        ("", [123, 500]),
+        ("\N{SUPERSCRIPT TWO}", []),
+    ],
+)
+def test_customers_are_found_by_name_and_id(
+    admin_client: Client, customer: Customer, term: str, found: list[int]
+) -> None:
+    CustomerFactory.create(id=500, name="Studio 123")
+
+    rows = admin_client.get(list_of("customer", q=term)).context["cl"].result_list
+
+    assert [row.pk for row in rows] == found
+
+
+def test_autocomplete_finds_customers_page_by_page_without_counting(
+    admin_client: Client, customer: Customer
+) -> None:
+    CustomerFactory.create_batch(25, name="Alice too")
+    address = reverse("admin:autocomplete")
+    asked = {"app_label": "usage", "model_name": "bill", "field_name": "customer", "term": "alice"}
+
+    with queries() as statements:
+        first = admin_client.get(address, asked).json()
+        second = admin_client.get(address, asked | {"page": "2"}).json()
+
+    assert [len(page["results"]) for page in (first, second)] == [20, 6]
+    assert first["pagination"]["more"]
+    assert not second["pagination"]["more"]
+    assert not [sql for sql in statements if "COUNT" in sql]
+
+
+@pytest.mark.parametrize("page", ["0", "21", "last", "x"])
+def test_autocomplete_has_no_deep_pages(
+    admin_client: Client, customer: Customer, page: str
+) -> None:
+    asked = {"app_label": "usage", "model_name": "bill", "field_name": "customer", "page": page}
+
+    response = admin_client.get(reverse("admin:autocomplete"), asked)
+
+    assert response.status_code == (200 if page == "last" else 404)

@@ -1,0 +1,111 @@
+"""What staff see of usage records, and how they find one."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from usage.models import ApiKey, Customer, UsageRecord
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, report, text_of
+
+pytestmark = pytest.mark.django_db
+
+
+def found(client: Client, **query: Any) -> list[str]:
+    """Return the ids that a list shows."""
+    return [
+        record.pk
+        for record in client.get(list_of("usagerecord", **query)).context["cl"].result_list
+    ]
+
+
+def test_the_page_says_who_reported_what_and_when(admin_client: Client, customer: Customer) -> None:
+    api_key, _ = ApiKey.objects.issue(name="CDN team")
+    report(
+        request_id="cdn:1",
+        units=Decimal("1234567.5"),
+        price_per_unit=Decimal("0.000001"),
+        reported_by=api_key,
+    )
+    record = UsageRecord.objects.get()
+
+    page = text_of(admin_client.get(page_of(record)))
+
+    for shown in ("cdn:1", "Alice (123)", "1,234,567.5", "$0.000001", "$1.2345675", "CDN team"):
+        assert shown in page
+    assert f"{record.recorded_at:%Y-%m-%d %H:%M:%S}" in page
+
+
+@pytest.mark.parametrize(
+    "request_id", ["a/b", "../x", "%2F", "_2F", "?q=1#x", "<script>", "'\"&;", "x" * 128, "change"]
+)
+def test_every_request_id_has_a_page_of_its_own(
+    admin_client: Client, customer: Customer, request_id: str
+) -> None:
+    report(request_id=request_id)
+    record = UsageRecord.objects.get()
+
+    assert admin_client.get(page_of(record)).context["original"] == record
+    assert found(admin_client, q=request_id) == [request_id]
+    void = record.void(reason="A test.", by="Sam")
+    assert admin_client.get(page_of(void)).context["original"] == void
+
+
+def test_search_finds_a_record_and_its_void_by_the_exact_id(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(request_id="fact")
+    report(request_id="fact2")
+    report(request_id="FACT")
+    UsageRecord.objects.get(pk="fact").void(reason="A test.", by="Sam")
+
+    assert sorted(found(admin_client, q=" fact ")) == ["fact", "void fact"]
+    assert found(admin_client, q="void fact") == ["void fact"]
+    assert found(admin_client, q="fac") == []
+    assert found(admin_client, q="ünknown") == []
+    assert found(admin_client, q="x" * 200) == []
+
+
+def test_filters_keep_to_a_customer_a_bill_late_usage_or_voids(
+    admin_client: Client, customer: Customer
+) -> None:
+    CustomerFactory.create(id=456)
+    early = report(request_id="early")
+    early.close()
+    bill = report(request_id="late", occurred_at=early.period_start)
+    report(request_id="other", customer_id=456)
+    UsageRecord.objects.get(pk="other").void(reason="A test.", by="Sam")
+
+    assert found(admin_client, bill=early.pk) == ["early"]
+    assert found(admin_client, bill=bill.pk) == ["late"]
+    assert sorted(found(admin_client, customer=123)) == ["early", "late"]
+    assert found(admin_client, late=1) == ["late"]
+    assert found(admin_client, voids=1) == ["void other"]
+    assert found(admin_client, customer=456, voids=1) == ["void other"]
+    assert found(admin_client, customer=123, voids=1) == []
+    assert found(admin_client, bill=bill.pk, customer=456) == []
+
+
+def test_the_bill_filter_names_the_bill_and_can_be_left(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report()
+
+    assert "By bill" in text_of(admin_client.get(list_of("usagerecord", bill=bill.pk)))
+    assert "By bill" not in text_of(admin_client.get(list_of("usagerecord")))
+    assert "No such bill" in text_of(admin_client.get(list_of("usagerecord", bill=bill.pk + 1)))
+
+
+@pytest.mark.parametrize("query", [{"late": "yes"}, {"voids": "0"}, {"bill": "x"}, {"bill": "\0"}])
+def test_a_malformed_filter_leads_back_to_the_list(
+    admin_client: Client, query: dict[str, str]
+) -> None:
+    response = admin_client.get(list_of("usagerecord", **query))
+
+    assert response["Location"] == f"{list_of('usagerecord')}?e=1"
+
+
+def test_a_record_that_is_not_there_is_not_found(admin_client: Client) -> None:
+    assert admin_client.get(page_of(UsageRecord(pk="missing"))).status_code == 404
