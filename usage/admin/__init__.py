@@ -5,9 +5,9 @@ No page counts records, pages by OFFSET or lists them inline, so none grows slow
 
 from django.contrib import admin
 
-from usage.admin import bills, customers, records
+from usage.admin import api_keys, bills, customers, records
 
-__all__ = ["bills", "customers", "records"]
+__all__ = ["api_keys", "bills", "customers", "records"]
 
 admin.site.site_header = admin.site.site_title = "Usage billing"
 admin.site.index_title = "Overview"

@@ -1,0 +1,108 @@
+"""API keys: staff issue them, seeing the key once, and revoke them; nobody deletes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
+from django.utils.safestring import SafeString
+
+from usage.admin import formats
+from usage.admin.actions import Action
+from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
+from usage.models import ApiKey
+
+
+class IssueForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
+    """Whom a key is for."""
+
+    class Meta:
+        model = ApiKey
+        fields = ("name",)
+
+
+class Revoke(Action):
+    """Revokes a key."""
+
+    template = "usage/admin/api_key_revoke.html"
+    title = "Revoke this key?"
+    row: ApiKey
+
+    def refusal(self) -> str:
+        return "The key is revoked already." if self.row.is_revoked else ""
+
+    def act(self, data: dict[str, Any]) -> None:
+        if not self.row.revoke():
+            messages.info(self.request, "The key was revoked already; nothing was changed.")
+            return
+        self.log(self.row, "Revoked.")
+        messages.success(self.request, "The key is revoked.")
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    """The key's text is in the answer to the POST that issues it, and nowhere else, ever."""
+
+    list_display = ("shown_name", "prefix", "created", "state")
+    list_filter = ()
+    search_fields = ("name", "prefix")
+    search_help_text = "A part of the name, or of the key's public prefix"
+    ordering = ("-created_at", "-id")
+    page_template = "usage/admin/api_key.html"
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return BillingAdmin.has_add_permission(self, request)
+
+    def get_urls(self) -> list[URLPattern]:
+        revoke = self.admin_site.admin_view(Revoke.as_view(model_admin=self))
+        return [
+            path("<path:object_id>/revoke/", revoke, name="usage_apikey_revoke"),
+            *super().get_urls(),
+        ]
+
+    def add_view(
+        self,
+        request: HttpRequest,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        form = IssueForm(request.POST if request.method == "POST" else None)
+        if not form.is_valid():
+            return self.page(
+                request, "usage/admin/api_key_issue.html", None, form=form, title="Issue an API key"
+            )
+        # Not redirected: a key that has to survive until the next request would have to be kept.
+        api_key, key = ApiKey.objects.issue(name=form.cleaned_data["name"])
+        self.log_addition(request, api_key, "Issued.")
+        return self.page(
+            request, "usage/admin/api_key_issued.html", api_key, key=key, title="API key issued"
+        )
+
+    @admin.display(description="name")
+    def shown_name(self, api_key: ApiKey) -> SafeString:
+        return formats.name(api_key.name)
+
+    @admin.display(description="created")
+    def created(self, api_key: ApiKey) -> SafeString:
+        return formats.moment(api_key.created_at)
+
+    @admin.display(description="state")
+    def state(self, api_key: ApiKey) -> SafeString:
+        if api_key.is_revoked:
+            return formats.badge("revoked", "quiet")
+        return formats.badge("live", "good")
+
+    def page_context(self, request: HttpRequest, row: ApiKey) -> dict[str, Any]:
+        return {
+            "title": "API key",
+            "name": formats.name(row.name),
+            "state": self.state(row),
+            "created_at": formats.moment(row.created_at),
+            "revoked_at": formats.moment(row.revoked_at) if row.revoked_at else None,
+        }

@@ -1,0 +1,64 @@
+"""No page costs more when there are more records."""
+
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+
+from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.tests.staff import about_records, list_of, page_of, queries, report
+
+pytestmark = pytest.mark.django_db
+
+PAGES: dict[str, Callable[[], str]] = {
+    "overview": lambda: "/admin/",
+    "customers": lambda: list_of("customer"),
+    "customer": lambda: page_of(Customer.objects.get()),
+    "bills": lambda: list_of("bill"),
+    "bills found": lambda: list_of("bill", q="Ali", state="open", customer=123),
+    "bill": lambda: page_of(Bill.objects.get()),
+    "closing": lambda: page_of(Bill.objects.get(), "close"),
+    "records": lambda: list_of("usagerecord"),
+    "records of a bill": lambda: list_of("usagerecord", bill=Bill.objects.get().pk),
+    "records filtered": lambda: list_of("usagerecord", customer=123, late=1, voids=1),
+    "record": lambda: page_of(UsageRecord.objects.get(pk="one")),
+    "voiding": lambda: page_of(UsageRecord.objects.get(pk="one"), "void"),
+    "keys": lambda: list_of("apikey"),
+    "key": lambda: page_of(ApiKey.objects.get()),
+    "deleting a customer": lambda: page_of(Customer.objects.get(), "delete"),
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_as_many_queries_at_1000_records_as_at_10_and_none_counts_or_skips_records(
+    admin_client: Client, customer: Customer, page: str
+) -> None:
+    api_key, _ = ApiKey.objects.issue(name="tests")
+    report(request_id="one", reported_by=api_key)
+    report(9, reported_by=api_key)
+    address = PAGES[page]()
+    admin_client.get(address)  # content types are looked up once per process
+
+    with queries() as few:
+        admin_client.get(address)
+    report(990, reported_by=api_key)
+    with queries() as many:
+        admin_client.get(address)
+
+    assert len(few) == len(many) <= 15
+    for sql in about_records(many):
+        assert "COUNT(" not in sql
+        assert "SUM(" not in sql
+        assert "LIMIT" in sql or "request_id" in sql.partition("WHERE")[2]
+        assert "OFFSET" not in sql or sql.endswith("LIMIT 2 OFFSET 9999")
+
+
+def test_the_list_of_bills_reads_all_totals_at_once(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(5)
+
+    with queries() as statements:
+        admin_client.get(list_of("bill"))
+
+    assert len([sql for sql in statements if "usage_dailyusage" in sql]) == 1

@@ -1,0 +1,73 @@
+"""Names that are HTML, run right to left or are very long are shown harmlessly everywhere."""
+
+import pytest
+from django.test import Client
+
+from usage.models import ApiKey, UsageRecord
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, report, text_of
+
+pytestmark = pytest.mark.django_db
+
+SCRIPT = "<script>alert(1)</script>"
+NAMES = [
+    SCRIPT,
+    "\"><img src=x onerror='alert(1)'>",
+    "=1+1",
+    "שלום \N{RIGHT-TO-LEFT OVERRIDE}abc",
+    "漢" * 200,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_text_on_every_page(admin_client: Client, name: str) -> None:
+    customer = CustomerFactory.create(name=name)
+    api_key, _ = ApiKey.objects.issue(name=name[:100])
+    bill = report(
+        customer_id=customer.pk,
+        service=name.replace("\N{RIGHT-TO-LEFT OVERRIDE}", "")[:100],
+        request_id="<script>alert(2)</script>",
+        reported_by=api_key,
+    )
+    record = UsageRecord.objects.get()
+    void = record.void(reason=name, by=name[:150])
+
+    for address in (
+        *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
+        *(page_of(row) for row in (customer, bill, record, void, api_key)),
+        page_of(bill, "close"),
+        page_of(record, "void"),
+        page_of(api_key, "revoke"),
+        list_of("usagerecord", bill=bill.pk, customer=customer.pk),
+    ):
+        page = text_of(admin_client.get(address))
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_set_apart_from_the_direction_around_it(admin_client: Client, name: str) -> None:
+    customer = CustomerFactory.create(name=name)
+    bill = report(customer_id=customer.pk)
+
+    page = text_of(admin_client.get(page_of(bill)))
+
+    assert '<bdi class="name">' in page
+
+
+def test_pages_of_ours_have_no_inline_script_or_style(admin_client: Client) -> None:
+    customer = CustomerFactory.create()
+    bill = report(customer_id=customer.pk)
+    record = UsageRecord.objects.get()
+
+    for address in (
+        *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
+        *(page_of(row) for row in (customer, bill, record)),
+        page_of(bill, "close"),
+        page_of(record, "void"),
+    ):
+        page = text_of(admin_client.get(address))
+        assert "<style" not in page
+        assert " style=" not in page
+        assert "<script>" not in page
+        assert " onclick=" not in page
