@@ -75,6 +75,7 @@ class Action(View):
             form=form,
             refusal=refusal,
             row_url=self.row_url(),
+            row_name=self.model_admin.row_name(self.row),
             **({} if refusal else self.context()),
         )
 

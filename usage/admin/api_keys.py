@@ -35,6 +35,9 @@ class Revoke(Action):
     def refusal(self) -> str:
         return "The key is revoked already." if self.row.is_revoked else ""
 
+    def context(self) -> dict[str, Any]:
+        return {"key": formats.api_key(self.row)}
+
     def act(self, data: dict[str, Any]) -> None:
         if not self.row.revoke():
             messages.info(self.request, "The key was revoked already; nothing was changed.")
@@ -98,9 +101,11 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             return formats.badge("revoked", "quiet")
         return formats.badge("live", "good")
 
+    def row_name(self, row: ApiKey) -> str:
+        return f"API key {row.prefix}"
+
     def page_context(self, request: HttpRequest, row: ApiKey) -> dict[str, Any]:
         return {
-            "title": "API key",
             "name": formats.name(row.name),
             "state": self.state(row),
             "created_at": formats.moment(row.created_at),

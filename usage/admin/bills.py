@@ -85,6 +85,7 @@ class Close(Action):
     def context(self) -> dict[str, Any]:
         now = database_now()
         return {
+            "customer": formats.customer(self.row.customer),
             "month": f"{self.row.month:%B %Y}",
             "total": formats.money(self.row.total, self.row.customer.currency),
             "ends_early": now < self.row.period_end,
@@ -145,7 +146,7 @@ class BillAdmin(ReadOnlyAdmin):
 
     @admin.display(description="customer")
     def customer_name(self, bill: Bill) -> SafeString:
-        return formats.name(str(bill.customer))
+        return formats.customer(bill.customer)
 
     @admin.display(description="month")
     def month_name(self, bill: Bill) -> str:
@@ -172,8 +173,7 @@ class BillAdmin(ReadOnlyAdmin):
         latest = row.records.order_by("-recorded_at", "request_id")[:LATEST_RECORDS]
         overdue = Bill.objects.filter(pk=row.pk).due(database_now()).exists()
         return {
-            "title": f"Bill {row.pk}",
-            "customer": formats.name(str(row.customer)),
+            "customer": formats.customer(row.customer),
             "month": f"{row.month:%B %Y}",
             "state": self._state(row, overdue=overdue),
             "period_start": formats.moment(row.period_start),

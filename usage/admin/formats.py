@@ -12,6 +12,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from usage.fields import EXACT
+from usage.models import ApiKey, Customer
 
 # A code instead of a sign, which CLDR sets apart from the number, and Babel does not.
 _CODE = re.compile(r"[A-Z]{3}(?=\d)")
@@ -54,7 +55,17 @@ def moment(instant: dt.datetime) -> SafeString:
 
 def name(text: str) -> SafeString:
     """Return a name that cannot turn the direction of what stands around it."""
-    return format_html('<bdi class="name">{}</bdi>', text)
+    return format_html('<bdi class="name" title="{}">{}</bdi>', text, text)
+
+
+def customer(row: Customer) -> SafeString:
+    """Return a customer's name and id; the id stands outside of what the name may turn around."""
+    return format_html("{} ({})", name(row.name), row.pk)
+
+
+def api_key(row: ApiKey) -> SafeString:
+    """Return a key's name and public prefix."""
+    return format_html("{} ({})", name(row.name), row.prefix)
 
 
 def badge(text: str, kind: str) -> SafeString:

@@ -76,7 +76,8 @@ class ReadOnlyAdmin(BillingAdmin):
         if request.method not in ("GET", "HEAD"):
             return HttpResponseNotAllowed(["GET", "HEAD"])
         row = self.row(request, object_id)
-        return self.page(request, self.page_template, row, **self.page_context(request, row))
+        context = {"title": self.row_name(row), **self.page_context(request, row)}
+        return self.page(request, self.page_template, row, **context)
 
     def row(self, request: HttpRequest, object_id: str) -> Any:
         """Return the row that an address means; raises PermissionDenied or Http404."""
@@ -86,6 +87,10 @@ class ReadOnlyAdmin(BillingAdmin):
         if row is None:
             raise Http404(f"There is no {self.opts.verbose_name} with this id.")
         return row
+
+    def row_name(self, row: Any) -> str:
+        """Return what the page of a row is called."""
+        return f"{capfirst(self.opts.verbose_name)} {row.pk}"
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         """Return what the page of a row shows."""

@@ -46,7 +46,7 @@ class RecordRow(NamedTuple):
     amount: str
     occurred_at: SafeString
     recorded_at: SafeString
-    reported_by: str
+    reported_by: SafeString
     marks: list[SafeString]
 
 
@@ -87,11 +87,17 @@ def rows_of(records: Iterable[UsageRecord]) -> list[RecordRow]:
             amount=formats.exact_money(record.amount, record.customer.currency),
             occurred_at=formats.moment(record.occurred_at),
             recorded_at=formats.moment(record.recorded_at),
-            reported_by=str(record.reported_by or record.voided_by or "–"),
+            reported_by=_reporter(record),
             marks=marks_of(record, voided=record.pk in voided),
         )
         for record in shown
     ]
+
+
+def _reporter(record: UsageRecord) -> SafeString:
+    if record.reported_by:
+        return formats.api_key(record.reported_by)
+    return formats.name(record.voided_by or "–")
 
 
 class RecordChangeList(KeysetChangeList):
@@ -147,7 +153,10 @@ class Void(Action):
         return ""
 
     def context(self) -> dict[str, Any]:
-        return {"amount": formats.exact_money(-self.row.amount, self.row.customer.currency)}
+        return {
+            "customer": formats.customer(self.row.customer),
+            "amount": formats.exact_money(-self.row.amount, self.row.customer.currency),
+        }
 
     def act(self, data: dict[str, Any]) -> None:
         void = self.row.void(reason=data["reason"], by=self.request.user)
@@ -211,7 +220,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="customer")
     def customer_name(self, record: UsageRecord) -> SafeString:
-        return formats.name(str(record.customer))
+        return formats.customer(record.customer)
 
     @admin.display(description="service")
     def service_name(self, record: UsageRecord) -> SafeString:
@@ -244,8 +253,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def page_context(self, request: HttpRequest, row: UsageRecord) -> dict[str, Any]:
         void = row.void_record
         return {
-            "title": "Usage record",
-            "customer": formats.name(str(row.customer)),
+            "customer": formats.customer(row.customer),
+            "reported_by": formats.api_key(row.reported_by) if row.reported_by else None,
             "service": formats.name(row.service),
             "units": formats.number(row.units),
             "price": formats.exact_money(row.price_per_unit, row.customer.currency),

@@ -33,7 +33,14 @@ def test_the_page_says_who_reported_what_and_when(admin_client: Client, customer
 
     page = text_of(admin_client.get(page_of(record)))
 
-    for shown in ("cdn:1", "Alice (123)", "1,234,567.5", "$0.000001", "$1.2345675", "CDN team"):
+    for shown in (
+        "cdn:1",
+        "Alice</bdi> (123)",
+        "1,234,567.5",
+        "$0.000001",
+        "$1.2345675",
+        "CDN team",
+    ):
         assert shown in page
     assert f"{record.recorded_at:%Y-%m-%d %H:%M:%S}" in page
 
