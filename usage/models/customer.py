@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from babel import Locale
 from babel.numbers import get_currency_precision
@@ -89,6 +89,3 @@ class Customer(InsertMissing):
     def minor_unit_digits(self) -> int:
         """Return how many digits the currency has after the point (CLDR through Babel)."""
         return get_currency_precision(self.currency)
-
-    def natural_key(self) -> tuple[Any, ...]:
-        return (self.pk,)
