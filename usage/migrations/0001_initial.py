@@ -117,7 +117,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='bill',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('closed_at__isnull', True), ('closed_total__isnull', True)), models.Q(('closed_at__gt', models.F('period_start')), ('closed_total__isnull', False)), _connector='OR'), name='bill_closed_with_total'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(('closed_at__isnull', True), ('closed_total__isnull', True)), models.Q(('closed_at__gt', models.F('period_start')), ('closed_at__isnull', False), ('closed_total__isnull', False)), _connector='OR'), name='bill_closed_with_total'),
         ),
         migrations.AddConstraint(
             model_name='dailyusage',
@@ -157,7 +157,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(usage.fields.PrintableAscii(models.F('request_id')), ('voids__isnull', True)), ('request_id', django.db.models.functions.text.Concat(models.Value('void '), 'voids_id')), _connector='OR'), name='record_id_printable_or_void'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(usage.fields.PrintableAscii(models.F('request_id')), ('voids__isnull', True)), models.Q(('request_id', django.db.models.functions.text.Concat(models.Value('void '), 'voids_id')), ('voids__isnull', False)), _connector='OR'), name='record_id_printable_or_void'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',

@@ -130,7 +130,12 @@ class Bill(FrozenModel):
             models.CheckConstraint(
                 name="bill_closed_with_total",
                 condition=Q(closed_at__isnull=True, closed_total__isnull=True)
-                | Q(closed_at__gt=F("period_start"), closed_total__isnull=False),
+                # A comparison with null is null, and a check that is null admits the row.
+                | Q(
+                    closed_at__isnull=False,
+                    closed_at__gt=F("period_start"),
+                    closed_total__isnull=False,
+                ),
             ),
         )
         indexes = (models.Index(name="bill_by_month", fields=("-month", "customer")),)

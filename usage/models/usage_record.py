@@ -85,7 +85,7 @@ class UsageRecord(FrozenModel):
             models.CheckConstraint(
                 name="record_id_printable_or_void",
                 condition=Q(PrintableAscii(F("request_id")), voids__isnull=True)
-                | Q(request_id=Concat(Value(VOID_PREFIX), "voids_id")),
+                | Q(request_id=Concat(Value(VOID_PREFIX), "voids_id"), voids__isnull=False),
             ),
             models.CheckConstraint(
                 name="record_units_signed",

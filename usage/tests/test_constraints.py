@@ -1,0 +1,240 @@
+"""Each rule that a row can hold is held by a constraint: the bad value is sent to the database."""
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.exceptions import ValidationError
+from django.db import DatabaseError, IntegrityError, models, transaction
+
+from usage.models import ApiKey, Bill, Customer, DailyUsage, UsageRecord
+
+pytestmark = pytest.mark.django_db
+NOW = dt.datetime(2026, 11, 10, 12, tzinfo=dt.UTC)
+MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
+MILLISECOND = dt.timedelta(milliseconds=1)
+DIGEST = "0" * 64
+
+
+@pytest.fixture
+def bill(customer: Customer) -> Bill:
+    bill: Bill = Bill.objects.create(**valid(Bill))
+    return bill
+
+
+def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
+    """Return the values of a row that every constraint admits, but for the changes."""
+    values: dict[type[models.Model], dict[str, Any]] = {
+        Customer: {"id": 1, "name": "Carol", "currency": "USD"},
+        ApiKey: {"name": "cdn", "prefix": "0" * 8, "digest": DIGEST},
+        Bill: {
+            "customer_id": 123,
+            "month": dt.date(2026, 11, 1),
+            "period_start": dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
+            "period_end": dt.datetime(2026, 12, 1, tzinfo=dt.UTC),
+        },
+        UsageRecord: {
+            "request_id": "cdn:17",
+            "customer_id": 123,
+            "service": "CDN Storage",
+            "units": Decimal(1),
+            "price_per_unit": Decimal(1),
+            "occurred_at": NOW,
+            "recorded_at": NOW,
+        },
+        DailyUsage: {
+            "customer_id": 123,
+            "service": "CDN Storage",
+            "price_per_unit": Decimal(1),
+            "day": NOW.date(),
+            "slot": 0,
+            "units": Decimal(1),
+            "records": 1,
+        },
+    }
+    return values[model] | changes
+
+
+def insert(model: type[models.Model], **changes: Any) -> None:
+    """Send a row to the database, past what models and their managers refuse."""
+    if model in {UsageRecord, DailyUsage}:
+        changes["bill_id"] = Bill.objects.values_list("pk", flat=True).get()
+    rows: models.QuerySet[Any] = models.QuerySet(model)
+    rows.bulk_create([model(**valid(model, **changes))])
+
+
+def as_void(**changes: Any) -> dict[str, Any]:
+    return {
+        "request_id": "void cdn:17",
+        "voids_id": "cdn:17",
+        "units": Decimal(-1),
+        "void_reason": "sent twice",
+        "voided_by": "carol",
+        **changes,
+    }
+
+
+Bad = tuple[type[models.Model], dict[str, Any]]
+BAD: dict[str, list[Bad]] = {
+    "customer_id_positive": [(Customer, {"id": 0}), (Customer, {"id": -1})],
+    "customer_name_given": [(Customer, {"name": ""})],
+    "customer_currency_code": [
+        (Customer, {"currency": currency}) for currency in ("", "US", "usd", "Usd")
+    ],
+    "api_key_name_given": [(ApiKey, {"name": ""})],
+    "api_key_digest_is_sha256": [(ApiKey, {"digest": "0" * 63}), (ApiKey, {"digest": ""})],
+    "api_key_revoked_after_creation": [
+        (ApiKey, {"revoked_at": dt.datetime(2000, 1, 1, tzinfo=dt.UTC)})
+    ],
+    "bill_period_forward": [
+        (Bill, {"period_end": dt.datetime(2026, 11, 1, tzinfo=dt.UTC)}),
+    ],
+    "bill_month_first_day": [(Bill, {"month": dt.date(2026, 11, day)}) for day in (2, 11, 21, 30)],
+    "bill_closed_with_total": [
+        (Bill, {"closed_at": NOW}),
+        (Bill, {"closed_total": Decimal(1)}),
+        (Bill, {"closed_at": dt.datetime(2026, 11, 1, tzinfo=dt.UTC), "closed_total": Decimal(1)}),
+    ],
+    "record_id_printable_or_void": [
+        *(
+            (UsageRecord, {"request_id": bad})
+            for bad in ("", "a b", "ü", "a\tb", "\x7f", "void x", "void ")
+        ),
+        (UsageRecord, {"request_id": "x" * 129}),
+        (UsageRecord, as_void(request_id="cdn:18")),
+        (UsageRecord, as_void(request_id="void cdn:18")),
+        (UsageRecord, as_void(request_id="voidcdn:17")),
+    ],
+    "record_units_signed": [
+        (UsageRecord, {"units": Decimal(0)}),
+        (UsageRecord, {"units": Decimal(-1)}),
+        (UsageRecord, as_void(units=Decimal(1))),
+        (UsageRecord, as_void(units=Decimal(0))),
+    ],
+    "record_price_not_negative": [(UsageRecord, {"price_per_unit": Decimal("-0.000000000001")})],
+    "record_amount_below_limit": [
+        (UsageRecord, {"units": Decimal(10**7), "price_per_unit": Decimal(10**5) + 1}),
+        (
+            UsageRecord,
+            as_void(units=Decimal(-(10**7)), price_per_unit=Decimal(10**5) + 1),
+        ),
+        (
+            UsageRecord,
+            {
+                "units": Decimal("999999999999.999999"),
+                "price_per_unit": Decimal("999999.999999999999"),
+            },
+        ),
+    ],
+    "record_service_given": [(UsageRecord, {"service": ""}), (UsageRecord, {"service": "x" * 101})],
+    "record_occurred_in_time": [
+        (UsageRecord, {"occurred_at": NOW + 5 * MINUTE + MILLISECOND}),
+        (UsageRecord, {"occurred_at": NOW - 366 * DAY - MILLISECOND}),
+    ],
+    "record_void_with_reason": [
+        (UsageRecord, {"void_reason": "sent twice"}),
+        (UsageRecord, {"voided_by": "carol"}),
+        (UsageRecord, as_void(void_reason="")),
+        (UsageRecord, as_void(voided_by="")),
+    ],
+    "daily_usage_slot": [(DailyUsage, {"slot": -1}), (DailyUsage, {"slot": 4})],
+    "daily_usage_records": [(DailyUsage, {"records": 0}), (DailyUsage, {"records": -1})],
+    "daily_usage_price": [(DailyUsage, {"price_per_unit": Decimal(-1)})],
+}
+TWICE: dict[str, Bad] = {
+    "bill_period_once": (Bill, {"closed_at": NOW, "closed_total": Decimal(0)}),
+    "bill_open_once": (
+        Bill,
+        {
+            "period_start": dt.datetime(2026, 12, 1, tzinfo=dt.UTC),
+            "period_end": dt.datetime(2026, 12, 2, tzinfo=dt.UTC),
+        },
+    ),
+    "daily_usage_once": (DailyUsage, {}),
+}
+
+
+def test_each_constraint_has_its_bad_value() -> None:
+    constraints = {
+        constraint.name
+        for model in apps.get_app_config("usage").get_models()
+        for constraint in model._meta.constraints
+    }
+    assert constraints == {*BAD, *TWICE}
+
+
+def bad_values() -> list[Any]:
+    return [
+        pytest.param(name, *bad, id=f"{name} {number}")
+        for name, values in BAD.items()
+        for number, bad in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(("constraint", "model", "changes"), bad_values())
+def test_a_bad_value_is_refused_by_its_constraint(
+    constraint: str, model: type[models.Model], changes: dict[str, Any], customer: Customer
+) -> None:
+    if model in {UsageRecord, DailyUsage}:
+        Bill.objects.create(**valid(Bill))
+    if "voids_id" in changes:
+        insert(UsageRecord)
+
+    with pytest.raises(DatabaseError) as error, transaction.atomic():
+        insert(model, **changes)
+
+    # PostgreSQL measures text before it looks at constraints.
+    assert constraint in str(error.value) or "value too long" in str(error.value)
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_is_there_once_is_not_there_twice(name: str, bill: Bill) -> None:
+    model, changes = TWICE[name]
+    if model is DailyUsage:
+        insert(model)
+
+    with pytest.raises(IntegrityError) as error, transaction.atomic():
+        insert(model, **changes)
+
+    # SQLite names the columns instead.
+    columns = {"bill_open_once": "customer_id, usage_bill.month", "daily_usage_once": "slot"}
+    assert name in str(error.value) or columns.get(name, "period_start") in str(error.value)
+
+
+def test_good_values_are_taken(bill: Bill) -> None:
+    for model in (Customer, ApiKey, UsageRecord, DailyUsage):
+        insert(model)
+    insert(UsageRecord, **as_void())
+
+    insert(UsageRecord, request_id="!" * 64 + "~" * 64, occurred_at=NOW + 5 * MINUTE)
+    insert(UsageRecord, request_id="old", occurred_at=NOW - 366 * DAY, service="x" * 100)
+    insert(UsageRecord, request_id="free", price_per_unit=Decimal(0), reported_by=None)
+    assert UsageRecord.objects.count() == 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", 0),
+        ("id", 2**63),
+        ("name", ""),
+        ("name", "x" * 201),
+        ("currency", "usd"),
+        ("currency", "XXY"),
+        ("currency", ""),
+    ],
+)
+def test_a_bad_customer_is_refused_in_a_sentence(field: str, value: Any, db: None) -> None:
+    with pytest.raises(ValidationError) as error:
+        Customer(**valid(Customer, **{field: value})).full_clean()
+    assert all(message.endswith(".") for message in error.value.message_dict[field])
+
+
+def test_another_currency_is_refused_in_a_sentence_once_there_are_bills(bill: Bill) -> None:
+    customer = bill.customer
+    customer.full_clean()
+    customer.currency = "EUR"
+    with pytest.raises(ValidationError, match="has bills in another currency: make a new customer"):
+        customer.full_clean()
