@@ -8,7 +8,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, reverse
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
@@ -108,6 +108,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return {
             "name": formats.name(row.name),
             "state": self.state(row),
+            "records_url": reverse(
+                "admin:usage_usagerecord_changelist", query={"reported_by": row.pk}
+            ),
             "created_at": formats.moment(row.created_at),
             "revoked_at": formats.moment(row.revoked_at) if row.revoked_at else None,
         }

@@ -3,69 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.actions import Action
+from usage.admin.bill_page import BillPage, period_of, state_of
 from usage.admin.customers import matching
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
 from usage.admin.pages import ReadOnlyAdmin
-from usage.admin.records import rows_of
-from usage.fields import EXACT
-from usage.models import Bill, Customer, Line
+from usage.models import Bill, Customer
 from usage.models.bill import total_of
 from usage.periods import is_open_to_usage
 from usage.transactions import database_now
 
-LATEST_RECORDS = 10
 _MOST_CUSTOMERS_FOUND = 1000
-
-
-class LineRow(NamedTuple):
-    """A line as the page shows it."""
-
-    service: str
-    price: str
-    units: str
-    records: str
-    amount: str
-
-
-class Sums(NamedTuple):
-    """What stands under a bill's lines; exact + rounding = total."""
-
-    exact: str
-    rounding: str
-    total: str
-
-
-def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
-    """Return a bill's exact amount, what rounding changed in it, and its total."""
-    exact = Decimal(0)
-    for line in lines:
-        exact = EXACT.add(exact, line.exact_amount)
-    return Sums(
-        exact=formats.exact_money(exact, currency),
-        rounding=formats.exact_money(EXACT.subtract(total, exact), currency),
-        total=formats.money(total, currency),
-    )
-
-
-def _line_row(line: Line, currency: str) -> LineRow:
-    return LineRow(
-        service=line.service,
-        price=formats.exact_money(line.price_per_unit, currency),
-        units=formats.number(line.units),
-        records=formats.number(line.records),
-        amount=formats.money(line.amount, currency),
-    )
 
 
 class Close(Action):
@@ -140,7 +97,7 @@ class BillAdmin(ReadOnlyAdmin):
         lines = bills.open().lines()
         overdue = set(bills.due(database_now()).values_list("pk", flat=True))
         for bill in rows:
-            bill.shown_state = self._state(bill, overdue=bill.pk in overdue)
+            bill.shown_state = state_of(bill, overdue=bill.pk in overdue)
             total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
             bill.shown_total = formats.money(total, bill.customer.currency)
 
@@ -150,7 +107,7 @@ class BillAdmin(ReadOnlyAdmin):
 
     @admin.display(description="month")
     def month_name(self, bill: Bill) -> str:
-        return f"{bill.month:%Y-%m}"
+        return period_of(bill)
 
     @admin.display(description="state")
     def state(self, bill: Any) -> Any:
@@ -160,28 +117,5 @@ class BillAdmin(ReadOnlyAdmin):
     def total(self, bill: Any) -> Any:
         return bill.shown_total
 
-    @staticmethod
-    def _state(bill: Bill, *, overdue: bool) -> SafeString:
-        if bill.is_closed:
-            return formats.badge("closed", "quiet")
-        return formats.badge("overdue", "warning") if overdue else formats.badge("open", "good")
-
     def page_context(self, request: HttpRequest, row: Bill) -> dict[str, Any]:
-        currency = row.customer.currency
-        lines = row.lines()
-        total = row.total if row.is_closed else total_of(lines)
-        latest = row.records.order_by("-recorded_at", "request_id")[:LATEST_RECORDS]
-        overdue = Bill.objects.filter(pk=row.pk).due(database_now()).exists()
-        return {
-            "customer": formats.customer(row.customer),
-            "month": f"{row.month:%B %Y}",
-            "state": self._state(row, overdue=overdue),
-            "period_start": formats.moment(row.period_start),
-            "period_end": formats.moment(row.period_end),
-            "closed_at": formats.moment(row.closed_at) if row.closed_at else None,
-            "lines": [_line_row(line, currency) for line in lines],
-            "sums": sums_of(lines, total, currency),
-            "record_count": formats.number(sum(line.records for line in lines)),
-            "latest": rows_of(latest.select_related("customer", "reported_by")),
-            "records_url": reverse("admin:usage_usagerecord_changelist", query={"bill": row.pk}),
-        }
+        return BillPage(row).context()

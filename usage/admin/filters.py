@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
@@ -11,13 +12,16 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
-from usage.models import Bill, Customer
+from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
-from usage.periods import previous_month
+from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, Period, previous_month
 from usage.transactions import database_now
+from usage.validators import fit_price
 
 _MONTHS_SHOWN = 24
 
@@ -91,9 +95,124 @@ class BillFilter(IdFilter):
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         query = changelist.get_query_string(remove=[self.parameter_name])
         yield {"selected": False, "query_string": query, "display": "All"}
-        bill = Bill.objects.select_related("customer").filter(pk=self.id).first()
+        bill = Bill.objects.select_related("customer").filter(pk=self.id or 0).first()
         query = changelist.get_query_string({self.parameter_name: self.id})
         yield {"selected": True, "query_string": query, "display": bill or "No such bill"}
+
+
+class InputFilter(admin.SimpleListFilter):
+    """A filter whose value is typed in."""
+
+    template = "usage/admin/input_filter.html"
+    input_type = "text"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return []
+
+    def has_output(self) -> bool:
+        return True
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        others = {
+            name: value for name, value in changelist.params.items() if name != self.parameter_name
+        }
+        yield {
+            "name": self.parameter_name,
+            "type": self.input_type,
+            "value": self.value() or "",
+            "others": others.items(),
+            "all": changelist.get_query_string(remove=[str(self.parameter_name)]),
+        }
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        text = (self.value() or "").strip()
+        try:
+            return queryset.filter(self.condition(text)) if text else queryset
+        except ValueError as error:
+            raise IncorrectLookupParameters(f"{text!r} is no {self.title}.") from error
+
+    def condition(self, text: str) -> Q:
+        """Return what is asked for; raises ValueError if that is malformed."""
+        raise NotImplementedError
+
+
+class ServiceFilter(InputFilter):
+    """Keeps to one service, by its exact name."""
+
+    title = "service"
+    parameter_name = "service"
+
+    def condition(self, text: str) -> Q:
+        return Q(service=text)
+
+
+class PriceFilter(InputFilter):
+    """Keeps to one unit price."""
+
+    title = "unit price"
+    parameter_name = "price"
+
+    def condition(self, text: str) -> Q:
+        try:
+            return Q(price_per_unit=fit_price(Decimal(text)))
+        except (InvalidOperation, ValidationError) as error:
+            raise ValueError(f"{text!r} is no unit price.") from error
+
+
+class KeyFilter(IdFilter):
+    """Keeps to what one API key reported, which a link from its page names."""
+
+    title = "API key"
+    parameter_name = "reported_by"
+
+    def has_output(self) -> bool:
+        return self.id is not None
+
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
+        query = changelist.get_query_string(remove=[self.parameter_name])
+        yield {"selected": False, "query_string": query, "display": "All"}
+        api_key = ApiKey.objects.filter(pk=self.id or 0).first()
+        query = changelist.get_query_string({self.parameter_name: self.id})
+        yield {"selected": True, "query_string": query, "display": api_key or "No such key"}
+
+
+class SinceFilter(InputFilter):
+    """Keeps to usage that occurred on a day, or after it, in the billing time zone."""
+
+    title = "first day"
+    parameter_name = "since"
+    input_type = "date"
+
+    def condition(self, text: str) -> Q:
+        start = day_bounds(dt.date.fromisoformat(text)).start
+        # Nothing is recorded long before it occurs, and the lists are in the order of recording.
+        return Q(occurred_at__gte=start, recorded_at__gte=start - CLOCK_SKEW)
+
+
+class UntilFilter(InputFilter):
+    """Keeps to usage that occurred on a day, or before it, in the billing time zone."""
+
+    title = "last day"
+    parameter_name = "until"
+    input_type = "date"
+
+    def condition(self, text: str) -> Q:
+        end = day_bounds(dt.date.fromisoformat(text)).end
+        return Q(occurred_at__lt=end, recorded_at__lt=end + LONGEST_LATENESS)
+
+
+def day_bounds(day: dt.date) -> Period:
+    """Return the instants at which a day begins and ends in the billing time zone.
+
+    Raises ValueError for a day so far away that what is counted from it would have no date.
+    """
+    if not 1900 <= day.year <= 9000:
+        raise ValueError(f"{day} is too far away.")
+    start, end = (
+        dt.datetime.combine(date, dt.time(), timezone.get_default_timezone()).astimezone(dt.UTC)
+        for date in (day, day + dt.timedelta(days=1))
+    )
+    return Period(start, end)
 
 
 class MonthFilter(admin.SimpleListFilter):
@@ -106,10 +225,10 @@ class MonthFilter(admin.SimpleListFilter):
         return True  # also without bills: a filter without output is not asked
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        month = newest = Bill.objects.order_by("-month").values_list("month", flat=True).first()
+        month = Bill.objects.order_by("-month").values_list("month", flat=True).first()
         oldest = Bill.objects.order_by("month").values_list("month", flat=True).first()
         months: list[tuple[str, str]] = []
-        while newest and month >= oldest and len(months) < _MONTHS_SHOWN:
+        while month and oldest and month >= oldest and len(months) < _MONTHS_SHOWN:
             months.append((f"{month:%Y-%m}", f"{month:%B %Y}"))
             month = previous_month(month)
         return months

@@ -42,6 +42,11 @@ def number(value: Decimal | int) -> str:
     return text.replace("-", "−")
 
 
+def plain(value: Decimal) -> str:
+    """Return a decimal as it stands in an address or a file: exact, without trailing zeros."""
+    return f"{EXACT.normalize(value):f}"
+
+
 def moment(instant: dt.datetime) -> SafeString:
     """Return an instant to the second, in the billing time zone."""
     local = timezone.localtime(instant)

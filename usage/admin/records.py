@@ -9,7 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html_join
@@ -21,7 +21,12 @@ from usage.admin.filters import (
     BillFilter,
     CustomerChoice,
     CustomerFilter,
+    KeyFilter,
     LateFilter,
+    PriceFilter,
+    ServiceFilter,
+    SinceFilter,
+    UntilFilter,
     VoidsFilter,
 )
 from usage.admin.pages import ReadOnlyAdmin
@@ -33,6 +38,7 @@ from usage.validators import REQUEST_ID_LENGTH
 # What a list reads at most for one page when its filters are more than one index serves.
 LOOKED_THROUGH = 10_000
 _SERVED_BY_INDEX = ("bill", "customer", "late", "voids")
+_OTHERS = ("service", "price", "reported_by", "since", "until")
 
 
 class RecordRow(NamedTuple):
@@ -108,11 +114,13 @@ class RecordChangeList(KeysetChangeList):
     """
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
-        active = [name for name in _SERVED_BY_INDEX if self.params.get(name)]
-        if self.query or len(active) < 2:
+        served_by = [name for name in _SERVED_BY_INDEX if self.params.get(name)]
+        others = [name for name in _OTHERS if self.params.get(name)]
+        if self.query or (not others and len(served_by) < 2):
             return super().rows(ordering, position)
-        served = self.root_queryset.filter((active[0], self.params[active[0]])).order_by(*ordering)
-        rows = self.queryset
+        rows, served = self.queryset, self.root_queryset.order_by(*ordering)
+        if served_by:
+            served = served.filter(self._served_by(served_by[0]))
         if position:
             served, rows = served.filter(position.after()), rows.filter(position.after())
         fields = (name.removeprefix("-") for name in ordering)
@@ -125,6 +133,9 @@ class RecordChangeList(KeysetChangeList):
         if len(found) > self.list_per_page:
             self.looked_through = None
         return found
+
+    def _served_by(self, name: str) -> Q:
+        return Q(voids__isnull=False) if name == "voids" else Q((name, self.params[name]))
 
 
 class ReasonForm(forms.Form):
@@ -178,8 +189,19 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         "amount",
         "recorded",
         "occurred",
+        "reporter",
     )
-    list_filter = (CustomerFilter, BillFilter, LateFilter, VoidsFilter)
+    list_filter = (
+        BillFilter,
+        KeyFilter,
+        CustomerFilter,
+        ServiceFilter,
+        PriceFilter,
+        SinceFilter,
+        UntilFilter,
+        LateFilter,
+        VoidsFilter,
+    )
     search_fields = ("request_id__exact",)
     search_help_text = "The exact request_id"
     ordering = ("-recorded_at", "request_id")
@@ -192,8 +214,14 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return RecordChangeList
 
+    def get_list_display(self, request: HttpRequest) -> Any:
+        of_one_customer = request.GET.keys() & {"bill", "customer"}
+        return [
+            name for name in self.list_display if name != "customer_name" or not of_one_customer
+        ]
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("customer")
+        return super().get_queryset(request).select_related("customer", "reported_by")
 
     def get_urls(self) -> list[URLPattern]:
         void = self.admin_site.admin_view(Void.as_view(model_admin=self))
@@ -245,6 +273,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="recorded")
     def recorded(self, record: UsageRecord) -> SafeString:
         return formats.moment(record.recorded_at)
+
+    @admin.display(description="reported by")
+    def reporter(self, record: UsageRecord) -> SafeString:
+        return _reporter(record)
 
     @admin.display(description="marks")
     def marks(self, record: Any) -> SafeString:

@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "records": lambda: list_of("usagerecord"),
     "records of a bill": lambda: list_of("usagerecord", bill=Bill.objects.get().pk),
     "records filtered": lambda: list_of("usagerecord", customer=123, late=1, voids=1),
+    "records of a line": lambda: list_of("usagerecord", bill=Bill.objects.get().pk, service="x"),
     "record": lambda: page_of(UsageRecord.objects.get(pk="one")),
     "voiding": lambda: page_of(UsageRecord.objects.get(pk="one"), "void"),
     "keys": lambda: list_of("apikey"),

@@ -116,3 +116,40 @@ def test_a_malformed_filter_leads_back_to_the_list(
 
 def test_a_record_that_is_not_there_is_not_found(admin_client: Client) -> None:
     assert admin_client.get(page_of(UsageRecord(pk="missing"))).status_code == 404
+
+
+def test_filters_by_service_price_key_and_day(admin_client: Client, customer: Customer) -> None:
+    api_key, _ = ApiKey.objects.issue(name="CDN")
+    bill = report(request_id="a", service="Storage", price_per_unit=Decimal("0.5"))
+    record = report(request_id="b", service="Compute", reported_by=api_key).records.get(pk="b")
+    day = f"{record.occurred_at:%Y-%m-%d}"
+
+    assert found(admin_client, service="Storage") == ["a"]
+    assert found(admin_client, service="Storage", bill=bill.pk, price="0.50") == ["a"]
+    assert found(admin_client, service="stor") == []
+    assert found(admin_client, reported_by=api_key.pk) == ["b"]
+    assert found(admin_client, reported_by=api_key.pk + 1) == []
+    assert sorted(found(admin_client, since=day, until=day)) == ["a", "b"]
+    assert found(admin_client, since="2999-01-01") == []
+    assert found(admin_client, until="1999-01-01") == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"price": "cheap"},
+        {"price": "-1"},
+        {"price": "NaN"},
+        {"price": "1e40"},
+        {"since": "0001-01-01"},
+        {"until": "9999-12-31"},
+        {"since": "soon"},
+        {"reported_by": "x"},
+    ],
+)
+def test_a_malformed_value_leads_back_to_the_list(
+    admin_client: Client, query: dict[str, str]
+) -> None:
+    response = admin_client.get(list_of("usagerecord", **query))
+
+    assert response["Location"] == f"{list_of('usagerecord')}?e=1"

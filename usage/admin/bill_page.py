@@ -1,0 +1,210 @@
+"""What the page of one bill shows, from daily usage: the same work at any number of records."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from usage.admin import formats
+from usage.admin.charts import Chart, Value, bar_chart
+from usage.admin.records import RecordRow, rows_of
+from usage.fields import EXACT, ExactSum
+from usage.models import Bill, Line
+from usage.models.bill import round_amount, total_of
+from usage.periods import day_of
+from usage.transactions import database_now
+from usage.validators import exact_amount
+
+LATEST_RECORDS = 10
+
+
+class LineRow(NamedTuple):
+    """A line as the page shows it; `share` is its part of what the bill charges, in per cent."""
+
+    service: str
+    price: str
+    units: str
+    records: str
+    amount: str
+    share: float
+    records_url: str
+
+
+class Sums(NamedTuple):
+    """What stands under a bill's lines; exact + rounding = total."""
+
+    exact: str
+    rounding: str
+    total: str
+
+
+class Neighbour(NamedTuple):
+    """The customer's bill before or after, and how this one's total compares."""
+
+    url: str
+    period: str
+    total: str
+    change: str
+
+
+def period_of(bill: Bill) -> str:
+    """Return a bill's month, and its days if it has not all of them."""
+    first, last = day_of(bill.period_start), day_of(bill.period_end - dt.timedelta(milliseconds=1))
+    whole = first.day == 1 and (last + dt.timedelta(days=1)).day == 1
+    return f"{bill.month:%B %Y}" if whole else f"{first} to {last}"
+
+
+def state_of(bill: Bill, *, overdue: bool) -> SafeString:
+    """Return a bill's state as a mark."""
+    if bill.is_closed:
+        return formats.badge("closed", "quiet")
+    return formats.badge("overdue", "warning") if overdue else formats.badge("open", "good")
+
+
+def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
+    """Return a bill's exact amount, what rounding changed in it, and its total."""
+    exact = Decimal(0)
+    for line in lines:
+        exact = EXACT.add(exact, line.exact_amount)
+    return Sums(
+        exact=formats.exact_money(exact, currency),
+        rounding=formats.exact_money(EXACT.subtract(total, exact), currency),
+        total=formats.money(total, currency),
+    )
+
+
+def _per_cent(amount: Decimal, whole: Decimal) -> float:
+    return round(float(amount / whole * 100), 1) if amount > 0 else 0.0
+
+
+class BillPage:
+    """One bill, read once."""
+
+    def __init__(self, bill: Bill) -> None:
+        self.bill = bill
+        self.currency = bill.customer.currency
+        self.now = database_now()
+        self.lines = bill.lines()
+        self.total = bill.total if bill.is_closed else total_of(self.lines)
+        latest = bill.records.order_by("-recorded_at", "request_id")[:LATEST_RECORDS]
+        self.latest = list(latest.select_related("customer", "reported_by"))
+
+    def context(self) -> dict[str, Any]:
+        """Return what the template shows."""
+        bill = self.bill
+        overdue = Bill.objects.filter(pk=bill.pk).due(self.now).exists()
+        before, after = self._neighbours()
+        return {
+            "customer": formats.customer(bill.customer),
+            "period": period_of(bill),
+            "state": state_of(bill, overdue=overdue),
+            "period_start": formats.moment(bill.period_start),
+            "period_end": formats.moment(bill.period_end),
+            "closed_at": formats.moment(bill.closed_at) if bill.closed_at else None,
+            "newest": formats.moment(self.latest[0].recorded_at) if self.latest else None,
+            "lines": self.line_rows(),
+            "sums": sums_of(self.lines, self.total, self.currency),
+            "projection": self.projection(),
+            "days_left": self.days_left(),
+            "record_count": formats.number(sum(line.records for line in self.lines)),
+            "before": before,
+            "after": after,
+            "chart": self.chart(),
+            "latest": self.latest_rows(),
+            "records_url": self.records_url(),
+        }
+
+    def records_url(self, **query: str) -> str:
+        query = {"bill": str(self.bill.pk), **query}
+        return reverse("admin:usage_usagerecord_changelist", query=query)
+
+    def latest_rows(self) -> list[RecordRow]:
+        return rows_of(self.latest)
+
+    def line_rows(self) -> list[LineRow]:
+        """Return the lines, each with its part of the sum of those that are charged."""
+        charged = sum((line.amount for line in self.lines if line.amount > 0), Decimal(0))
+        return [
+            LineRow(
+                service=line.service,
+                price=formats.exact_money(line.price_per_unit, self.currency),
+                units=formats.number(line.units),
+                records=formats.number(line.records),
+                amount=formats.money(line.amount, self.currency),
+                share=_per_cent(line.amount, charged),
+                records_url=self.records_url(
+                    service=line.service, price=formats.plain(line.price_per_unit)
+                ),
+            )
+            for line in self.lines
+        ]
+
+    def projection(self) -> str:
+        """Return the total at the end if usage goes on as it was; nothing in the first day."""
+        start, end = self.bill.period_start, self.bill.period_end
+        elapsed = self.now - start
+        if self.bill.is_closed or self.now >= end or elapsed < dt.timedelta(days=1):
+            return ""
+        days = Decimal((end - start) // dt.timedelta(seconds=1))
+        share = days / Decimal(elapsed // dt.timedelta(seconds=1))
+        amount = EXACT.multiply(self.total, share)
+        rounded = round_amount(amount, self.bill.customer.minor_unit_digits)
+        return formats.money(rounded, self.currency)
+
+    def days_left(self) -> int | None:
+        """Return how many days of the period are left, today included; None once it is over."""
+        if self.bill.is_closed or self.now >= self.bill.period_end:
+            return None
+        last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
+        return (last - day_of(max(self.now, self.bill.period_start))).days + 1
+
+    def chart(self) -> Chart:
+        """Return the exact amount of each day; what occurred before the period is one bar."""
+        first = day_of(self.bill.period_start)
+        last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
+        amounts = self._amounts_by_day()
+        early = sum((amount for day, amount in amounts.items() if day < first), Decimal(0))
+        values = [self._value("before", early, "late")] if early else []
+        day, today = first, day_of(self.now)
+        while day <= last:
+            values.append(
+                self._value(f"{day}", amounts.get(day, Decimal(0)), "today" * (day == today))
+            )
+            day += dt.timedelta(days=1)
+        return bar_chart(values)
+
+    def _value(self, label: str, amount: Decimal, mark: str) -> Value:
+        return Value(label, amount, formats.exact_money(amount, self.currency), mark)
+
+    def _amounts_by_day(self) -> dict[dt.date, Decimal]:
+        rows = self.bill.daily_usage.values_list("day", "price_per_unit").annotate(
+            ExactSum("units")
+        )
+        amounts: dict[dt.date, Decimal] = defaultdict(Decimal)
+        for day, price, units in rows.order_by():
+            amounts[day] = EXACT.add(amounts[day], exact_amount(units, price))
+        return amounts
+
+    def _neighbours(self) -> tuple[Neighbour | None, Neighbour | None]:
+        bills = Bill.objects.filter(customer=self.bill.customer_id)
+        start = self.bill.period_start
+        before = bills.filter(period_start__lt=start).order_by("-period_start").first()
+        after = bills.filter(period_start__gt=start).order_by("period_start").first()
+        return self._neighbour(before), self._neighbour(after)
+
+    def _neighbour(self, bill: Bill | None) -> Neighbour | None:
+        if bill is None:
+            return None
+        bill.customer = self.bill.customer
+        total = bill.total
+        change = ""
+        if total:
+            per_cent = EXACT.divide((self.total - total) * 100, abs(total))
+            change = f"{per_cent:+,.1f} %".replace("-", "−")
+        url = reverse("admin:usage_bill_change", args=[bill.pk])
+        return Neighbour(url, period_of(bill), formats.money(total, self.currency), change)

@@ -1,0 +1,182 @@
+"""A bill's page says how much, how it came about, and what will become of it."""
+
+import datetime as dt
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from usage.admin.charts import Value, bar_chart
+from usage.models import Bill, Customer, UsageRecord
+from usage.tests.conftest import DatabaseClock
+from usage.tests.staff import page_of, report, text_of
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def now(database_clock: DatabaseClock) -> dt.datetime:
+    return database_clock.set("2026-11-11T00:00:00Z")
+
+
+def shown(client: Client, bill: Bill) -> Any:
+    """Return what the page of a bill shows."""
+    return client.get(page_of(bill)).context
+
+
+def spend(amount: int, **values: Any) -> Bill:
+    return report(units=Decimal(amount), price_per_unit=Decimal(1), **values)
+
+
+def test_the_projection_goes_on_as_the_bill_began(admin_client: Client, customer: Customer) -> None:
+    bill = spend(100)
+
+    assert shown(admin_client, bill)["projection"] == "$300.00"
+    assert shown(admin_client, bill)["days_left"] == 20
+
+
+def test_nothing_is_projected_from_less_than_a_day(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-11-01T23:00:00Z")
+
+    assert shown(admin_client, spend(100))["projection"] == ""
+
+
+@pytest.mark.parametrize("instant", ["2026-11-30T23:59:59Z", "2026-12-01T00:00:00Z"])
+def test_the_last_day_is_left_until_it_is_over(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock, instant: str
+) -> None:
+    bill = spend(100)
+    database_clock.set(instant)
+
+    assert shown(admin_client, bill)["days_left"] == (1 if "30T" in instant else None)
+
+
+def test_a_closed_bill_has_no_days_left(admin_client: Client, customer: Customer) -> None:
+    bill = spend(100)
+    bill.close()
+
+    context = shown(admin_client, bill)
+
+    assert (context["days_left"], context["projection"]) == (None, "")
+
+
+def test_the_bills_before_and_after_are_a_click_away(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    first = spend(100)
+    first.close()
+    second = spend(150)
+
+    assert shown(admin_client, first)["before"] is None
+    assert shown(admin_client, first)["after"].url == page_of(second)
+    before = shown(admin_client, second)["before"]
+    assert before == (page_of(first), "2026-11-01 to 2026-11-10", "$100.00", "+50.0 %")
+
+
+@pytest.mark.parametrize(("total", "change"), [(50, "−50.0 %"), (100, "+0.0 %")])
+def test_the_change_has_its_sign(
+    admin_client: Client, customer: Customer, total: int, change: str
+) -> None:
+    spend(100).close()
+
+    assert shown(admin_client, spend(total))["before"].change == change
+
+
+def test_there_is_no_change_in_per_cent_from_nothing(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(price_per_unit=Decimal(0)).close()
+
+    assert shown(admin_client, spend(5))["before"].change == ""
+
+
+def test_the_chart_has_a_bar_for_every_day_and_one_for_what_came_before(
+    admin_client: Client, customer: Customer, now: dt.datetime
+) -> None:
+    spend(9).close()
+    october = now - dt.timedelta(days=40)
+    bill = spend(5, occurred_at=now)
+    spend(7, occurred_at=october)
+
+    bars = [bar.value for bar in shown(admin_client, bill)["chart"].bars]
+
+    assert [bar[:2] for bar in bars[:2]] == [("before", 7), ("2026-11-11", 5)]
+    assert [bar.label for bar in bars if bar.mark == "today"] == ["2026-11-11"]
+    assert len(bars) == 21
+
+
+def test_the_chart_is_a_table_too(admin_client: Client, customer: Customer) -> None:
+    page = text_of(admin_client.get(page_of(spend(5))))
+
+    assert "2026-11-11 (today)</th>" in page
+    assert page.count('<td class="figure">$0.00</td>') >= 29
+
+
+def test_the_days_add_up_to_the_exact_amount(
+    admin_client: Client, customer: Customer, now: dt.datetime
+) -> None:
+    for days in range(5):
+        bill = report(
+            units=Decimal("0.000001"),
+            price_per_unit=Decimal("0.000000000001"),
+            occurred_at=now - dt.timedelta(days=days),
+        )
+
+    bars = shown(admin_client, bill)["chart"].bars
+
+    assert sum(bar.value.amount for bar in bars) == Decimal("5e-18")
+
+
+def test_why_this_much_is_two_clicks(admin_client: Client, customer: Customer) -> None:
+    report(request_id="wanted", service="R&D?", price_per_unit=Decimal("0.5"))
+    report(service="R&D?", price_per_unit=Decimal("0.25"))
+    bill = report(service="Other")
+
+    line = next(row for row in shown(admin_client, bill)["lines"] if row.price == "$0.50")
+    records = admin_client.get(line.records_url)
+
+    assert [record.pk for record in records.context["cl"].result_list] == ["wanted"]
+    assert page_of(UsageRecord.objects.get(pk="wanted")) in text_of(records)
+
+
+def test_shares_are_of_what_is_charged(admin_client: Client, customer: Customer) -> None:
+    spend(30, service="Compute")
+    spend(10, service="Storage")
+    bill = spend(5, request_id="wrong", service="Voided")
+    UsageRecord.objects.get(pk="wrong").void(reason="A test.", by="Sam")
+
+    assert [row.share for row in shown(admin_client, bill)["lines"]] == [75.0, 25.0, 0.0]
+
+
+def test_a_bill_of_nothing_is_shown(admin_client: Client, customer: Customer) -> None:
+    bill = report(price_per_unit=Decimal(0))
+
+    context = shown(admin_client, bill)
+
+    assert context["sums"].total == "$0.00"
+    assert [row.share for row in context["lines"]] == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("amounts", "said"),
+    [
+        ([], ["0", "1"]),
+        ([0], ["0", "1"]),
+        ([3, 8], ["0", "2", "4", "6", "8"]),
+        ([-5, 5], ["−5", "−2.5", "0", "2.5", "5"]),
+        (["0.0003"], ["0", "0.0001", "0.0002", "0.0003"]),
+        ([1_500_000], ["0", "500k", "1M", "1.5M"]),
+        ([10**15], ["0", "250T", "500T", "750T", "1000T"]),
+    ],
+)
+def test_the_scale_is_round_and_holds_every_bar(amounts: list[Any], said: list[str]) -> None:
+    chart = bar_chart([Value("x", Decimal(amount), "") for amount in amounts])
+
+    assert [tick.said for tick in chart.ticks] == said
+    assert all(
+        chart.ticks[-1].y <= bar.y and bar.y + bar.height <= chart.ticks[0].y + 0.1
+        for bar in chart.bars
+    )
