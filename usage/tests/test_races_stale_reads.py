@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import Decimal
@@ -138,6 +139,32 @@ def test_after_a_close_usage_goes_on_a_bill_for_the_rest_of_the_month() -> None:
     first, rest = Bill.objects.order_by("period_start")
     assert first.period_end == rest.period_start
     assert [first.is_closed, rest.is_closed] == [True, False]
+
+
+# Whoever takes its locks in the order of others cannot deadlock with them
+
+
+@pytest.mark.parametrize("name", ["open_bills", "insert_records", "fold"])
+def test_rows_are_taken_in_one_order_whatever_the_order_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    batch = [
+        fact(request_id=f"{n}", customer_id=1 + n % 7, service=f"Service {n % 3}")
+        for n in range(60)
+    ]
+    random.Random(1).shuffle(batch)
+    method, taken = getattr(Statements, name), []
+
+    def take(sql: Statements, rows: Any, *source: Any) -> Any:
+        taken.extend(rows)
+        return method(sql, rows, *source)
+
+    monkeypatch.setattr(Statements, name, take)
+    recorded(*batch)
+
+    keys = [getattr(row, "key", row) for row in taken]
+    assert keys == sorted(keys)
+    assert len(keys) >= 7
 
 
 # The gate
