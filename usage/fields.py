@@ -11,7 +11,16 @@ from django.core.exceptions import FieldError, ValidationError
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import lookups
-from django.db.models.expressions import Col, Combinable, CombinedExpression, Expression, Value
+from django.db.models.expressions import (
+    Col,
+    Combinable,
+    CombinedExpression,
+    Expression,
+    F,
+    Subquery,
+    Value,
+)
+from django.db.models.sql import Query
 
 # Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
 EXACT = Context(prec=60)
@@ -131,18 +140,23 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
     ) -> Decimal | None:
         if type(expression) is not Col:
             _refuse_mixed_scales(expression, self.decimal_places)
-        if value is None or connection.vendor != "sqlite":
-            return cast("Decimal | None", value)
-        return self.unscaled(value)
+        if value is None:
+            return None
+        if connection.vendor == "sqlite":
+            return self.unscaled(value)
+        if value.as_tuple().exponent < -self.decimal_places:
+            raise FieldError(f"{value} is not exact: the expression left the scale of its field.")
+        return cast("Decimal", value)
 
     def value_to_string(self, obj: models.Model) -> str:
         value = self.value_from_object(obj)
         return "" if value is None else f"{value:f}"
 
 
-def _refuse_mixed_scales(expression: Expression, decimal_places: int) -> None:
+def _refuse_mixed_scales(expression: Any, decimal_places: int) -> None:
     """Raise FieldError where an expression's integers on SQLite would not mean what they say."""
-    for part in expression.flatten():
+    parts = expression.flatten() if isinstance(expression, Expression) else [expression]
+    for part in parts:
         if isinstance(part, CombinedExpression) and part.connector not in (
             Combinable.ADD,
             Combinable.SUB,
@@ -150,21 +164,27 @@ def _refuse_mixed_scales(expression: Expression, decimal_places: int) -> None:
             raise FieldError(
                 "Exact decimals can be added and subtracted in the database, nothing else."
             )
-        if isinstance(part, Col | Value) and not _has_scale(part, decimal_places):
+        if isinstance(part, Col | F | Query | Subquery | Value) and not _has_scale(
+            part, decimal_places
+        ):
             raise FieldError("The parts of an exact decimal expression must share one scale.")
 
 
-def _has_scale(part: Expression, decimal_places: int) -> bool:
-    field = part._output_field_or_none  # type: ignore[attr-defined]  # noqa: SLF001 - of Django, but in no stub; output_field raises instead
+def _has_scale(part: Any, decimal_places: int) -> bool:
+    # Of expressions without one, Django's `output_field` raises an error that says nothing.
+    name = "_output_field_or_none" if isinstance(part, Expression) else "output_field"
+    field = getattr(part, name, None)
     return isinstance(field, ExactDecimalField) and field.decimal_places == decimal_places
 
 
 class _SameScale:
-    """A comparison that refuses another column of a different scale."""
+    """A comparison that refuses what is of a different scale, or of one not known yet."""
 
     def get_prep_lookup(self) -> Any:
-        if hasattr(self.rhs, "resolve_expression"):  # type: ignore[attr-defined]  # of the lookup
-            _refuse_mixed_scales(self.rhs, self.lhs.output_field.decimal_places)  # type: ignore[attr-defined]
+        rhs, decimal_places = self.rhs, self.lhs.output_field.decimal_places  # type: ignore[attr-defined]  # of the lookup
+        for part in rhs if isinstance(rhs, list | tuple) else [rhs]:
+            if hasattr(part, "resolve_expression"):
+                _refuse_mixed_scales(part, decimal_places)
         return super().get_prep_lookup()  # type: ignore[misc]  # of the lookup
 
 
@@ -174,6 +194,8 @@ for _lookup in (
     lookups.GreaterThanOrEqual,
     lookups.LessThan,
     lookups.LessThanOrEqual,
+    lookups.In,
+    lookups.Range,
 ):
     ExactDecimalField.register_lookup(type(_lookup.__name__, (_SameScale, _lookup), {}))
 
