@@ -12,7 +12,7 @@ from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
-from usage.admin.records import RecordRow, rows_of
+from usage.admin.records import RecordRow, rows_of, url_of
 from usage.fields import EXACT, ExactSum
 from usage.models import Bill, Line
 from usage.models.bill import round_amount, total_of
@@ -21,6 +21,7 @@ from usage.transactions import database_now
 from usage.validators import exact_amount
 
 LATEST_RECORDS = 10
+_HISTORY_SHOWN = 50
 
 
 class LineRow(NamedTuple):
@@ -41,6 +42,17 @@ class Sums(NamedTuple):
     exact: str
     rounding: str
     total: str
+
+
+class HistoryRow(NamedTuple):
+    """What somebody did to the bill."""
+
+    at: SafeString
+    actor: SafeString
+    did: str
+    reason: SafeString
+    record: str | None
+    record_url: str
 
 
 class Neighbour(NamedTuple):
@@ -117,6 +129,7 @@ class BillPage:
             "chart": self.chart(),
             "latest": self.latest_rows(),
             "records_url": self.records_url(),
+            "history": self.history(),
         }
 
     def records_url(self, **query: str) -> str:
@@ -125,6 +138,19 @@ class BillPage:
 
     def latest_rows(self) -> list[RecordRow]:
         return rows_of(self.latest)
+
+    def history(self) -> list[HistoryRow]:
+        return [
+            HistoryRow(
+                at=formats.moment(entry.at),
+                actor=formats.name(entry.actor),
+                did=entry.get_action_display(),
+                reason=formats.name(entry.reason),
+                record=entry.record_id,
+                record_url=url_of(entry.record_id) if entry.record_id else "",
+            )
+            for entry in self.bill.history.all()[:_HISTORY_SHOWN]
+        ]
 
     def line_rows(self) -> list[LineRow]:
         """Return the lines, each with its part of the sum of those that are charged."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -17,16 +18,74 @@ from usage.admin.bill_page import BillPage, period_of, state_of
 from usage.admin.customers import matching
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
 from usage.admin.pages import ReadOnlyAdmin
-from usage.models import Bill, Customer
+from usage.models import Bill, Customer, HistoryEntry
 from usage.models.bill import total_of
+from usage.models.usage_record import REASON_LENGTH
 from usage.periods import is_open_to_usage
 from usage.transactions import database_now
+from usage.verification import Verification, counted
 
 _MOST_CUSTOMERS_FOUND = 1000
+# A few seconds on either database; the server gives a page thirty.
+MOST_RECORDS_VERIFIED = 500_000
+MOST_DIFFERENCES_TOLD = 20
+
+
+class CloseForm(forms.Form):
+    """Why a bill is closed."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=REASON_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=f"Kept in the bill's history. At most {REASON_LENGTH} characters.",
+    )
+
+
+class Verify(Action):
+    """Computes a bill again from its records, in one snapshot."""
+
+    template = "usage/admin/bill_verify.html"
+    title = "Verify this bill?"
+    may_view = True
+    row: Bill
+
+    def context(self) -> dict[str, Any]:
+        return {
+            "customer": formats.customer(self.row.customer),
+            "records": formats.number(self._records()),
+        }
+
+    def refusal(self) -> str:
+        if self._records() <= MOST_RECORDS_VERIFIED:
+            return ""
+        return (
+            f"The bill has more than {MOST_RECORDS_VERIFIED:,} records, which takes longer than"
+            f" a page may: run `manage.py verify_bills --bill {self.row.pk}` instead."
+        )
+
+    def _records(self) -> int:
+        return sum(line.records for line in self.row.lines())
+
+    def act(self, data: dict[str, Any]) -> None:
+        if refusal := self.refusal():
+            messages.error(self.request, refusal)
+            return
+        verification = Verification(Bill.objects.filter(pk=self.row.pk))
+        differences = list(verification.differences())
+        for difference in differences[:MOST_DIFFERENCES_TOLD]:
+            messages.error(self.request, str(difference))
+        found = counted(len(differences), "difference") if differences else "no difference"
+        result = f"{counted(verification.records, 'record')} read: {found}."
+        self.keep(HistoryEntry.Action.VERIFIED, result, bill=self.row)
+        if not differences:
+            messages.success(self.request, f"The bill agrees with its records. {result}")
 
 
 class Close(Action):
     """Closes a bill."""
+
+    form_class = CloseForm
 
     template = "usage/admin/bill_close.html"
     title = "Close this bill?"
@@ -54,6 +113,7 @@ class Close(Action):
             messages.info(self.request, "The bill was closed already; nothing was changed.")
             return
         total = formats.money(self.row.total, self.row.customer.currency)
+        self.keep(HistoryEntry.Action.CLOSED, data["reason"], bill=self.row)
         self.log(self.row, f"Closed at {total}.")
         messages.success(self.request, f"The bill is closed. Its total is {total}.")
 
@@ -79,8 +139,10 @@ class BillAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         close = self.admin_site.admin_view(Close.as_view(model_admin=self))
+        verify = self.admin_site.admin_view(Verify.as_view(model_admin=self))
         return [
             path("<path:object_id>/close/", close, name="usage_bill_close"),
+            path("<path:object_id>/verify/", verify, name="usage_bill_verify"),
             *super().get_urls(),
         ]
 

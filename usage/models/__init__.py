@@ -5,6 +5,7 @@ from usage.models.base import Frozen
 from usage.models.bill import Bill, BillNotBegun, BillTotalTooLarge, Line
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
+from usage.models.history import HistoryEntry
 from usage.models.usage_record import UsageRecord, VoidRefused
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Customer",
     "DailyUsage",
     "Frozen",
+    "HistoryEntry",
     "Line",
     "UsageRecord",
     "VoidRefused",

@@ -21,7 +21,8 @@ def report(count: int = 1, *, reported_by: ApiKey | None = None, **values: Any) 
     facts = FactFactory.build_batch(count, **values)
     outcomes = record(facts, reported_by_id=reported_by.pk if reported_by else None)
     assert isinstance(outcomes[-1], Recorded), outcomes[-1]
-    return Bill.objects.get(pk=outcomes[-1].record.bill_id)
+    bill: Bill = Bill.objects.get(pk=outcomes[-1].record.bill_id)
+    return bill
 
 
 def page_of(row: Bill | UsageRecord | ApiKey | Any, action: str = "change") -> str:
