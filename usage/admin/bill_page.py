@@ -129,6 +129,8 @@ class BillPage:
             "chart": self.chart(),
             "latest": self.latest_rows(),
             "records_url": self.records_url(),
+            "lines_csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
+            "records_csv_url": reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}),
             "history": self.history(),
         }
 

@@ -8,11 +8,11 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
 
-from usage.admin import formats
+from usage.admin import exports, formats
 from usage.admin.actions import Action
 from usage.admin.bill_page import BillPage, period_of, state_of
 from usage.admin.customers import matching
@@ -126,6 +126,7 @@ class BillAdmin(ReadOnlyAdmin):
     list_filter = (StateFilter, CustomerFilter, MonthFilter)
     list_select_related = ("customer",)
     search_fields = ("customer__name",)
+    export_name = "admin:usage_bill_export"
     search_help_text = "A part of the customer's name, or the customer id"
     ordering = ("-month", "customer_id", "-period_start")
     page_template = "usage/admin/bill.html"
@@ -143,6 +144,7 @@ class BillAdmin(ReadOnlyAdmin):
         return [
             path("<path:object_id>/close/", close, name="usage_bill_close"),
             path("<path:object_id>/verify/", verify, name="usage_bill_verify"),
+            *self.export_urls(),
             *super().get_urls(),
         ]
 
@@ -161,6 +163,7 @@ class BillAdmin(ReadOnlyAdmin):
         for bill in rows:
             bill.shown_state = state_of(bill, overdue=bill.pk in overdue)
             total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
+            bill.page_total = total
             bill.shown_total = formats.money(total, bill.customer.currency)
 
     @admin.display(description="customer")
@@ -178,6 +181,22 @@ class BillAdmin(ReadOnlyAdmin):
     @admin.display(description="total")
     def total(self, bill: Any) -> Any:
         return bill.shown_total
+
+    def export_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path("export.csv", view(self.export), name="usage_bill_export"),
+            path("<path:object_id>/lines.csv", view(self.lines), name="usage_bill_lines"),
+        ]
+
+    def export(self, request: HttpRequest) -> HttpResponseBase:
+        rows = (exports.bill_row(bill) for bill in exports.rows_of_list(self, request))
+        return exports.csv_response("bills.csv", exports.BILL_COLUMNS, rows)
+
+    def lines(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
+        bill = self.row(request, object_id)
+        filename = f"bill-{bill.pk}-{bill.month:%Y-%m}-lines.csv"
+        return exports.csv_response(filename, exports.LINE_COLUMNS, exports.line_rows(bill))
 
     def page_context(self, request: HttpRequest, row: Bill) -> dict[str, Any]:
         return BillPage(row).context()

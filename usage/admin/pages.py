@@ -31,6 +31,9 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     class Media:
         css = {"all": ["usage/billing.css"]}
 
+    # The name of the list's export, if it has one.
+    export_name = ""
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return KeysetChangeList
 
@@ -38,7 +41,8 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         title = capfirst(self.opts.verbose_name_plural)
-        return super().changelist_view(request, {"title": title, **(extra_context or {})})
+        context = {"title": title, "export_name": self.export_name}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         """Fetch at once what the columns of a page's rows show."""

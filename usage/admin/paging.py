@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import PAGE_VAR, ChangeList
+from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.exceptions import ValidationError
 from django.core.paginator import EmptyPage, Page, PageNotAnInteger, Paginator
 from django.db.models import Model, Q, QuerySet
@@ -138,6 +138,25 @@ class KeysetChangeList(ChangeList):
         self.show_full_result_count = self.can_show_all = self.multi_page = False
         self.show_admin_actions = True
         self.model_admin.prepare(request, self.result_list)
+
+    def chunks(self, request: HttpRequest, size: int) -> Iterator[list[Any]]:
+        """Yield all rows from the first one on, at most `size` at a time."""
+        ordering = self.get_ordering(request, self.queryset)
+        self.list_per_page, position = size, None
+        while True:
+            self.next_position = None
+            rows = self.rows(ordering, position)
+            yield rows[:size]
+            if len(rows) > size:
+                self.next_position = Position.of(rows[size - 1], ordering)
+            if (position := self.next_position) is None:
+                return
+
+    @property
+    def export_query(self) -> str:
+        """The filters and the search of this list, for its export."""
+        query = self.get_query_string({SEARCH_VAR: self.query} if self.query else None)
+        return "" if query == "?" else query
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
         """Return the page's rows, and one more if there is one."""

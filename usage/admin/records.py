@@ -10,12 +10,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
-from usage.admin import formats
+from usage.admin import exports, formats
 from usage.admin.actions import Action
 from usage.admin.filters import (
     BillFilter,
@@ -205,6 +205,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         VoidsFilter,
     )
     search_fields = ("request_id__exact",)
+    export_name = "admin:usage_usagerecord_export"
     search_help_text = "The exact request_id"
     ordering = ("-recorded_at", "request_id")
     page_template = "usage/admin/record.html"
@@ -228,9 +229,18 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         void = self.admin_site.admin_view(Void.as_view(model_admin=self))
         return [
+            path(
+                "export.csv",
+                self.admin_site.admin_view(self.export),
+                name="usage_usagerecord_export",
+            ),
             path("<path:object_id>/void/", void, name="usage_usagerecord_void"),
             *super().get_urls(),
         ]
+
+    def export(self, request: HttpRequest) -> HttpResponseBase:
+        rows = (exports.record_row(record) for record in exports.rows_of_list(self, request))
+        return exports.csv_response("usage-records.csv", exports.RECORD_COLUMNS, rows)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str

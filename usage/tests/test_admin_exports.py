@@ -1,0 +1,181 @@
+"""Exports say what the pages say, run no formula, and hold few rows in memory at a time."""
+
+import csv
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from usage.admin import exports, records
+from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, queries, report, staff, text_of
+
+pytestmark = pytest.mark.django_db
+
+FORMULAS = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\N{FULLWIDTH EQUALS SIGN}1+1",
+    "'=1+1",
+    "'",
+    "''quoted",
+    "plain",
+    'a,"b"',
+]
+
+
+def rows_at(client: Client, address: str) -> list[dict[str, str]]:
+    """Read an export as a CSV library does."""
+    response = client.get(address)
+    assert response["Content-Type"] == "text/csv; charset=utf-8"
+    body = b"".join(response.streaming_content).decode()  # type: ignore[attr-defined]  # it streams
+    return list(csv.DictReader(body.splitlines()))
+
+
+def unguarded(cell: str) -> str:
+    """Take the guard off a text cell, as the documentation says."""
+    return cell.removeprefix(exports.GUARD)
+
+
+def records_at(client: Client, **query: Any) -> list[dict[str, str]]:
+    return rows_at(client, reverse("admin:usage_usagerecord_export", query=query))
+
+
+@pytest.fixture
+def bill(customer: Customer) -> Bill:
+    report(service="Compute", units=Decimal("0.5"), price_per_unit=Decimal("0.03"))
+    report(3, service="Storage", units=Decimal(1), price_per_unit=Decimal("0.335"))
+    bill = report(request_id="wrong", units=Decimal("1234567.5"))
+    UsageRecord.objects.get(pk="wrong").void(reason="-1 of them", by="Sam")
+    return bill
+
+
+def test_the_lines_add_up_to_the_total(admin_client: Client, bill: Bill) -> None:
+    rows = rows_at(admin_client, reverse("admin:usage_bill_lines", args=[bill.pk]))
+
+    assert sum(Decimal(row["amount"]) for row in rows) == bill.total
+    assert [row["service"] for row in rows] == ["Compute", "Database Hosting", "Storage"]
+
+
+def test_the_records_add_up_to_the_exact_amount(admin_client: Client, bill: Bill) -> None:
+    rows = records_at(admin_client, bill=bill.pk)
+
+    exact = sum(line.exact_amount for line in bill.lines())
+    assert sum(Decimal(row["amount"]) for row in rows) == exact
+    assert len(rows) == 6
+
+
+def test_a_record_is_exported_digit_for_digit(admin_client: Client, customer: Customer) -> None:
+    api_key, _ = ApiKey.objects.issue(name="CDN")
+    report(
+        request_id="fact",
+        units=Decimal("999999.999999"),
+        price_per_unit=Decimal("0.000000000001"),
+        reported_by=api_key,
+    )
+
+    (row,) = records_at(admin_client)
+
+    assert row["units"] == "999999.999999"
+    assert row["price_per_unit"] == "0.000000000001"
+    assert row["amount"] == "0.000000999999999999"
+    assert row["reported_by"] == "CDN"
+    assert tuple(row) == exports.RECORD_COLUMNS
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_no_cell_runs_as_a_formula_and_each_comes_back_as_sent(
+    admin_client: Client, name: str
+) -> None:
+    customer = CustomerFactory.create(name=name)
+    report(customer_id=customer.pk, service=name)
+    UsageRecord.objects.get().void(reason=name, by=name)
+
+    rows = records_at(admin_client)
+    (bill,) = rows_at(admin_client, reverse("admin:usage_bill_export"))
+
+    cells = [row["service"] for row in rows] + [bill["customer"]]
+    cells += [
+        row[column] for row in rows for column in ("voided_by", "void_reason") if row["voids"]
+    ]
+    assert {unguarded(cell) for cell in cells} == {name}
+    assert not any(cell.startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")) for cell in cells)
+
+
+def test_the_export_of_a_list_has_its_filters_and_every_page(
+    admin_client: Client, bill: Bill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_ROWS_AT_ONCE", 2)
+
+    assert len(records_at(admin_client)) == 6
+    assert len(records_at(admin_client, service="Storage")) == 3
+    assert [row["request_id"] for row in records_at(admin_client, voids=1)] == ["void wrong"]
+    assert len(records_at(admin_client, q="wrong")) == 2
+
+
+def test_an_export_goes_on_after_what_it_looked_through(
+    admin_client: Client, bill: Bill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LOOKED_THROUGH", 2)
+
+    assert len(records_at(admin_client, bill=bill.pk, service="Storage")) == 3
+
+
+def test_a_page_of_a_list_exports_the_list_from_its_beginning(
+    admin_client: Client, bill: Bill
+) -> None:
+    page = text_of(admin_client.get(list_of("usagerecord", bill=bill.pk, q="wrong")))
+
+    assert f"export.csv?bill={bill.pk}&amp;q=wrong" in page
+
+
+def test_the_bill_leads_to_its_exports(admin_client: Client, bill: Bill) -> None:
+    page = text_of(admin_client.get(page_of(bill)))
+
+    assert reverse("admin:usage_bill_lines", args=[bill.pk]) in page
+    assert reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}) in page
+
+
+def test_bills_are_exported_with_their_totals(admin_client: Client, bill: Bill) -> None:
+    bill.close()
+    report()
+
+    rows = rows_at(admin_client, reverse("admin:usage_bill_export"))
+
+    assert [(row["state"], row["total"]) for row in rows] == [("open", "2.90"), ("closed", "1.03")]
+
+
+def test_an_export_reads_a_bounded_number_of_rows_at_a_time(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "_ROWS_AT_ONCE", 5)
+    report(20)
+
+    with queries() as statements:
+        assert len(records_at(admin_client)) == 20
+
+    pages = [sql for sql in statements if "LIMIT 6" in sql]
+    assert len(pages) == 4
+    assert not [sql for sql in statements if "COUNT(" in sql or "OFFSET" in sql]
+
+
+def test_malformed_filters_have_no_export(admin_client: Client) -> None:
+    address = reverse("admin:usage_usagerecord_export", query={"bill": "x"})
+
+    assert admin_client.get(address).status_code == 404
+
+
+def test_only_who_may_see_may_export(bill: Bill) -> None:
+    nobody = staff()
+
+    for address in (
+        reverse("admin:usage_usagerecord_export"),
+        reverse("admin:usage_bill_export"),
+        reverse("admin:usage_bill_lines", args=[bill.pk]),
+    ):
+        assert nobody.get(address).status_code == 403
