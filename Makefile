@@ -11,7 +11,7 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint requirements
+.PHONY: help run test test-sqlite test-postgresql lint requirements
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
@@ -27,14 +27,20 @@ run: $(VENV)/production .env
 .env:
 	@echo "DEBUG=1" > $@
 
+# Both databases at once: each suite waits for its own servers half of the time.
 test: lint
 	@$(RUN) coverage erase
-	@echo "The tests on SQLite:"
-	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST)
-	@echo "The tests on PostgreSQL:"
-	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST)
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-sqlite test-postgresql
 	@$(RUN) coverage combine --quiet
 	@$(RUN) coverage report
+
+test-sqlite:
+	@echo "The tests on SQLite:"
+	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST)
+
+test-postgresql:
+	@echo "The tests on PostgreSQL:"
+	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST)
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.
 lint: $(VENV)/development
