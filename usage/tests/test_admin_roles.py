@@ -1,0 +1,82 @@
+"""Each role may do what it is for, and nothing more."""
+
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.test import Client
+from django.urls import reverse
+
+from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.tests.staff import list_of, page_of, report
+
+pytestmark = pytest.mark.django_db
+
+ROLES = ["Billing viewers", "Billing staff", "Billing admins"]
+STAFF_AND_ADMINS = ROLES[1:]
+
+
+@pytest.fixture(params=ROLES)
+def role(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def member(role: str) -> Client:
+    user = User.objects.create_user("Sam", is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def rows(customer: Customer) -> list[Any]:
+    api_key, _ = ApiKey.objects.issue(name="CDN")
+    bill = report(reported_by=api_key)
+    return [customer, bill, UsageRecord.objects.get(), api_key]
+
+
+def test_every_role_sees_everything(member: Client, rows: list[Any]) -> None:
+    for row in rows:
+        assert member.get(page_of(row)).status_code == 200
+        assert member.get(list_of(row._meta.model_name)).status_code == 200
+
+
+def test_staff_and_admins_close_bills(member: Client, role: str, rows: list[Any]) -> None:
+    response = member.post(page_of(rows[1], "close"))
+
+    assert response.status_code == (302 if role in STAFF_AND_ADMINS else 403)
+    assert Bill.objects.get().is_closed == (role in STAFF_AND_ADMINS)
+
+
+def test_staff_and_admins_void_records(member: Client, role: str, rows: list[Any]) -> None:
+    response = member.post(page_of(rows[2], "void"), {"reason": "Counted twice."})
+
+    assert response.status_code == (302 if role in STAFF_AND_ADMINS else 403)
+    assert UsageRecord.objects.count() == (2 if role in STAFF_AND_ADMINS else 1)
+
+
+def test_admins_add_and_rename_customers(member: Client, role: str, rows: list[Any]) -> None:
+    member.post(reverse("admin:usage_customer_add"), {"id": "9", "name": "New", "currency": "EUR"})
+    member.post(page_of(rows[0]), {"name": "Alicia", "currency": "USD"})
+
+    names = set(Customer.objects.values_list("name", flat=True))
+    assert names == ({"New", "Alicia"} if role == "Billing admins" else {"Alice"})
+
+
+def test_admins_issue_and_revoke_keys(member: Client, role: str, rows: list[Any]) -> None:
+    member.post(reverse("admin:usage_apikey_add"), {"name": "New"})
+    member.post(page_of(rows[3], "revoke"))
+
+    live = {api_key.name for api_key in ApiKey.objects.live()}
+    assert live == ({"New"} if role == "Billing admins" else {"CDN"})
+
+
+def test_no_role_deletes(member: Client, rows: list[Any]) -> None:
+    for row in rows:
+        assert member.post(page_of(row, "delete"), {"post": "yes"}).status_code == 403
+
+
+def test_no_role_manages_accounts(member: Client) -> None:
+    assert member.get("/admin/auth/user/").status_code == 403
