@@ -41,7 +41,7 @@ def previous_month(month: dt.date) -> dt.date:
 
 def month_bounds(month: dt.date) -> Period:
     """Return the instants, in UTC, at which the month begins and ends in the billing time zone."""
-    return Period(_midnight(month), _midnight(next_month(month)))
+    return Period(midnight(month), midnight(next_month(month)))
 
 
 def grace_end(month: dt.date) -> dt.datetime:
@@ -49,7 +49,7 @@ def grace_end(month: dt.date) -> dt.datetime:
 
     The grace is counted in calendar days of the billing time zone.
     """
-    return _midnight(next_month(month) + dt.timedelta(days=settings.BILLING_GRACE_DAYS))
+    return midnight(next_month(month) + dt.timedelta(days=settings.BILLING_GRACE_DAYS))
 
 
 def is_open_to_usage(month: dt.date, now: dt.datetime) -> bool:
@@ -57,6 +57,7 @@ def is_open_to_usage(month: dt.date, now: dt.datetime) -> bool:
     return month_bounds(month).start - CLOCK_SKEW <= now <= grace_end(month)
 
 
-def _midnight(day: dt.date) -> dt.datetime:
+def midnight(day: dt.date) -> dt.datetime:
+    """Return the first instant, in UTC, of a day in the billing time zone."""
     local = dt.datetime.combine(day, dt.time(), timezone.get_default_timezone())
     return local.astimezone(dt.UTC)

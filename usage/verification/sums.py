@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
 from heapq import merge
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.models import BigIntegerField, Count, Func, QuerySet, Sum
+from django.db.models import BigIntegerField, Count, Func, Max, Min, QuerySet, Sum, Value
 from django.db.models.functions import Collate
 
 from usage.fields import EXACT, ExactSum
 from usage.models import DailyUsage, UsageRecord
-from usage.periods import day_of
+from usage.periods import day_of, midnight
 
 _QUARTER_HOUR_SECONDS = 900
 _QUARTERS_IN_MIND = 10_000  # a hundred days
@@ -53,44 +53,50 @@ _NOTHING = DaySum(Decimal(0), 0)
 
 
 class _QuarterHour(Func):
-    """The number of an instant's quarter of an hour since 1970, in UTC.
+    """The number of an instant's quarter of an hour since 1970, in UTC, on SQLite.
 
-    Days begin at a quarter of an hour in every time zone. Which day that is, Python alone says:
-    the database's time zones may be of another year.
+    Days begin at a quarter of an hour in every time zone.
     """
 
+    template = f"(CAST(strftime('%%%%s', %(expressions)s) AS INTEGER) / {_QUARTER_HOUR_SECONDS})"
     output_field = BigIntegerField()
-
-    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        template = f"FLOOR(EXTRACT(epoch FROM %(expressions)s) / {_QUARTER_HOUR_SECONDS})::bigint"
-        return self.as_sql(compiler, connection, template=template, **context)
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        template = (
-            f"(CAST(strftime('%%%%s', %(expressions)s) AS INTEGER) / {_QUARTER_HOUR_SECONDS})"
-        )
-        return self.as_sql(compiler, connection, template=template, **context)
 
 
 def _day_of_quarter(quarter: int) -> dt.date:
     return day_of(dt.datetime.fromtimestamp(quarter * _QUARTER_HOUR_SECONDS, dt.UTC))
 
 
+def _grouping(records: QuerySet[UsageRecord, UsageRecord]) -> tuple[Func, Callable[[int], dt.date]]:
+    """Return a number to group records by, in order of time, and what tells its day.
+
+    When days begin, Python alone says, as it does for the write path: the database's time zones
+    may be of another year.
+    """
+    if connections[DEFAULT_DB_ALIAS].vendor == "sqlite":
+        return _QuarterHour("occurred_at"), lru_cache(maxsize=_QUARTERS_IN_MIND)(_day_of_quarter)
+    bounds = records.aggregate(first=Min("occurred_at"), last=Max("occurred_at"))
+    first, last = (day_of(bound or dt.datetime.now(dt.UTC)) for bound in bounds.values())
+    days = [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]
+    midnights = Value([midnight(day) for day in days])
+    bucket = Func("occurred_at", midnights, function="width_bucket", output_field=BigIntegerField())
+    return bucket, lambda number: days[number - 1]
+
+
 def recorded(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[tuple[_Key, DaySum]]:
     """Yield what the records add up to, sorted by key."""
-    keys = ("bill_id", "name", "price_per_unit", "quarter")
+    number, day = _grouping(records)
+    keys = ("bill_id", "name", "price_per_unit", "number")
     rows = (
-        records.annotate(name=_sortable("service"), quarter=_QuarterHour("occurred_at"))
+        records.annotate(name=_sortable("service"), number=number)
         .values_list(*keys)
         .annotate(ExactSum("units"), Count("pk"))
         .order_by(*keys)
         .iterator()
     )
-    day = lru_cache(maxsize=_QUARTERS_IN_MIND)(_day_of_quarter)
     by_day = groupby(rows, key=lambda row: (*row[:3], day(row[3])))
-    for key, quarters in by_day:
+    for key, parts in by_day:
         units, count = _NOTHING
-        for *_, more_units, more in quarters:
+        for *_, more_units, more in parts:
             units, count = EXACT.add(units, more_units), count + more
         yield key, DaySum(units, count)
 
