@@ -17,7 +17,7 @@ from usage import recording, transactions
 from usage.models import UsageRecord
 from usage.recording import Outcome, Recorded, record
 from usage.statements import Statements
-from usage.tests.books import Books, assert_books_balance, default_database
+from usage.tests.books import Books, assert_books_balance, default_database, verify_bills
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS
 from usage.transactions import DatabaseUnavailable
@@ -32,6 +32,7 @@ Act = Callable[[], Any]
 def _balance(own_books: Books) -> Iterator[None]:
     yield
     assert_books_balance(own_books)
+    verify_bills(own_books)
 
 
 @pytest.fixture
