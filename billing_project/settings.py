@@ -99,6 +99,7 @@ SECURE_HSTS_SECONDS = setting(
     validate=validate.Range(min=0),
 )
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = switch("SECURE_COOKIES", default=not DEBUG)
+SESSION_COOKIE_AGE = 12 * 60 * 60  # a working day; staff log in once
 SILENCED_SYSTEM_CHECKS = [
     # Whether every subdomain speaks HTTPS, and whether browsers are told so for ever,
     # is for the owner of the domain to say, not for one service on it.
@@ -197,6 +198,7 @@ ROOT_URLCONF = "billing_project.urls"
 WSGI_APPLICATION = "billing_project.wsgi.application"
 
 INSTALLED_APPS = [
+    "usage",  # first, so that its templates stand before those they extend
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -206,10 +208,10 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "usage",
 ]
 MIDDLEWARE = [
     "billing_project.log.name_request",
+    "billing_project.csp.content_security_policy",
     "usage.api.middleware.probes",
     "usage.api.middleware.api_problems",
     "django.middleware.security.SecurityMiddleware",
