@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth import authenticate
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
+from django.http import HttpRequest
 from pytest_django import Settings
 
 from usage.models import ApiKey, Customer
@@ -42,7 +43,7 @@ def test_the_login_it_prints_lets_staff_in() -> None:
         re.MULTILINE,
     )
     assert login
-    user = authenticate(username=login[1], password=login[2])
+    user = authenticate(HttpRequest(), username=login[1], password=login[2])
     assert isinstance(user, User)
     assert user.is_staff
     assert user.is_superuser

@@ -1,0 +1,63 @@
+"""Guessing a password locks the user name for that address, and for no other."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def accounts() -> None:
+    for name in ("sam", "kim"):
+        User.objects.create_user(name, password="right", is_staff=True)
+
+
+def login(client: Client, password: str, *, name: str = "sam", address: str = "192.0.2.1") -> Any:
+    """Fill in the login form."""
+    data = {"username": name, "password": password, "next": "/admin/"}
+    return client.post("/admin/login/", data, REMOTE_ADDR=address)
+
+
+def guess(client: Client, times: int = 5) -> Any:
+    responses = [login(client, "wrong") for _ in range(times)]
+    return responses[-1]
+
+
+def test_the_right_password_lets_in(client: Client) -> None:
+    assert login(client, "right").status_code == 302
+
+
+def test_five_wrong_passwords_lock_out_even_the_right_one(client: Client) -> None:
+    assert guess(client).status_code == 429
+    assert login(client, "right").status_code == 429
+
+
+def test_four_wrong_passwords_do_not(client: Client) -> None:
+    guess(client, times=4)
+
+    assert login(client, "right").status_code == 302
+
+
+def test_others_at_the_same_address_get_in(client: Client) -> None:
+    guess(client)
+
+    assert login(client, "right", name="kim").status_code == 302
+
+
+def test_the_same_user_gets_in_from_elsewhere(client: Client) -> None:
+    guess(client)
+
+    assert login(client, "right", address="192.0.2.2").status_code == 302
+
+
+def test_the_lock_opens_after_a_while(client: Client, time_machine: Any) -> None:
+    start = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
+    time_machine.move_to(start)
+    guess(client)
+    time_machine.move_to(start + dt.timedelta(minutes=16))
+
+    assert login(client, "right").status_code == 302
