@@ -250,6 +250,40 @@ def found(bills: Bills) -> list[str]:
     ]
 
 
+@pytest.fixture
+def unconstrained(behind_its_back: Any) -> None:
+    """Let bills overlap, and two be open for a month."""
+    if connection.vendor == "postgresql":
+        behind_its_back("SET CONSTRAINTS ALL IMMEDIATE")
+        behind_its_back("ALTER TABLE usage_bill DROP CONSTRAINT bill_periods_apart")
+    behind_its_back("DROP INDEX bill_open_once")
+
+
+def test_bills_that_overlap_are_found(
+    bills: Bills, behind_its_back: Any, unconstrained: None
+) -> None:
+    behind_its_back("UPDATE usage_bill SET period_start = '2026-10-31 23:00:00' WHERE id = {new}")
+
+    off, overlap = map(str, Verification().differences())
+    assert off.startswith(f"bill {bills['new']}: I7: its period is 2026-10-31 23:00:00+00:00 to")
+    assert off.endswith(": off by -3600.000 s and +0.000 s.")
+    assert overlap == (
+        f"bill {bills['new']}: I7: its period overlaps bill {bills['old']}'s by 1:00:00."
+    )
+
+
+def test_two_open_bills_of_one_month_are_found(
+    bills: Bills, behind_its_back: Any, unconstrained: None
+) -> None:
+    behind_its_back(
+        "INSERT INTO usage_bill (customer_id, month, period_start, period_end)"
+        " VALUES (456, '2026-11-01', '2026-11-20 00:00:00', '2026-12-01 00:00:00')"
+    )
+
+    differences = [str(difference) for difference in Verification().differences()]
+    assert f"I7: bill {bills['bob']} is open for its month." in differences[-1]
+
+
 def test_untouched_bills_differ_in_nothing(bills: Bills) -> None:
     assert found(bills) == []
 
