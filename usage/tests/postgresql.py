@@ -43,10 +43,13 @@ def server(*, durable: bool = False) -> Iterator[str]:
         return
     stop_leftovers()
     with (
-        tempfile.TemporaryDirectory(prefix=PREFIX) as folder,
-        (Path(folder) / "owner").open("w") as owner,
+        # Another run may take an ending one for a leftover, and delete its folder meanwhile.
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
+        (Path(folder) / "claim").open("w") as owner,
     ):
         fcntl.flock(owner, fcntl.LOCK_EX)
+        # Seen by other runs from here on, when it is locked already.
+        (Path(folder) / "claim").rename(Path(folder) / "owner")
         data = Path(folder).resolve() / "data"
         configure(data, CONFIGURATION if durable else CONFIGURATION | NOT_DURABLE)
         with get_server(data) as running:
@@ -65,11 +68,12 @@ def configure(data: Path, configuration: dict[str, str]) -> None:
 def stop_leftovers() -> None:
     """Stops the servers of killed runs: those whose owner holds its lock no more."""
     for owner in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*/owner"):
-        if owner.stat().st_uid == os.geteuid():
-            with owner.open() as lock, contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                stop(owner.parent / "data")
-                shutil.rmtree(owner.parent)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            if owner.stat().st_uid == os.geteuid():
+                with owner.open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    stop(owner.parent / "data")
+                    shutil.rmtree(owner.parent, ignore_errors=True)
 
 
 def stop(data: Path) -> None:
