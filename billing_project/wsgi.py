@@ -20,6 +20,10 @@ def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> 
     The header that says so is the server's own (PEP 3333): gunicorn drops it from an application
     and wants to be told by its response object, other servers refuse it.
     """
+    # Django fails on a malformed parameter of this kind (RFC 2231) before anything can answer;
+    # no answer of the service depends on one.
+    if "*" in environ.get("CONTENT_TYPE", ""):
+        environ["CONTENT_TYPE"] = ""
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
         kept = [(name, value) for name, value in headers if name.lower() != "connection"]

@@ -17,6 +17,9 @@ PRICE_DIGITS = {"max_digits": 18, "decimal_places": 12}
 AMOUNT_LIMIT = 10**12
 
 _REQUEST_ID = re.compile(rf"[!-~]{{1,{REQUEST_ID_LENGTH}}}")
+# Normalising takes quadratic time in the worst case, so its input is bounded: NFC makes one
+# character of at most four.
+_LONGEST_SPELLING = 4 * SERVICE_LENGTH
 # Control, format, surrogate, line and paragraph separator: what cannot be seen or stored.
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
@@ -35,12 +38,12 @@ def normal_service(value: str) -> str:
     if value.isascii() and value.isprintable():  # already NFC, and nothing unseen in it
         service = value.strip(" ")
     else:
-        service = unicodedata.normalize("NFC", value).strip()
-    if not 1 <= len(service) <= SERVICE_LENGTH:
+        service = unicodedata.normalize("NFC", value[: _LONGEST_SPELLING + 1]).strip()
+    if len(value) > _LONGEST_SPELLING or not 1 <= len(service) <= SERVICE_LENGTH:
         raise ValidationError(
             f"A service has 1 to {SERVICE_LENGTH} characters after trimming.", code="length"
         )
-    if not service.isprintable() and any(unicodedata.category(c) in _UNSEEN for c in service):
+    if _has_unseen(service):
         raise ValidationError(
             "A service has no control, format, surrogate or separator characters.",
             code="characters",
@@ -48,10 +51,18 @@ def normal_service(value: str) -> str:
     return service
 
 
-def validate_service(value: str) -> None:
-    """Raise ValidationError unless `value` is a service name in its normal form."""
-    if normal_service(value) != value:
-        raise ValidationError("A service is stored trimmed and in Unicode's NFC.", code="normal")
+def validate_name(value: str) -> None:
+    """Raise ValidationError if a customer's or a key's name could pass for something else."""
+    if value != value.strip() or _has_unseen(value):
+        raise ValidationError(
+            "A name has no spaces around it and no control, format, surrogate or separator"
+            " characters.",
+            code="characters",
+        )
+
+
+def _has_unseen(text: str) -> bool:
+    return not text.isprintable() and any(unicodedata.category(c) in _UNSEEN for c in text)
 
 
 def fit(value: Decimal, *, max_digits: int, decimal_places: int) -> Decimal:

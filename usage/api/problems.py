@@ -41,9 +41,6 @@ class Problem(Exception):
         self.headers = headers or {}
         self.extensions = extensions
 
-    def __reduce__(self) -> Any:
-        return type(self), (self.status, self.code, self.detail)
-
     def document(self) -> dict[str, Any]:
         """Return the problem details object."""
         document = {

@@ -24,6 +24,7 @@ _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
 MOST_RECORDS = 1000
 _LONGEST_INSTANT = 64
+_MOST_UNKNOWN_FIELDS = 20
 
 
 def _string(pattern: str, longest: int) -> dict[str, Any]:
@@ -221,22 +222,23 @@ class RecordReader:
 
     def _by_name(self, data: dict[str, Any], errors: list[FieldError]) -> dict[str, Any]:
         given: dict[str, Any] = {}
+        unknown: list[str] = []
         for key, value in data.items():
             name = self.names.get(key)
             if name is None:
-                errors.append(
-                    FieldError(
-                        _shown(key),
-                        "unknown",
-                        f"The fields are {', '.join(self.fields)}.",
-                    )
-                )
+                unknown.append(key)
             elif name in given:
                 errors.append(
                     FieldError(name, "twice", "The field stands here in both spellings: give one.")
                 )
             else:
                 given[name] = value
+        fields = f"The fields are {', '.join(self.fields)}."
+        errors += [
+            FieldError(_shown(key), "unknown", fields) for key in unknown[:_MOST_UNKNOWN_FIELDS]
+        ]
+        if more := unknown[_MOST_UNKNOWN_FIELDS:]:
+            errors.append(FieldError("record", "unknown", f"{len(more)} more fields are unknown."))
         return given
 
 

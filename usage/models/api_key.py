@@ -12,6 +12,7 @@ from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
 from usage.transactions import database_now
+from usage.validators import validate_name
 
 _MARK = "ub_"
 _PREFIX_LENGTH = 8
@@ -63,7 +64,11 @@ def is_well_formed(key: str) -> bool:
 class ApiKey(models.Model):
     """What an internal service shows to be let in. Several may live under one name."""
 
-    name = models.CharField(max_length=100, help_text="The team or service that holds the key.")
+    name = models.CharField(
+        max_length=100,
+        validators=[validate_name],
+        help_text="The team or service that holds the key.",
+    )
     prefix = models.CharField(max_length=_PREFIX_LENGTH, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -13,6 +13,7 @@ from django.db.models import lookups
 from django.db.models.functions import Length, Upper
 
 from usage.models.base import InsertMissing
+from usage.validators import validate_name
 
 if TYPE_CHECKING:
     from usage.models.bill import Bill
@@ -37,7 +38,7 @@ class Customer(InsertMissing):
         primary_key=True,
         validators=[MinValueValidator(1), MaxValueValidator(LARGEST_ID)],
     )
-    name = models.CharField(max_length=200)
+    name = models.CharField(max_length=200, validators=[validate_name])
     currency = models.CharField(
         max_length=3,
         default="USD",

@@ -136,6 +136,25 @@ def test_the_product_of_units_and_price_has_a_limit(customer: Customer, post: Po
     assert errors(problem(response, 400, "validation_error")) == {"units_consumed": "amount_limit"}
 
 
+def test_of_very_many_unknown_fields_the_first_are_named(customer: Customer, post: Post) -> None:
+    response = post({**usage_body(), **{f"x{n}": n for n in range(10_000)}})
+
+    document = problem(response, 400, "validation_error")
+    assert [error["field"] for error in document["errors"]][-2:] == ["x19", "record"]
+    assert document["errors"][-1]["detail"] == "9980 more fields are unknown."
+    assert len(response.content) < 10_000
+
+
+def test_a_service_that_would_take_seconds_to_normalise_takes_none(
+    customer: Customer, post: Post
+) -> None:
+    slow = usage_body(service="a" + "\u0301" * 200_000 + "\u0316" * 200_000)
+
+    response = post(json.dumps(slow, ensure_ascii=False).encode())
+
+    assert errors(problem(response, 400, "validation_error")) == {"service": "length"}
+
+
 def test_a_field_in_both_spellings(customer: Customer, post: Post) -> None:
     response = post({**usage_body(), "unitsConsumed": 58})
 

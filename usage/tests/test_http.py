@@ -23,11 +23,15 @@ class Answer(NamedTuple):
 
 
 def exchange(
-    service: Service, *parts: bytes, path: str = "/api/v1/usage/", key: str = ""
+    service: Service,
+    *parts: bytes,
+    path: str = "/api/v1/usage/",
+    key: str = "",
+    media_type: str = "application/json",
 ) -> Answer:
     """Send a request part by part, its first one more headers; return the answer."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
         f"Authorization: Bearer {key or service.books.key}\r\n"
     )
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
@@ -121,6 +125,20 @@ def test_a_body_that_ends_early_records_nothing(live_service: Service) -> None:
 
     assert (answer.status, answer.code) == (400, "invalid_json")
     assert stored(live_service) == before
+
+
+def test_a_broken_chunk_records_nothing(live_service: Service) -> None:
+    answer = exchange(live_service, b"Transfer-Encoding: chunked\r\n\r\n", b"zz\r\n{}\r\n0\r\n\r\n")
+
+    assert (answer.status, answer.code) == (400, "invalid_json")
+
+
+def test_a_content_type_that_django_cannot_read_is_just_another_one(
+    live_service: Service,
+) -> None:
+    answer = exchange(live_service, sized(b"{}"), b"{}", media_type="a/b; x*=zz''y")
+
+    assert (answer.status, answer.code) == (415, "unsupported_media_type")
 
 
 def test_without_a_key_the_body_is_not_looked_at(live_service: Service) -> None:
