@@ -26,6 +26,19 @@ from usage.validators import fit_price
 _MONTHS_SHOWN = 24
 
 
+class CustomerSelect(AutocompleteSelect):
+    """Django's own, with words where it shows nothing yet, which is what names it when read out."""
+
+    class Media:
+        js = ["usage/select.js"]
+
+    def build_attrs(
+        self, base_attrs: dict[str, Any], extra_attrs: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        attrs = super().build_attrs(base_attrs, extra_attrs)
+        return attrs | {"data-placeholder": "Customer's name or id", "aria-label": "Customer"}
+
+
 class CustomerChoice(forms.Form):
     """Finds one of many customers by typing a part of the name, or the id."""
 
@@ -33,11 +46,7 @@ class CustomerChoice(forms.Form):
         Customer.objects,
         required=False,
         label="Customer",
-        widget=AutocompleteSelect(
-            Bill._meta.get_field("customer"),
-            admin.site,
-            attrs={"data-placeholder": "Name or id", "aria-label": "Customer"},
-        ),
+        widget=CustomerSelect(Bill._meta.get_field("customer"), admin.site),
     )
 
 

@@ -28,9 +28,6 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
 
-    class Media:
-        css = {"all": ["usage/billing.css"]}
-
     # The name of the list's export, if it has one.
     export_name = ""
 

@@ -1,0 +1,191 @@
+"""Staff's pages in a real browser: accessible, and without a complaint on its console."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # has no types
+from django.contrib.auth.models import Group, Permission, User
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pytest_django.live_server_helper import LiveServer
+
+from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import list_of, page_of, report
+
+CHROMIUM = (
+    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+)
+ROLES: dict[str, list[str]] = import_module("usage.migrations.0004_roles").ROLES
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM, reason="no browser: install chromium, or name one with CHROMIUM=/path/to/it"
+)
+SCREENS: dict[str, dict[str, Any]] = {
+    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
+    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
+    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for these tests alone: its event loop would be in the way of all that follow."""
+    # Chromium's sandbox does not work for root, as which containers run their tests.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with pytest.MonkeyPatch.context() as environment, sync_playwright() as playwright:
+        # The loop runs in this thread, where Django would refuse to wait for the database.
+        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def bill(browser: Browser, guards_lifted_for_teardown: None, live_server: LiveServer) -> Bill:
+    for role, permissions in ROLES.items():
+        group, _ = Group.objects.get_or_create(name=role)
+        group.permissions.set(Permission.objects.filter(codename__in=permissions))
+    customer: Customer = CustomerFactory.create(id=123, name="Acme <script>alert(1)</script>")
+    api_key, _ = ApiKey.objects.issue(name="CDN")
+    report(3, service="Storage", reported_by=api_key)
+    return report(request_id="cdn:1", service="Compute", customer_id=customer.pk)
+
+
+class Staff:
+    """A staff user of one role at a browser."""
+
+    def __init__(self, page: Page, server: str) -> None:
+        self.page = page
+        self.server = server
+        self.complaints: list[str] = []
+        page.on("console", lambda message: self._heard(message.type, message.text))
+        page.on("pageerror", lambda error: self._heard("error", str(error)))
+
+    def _heard(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"}:
+            self.complaints.append(f"{self.page.url}: {text}")
+
+    def log_in(self, role: str) -> None:
+        user = User.objects.create_user("sam", password="right", is_staff=True)
+        user.groups.add(Group.objects.get(name=role))
+        self.page.goto(f"{self.server}/admin/")
+        self.page.get_by_label("Username").fill("sam")
+        self.page.get_by_label("Password").fill("right")
+        self.page.get_by_role("button", name="Log in").click()
+
+    def open(self, path: str) -> None:
+        self.page.goto(self.server + path)
+
+
+    def inaccessible(self) -> list[str]:
+        """Return what axe-core finds to be serious on this page."""
+        heard = len(self.complaints)
+        found = Axe().run(self.page).response["violations"]
+        del self.complaints[heard:]  # of the policy, about the styles that axe-core itself tries
+        return [
+            f"{violation['id']} {[node['html'][:100] for node in violation['nodes']][:3]}"
+            for violation in found
+            if violation["impact"] in {"serious", "critical"}
+        ]
+
+
+@pytest.fixture(params=["light"])
+def staff(
+    request: pytest.FixtureRequest, browser: Browser, live_server: LiveServer, bill: Bill
+) -> Iterator[Staff]:
+    context = browser.new_context(**SCREENS[request.param])
+    sam = Staff(context.new_page(), str(live_server))
+    yield sam
+    context.close()
+    assert sam.complaints == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_follows_a_bill_down_to_a_record(staff: Staff, role: str) -> None:
+    staff.log_in(role)
+    page = staff.page
+
+    page.get_by_role("link", name="Bills", exact=True).first.click()
+    page.get_by_role("link", name="Acme").click()
+    page.get_by_label("1 records of this line").click()
+    page.get_by_role("link", name="cdn:1").click()
+
+    expect(page.get_by_role("heading", name="Usage record cdn:1")).to_be_visible()
+    may_void = role != "Billing viewers"
+    expect(page.get_by_role("link", name="Void this record")).to_have_count(int(may_void))
+
+
+def test_staff_void_a_record_and_close_the_bill(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing staff")
+    page = staff.page
+
+    staff.open(page_of(UsageRecord.objects.get(pk="cdn:1")))
+    page.get_by_role("link", name="Void this record").click()
+    page.get_by_label("Reason").fill("Counted twice.")
+    page.get_by_role("button", name="Void the record").click()
+    expect(page.get_by_text("The record is voided on bill")).to_be_visible()
+
+    staff.open(page_of(bill))
+    page.get_by_role("link", name="Close this bill").click()
+    page.get_by_role("button", name="Close the bill").click()
+    expect(page.get_by_text("The bill is closed. Its total is $8.70.")).to_be_visible()
+    expect(page.get_by_role("link", name="Close this bill")).to_have_count(0)
+
+
+def test_staff_verify_a_bill_and_export_it(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing viewers")
+    page = staff.page
+
+    staff.open(page_of(bill))
+    page.get_by_role("link", name="Verify this bill").click()
+    page.get_by_role("button", name="Verify the bill").click()
+    expect(page.get_by_text("The bill agrees with its records.")).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Records as CSV").click()
+
+    assert len(Path(download.value.path()).read_text().splitlines()) == 5
+
+
+def test_a_customer_is_chosen_by_typing(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing viewers")
+    page = staff.page
+
+    staff.open(list_of("usagerecord"))
+    page.locator(".customer-filter .select2-selection").click()
+    page.keyboard.type("acme")
+    page.get_by_role("option", name="Acme").click()
+    page.locator(".customer-filter").get_by_role("button", name="Show").click()
+
+    expect(page.get_by_role("link", name="All customers")).to_be_visible()
+    assert "customer=123" in page.url
+
+
+@pytest.mark.parametrize("staff", SCREENS, indirect=True)
+def test_no_page_has_a_serious_violation(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing admins")
+    record = UsageRecord.objects.get(pk="cdn:1")
+    customer, api_key = Customer.objects.get(), ApiKey.objects.get()
+    violations = []
+
+    for path in (
+        "/admin/",
+        *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
+        *(page_of(row) for row in (customer, bill, record, api_key)),
+        page_of(bill, "close"),
+        page_of(bill, "verify"),
+        page_of(record, "void"),
+        page_of(api_key, "revoke"),
+        "/admin/usage/apikey/add/",
+        "/admin/usage/customer/add/",
+    ):
+        staff.open(path)
+        violations += [f"{path}: {violation}" for violation in staff.inaccessible()]
+
+    assert violations == []
