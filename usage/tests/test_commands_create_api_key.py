@@ -32,3 +32,13 @@ def test_a_name_that_names_nobody_is_refused(name: str) -> None:
     with pytest.raises(CommandError, match=r"^'.*' cannot name a key: .+\.$"):
         call_command("create_api_key", name)
     assert not ApiKey.objects.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["\udcff", "cdn\u202emaet", "cdn\nteam", "cdn\0team", "\u2028cdn\u2028x"]
+)
+def test_a_name_that_could_pass_for_another_is_refused(name: str) -> None:
+    with pytest.raises(CommandError, match=r"cannot name a key: A name has no spaces") as error:
+        call_command("create_api_key", name)
+    assert str(error.value).isprintable()
+    assert not ApiKey.objects.exists()

@@ -1,5 +1,6 @@
 """`manage.py import_customers` brings in the whole file or nothing, and says what it did."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,30 @@ def test_every_bad_line_is_named_and_nothing_is_imported(file: Path, capsys: Pri
 
 def errors(capsys: Printed) -> list[str]:
     return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Last\nClosed bill 99 of Nobody (1), 2026-10: 0.00 USD",
+        "Re\rturn",
+        "Esc\x1b[2J",
+        "Gninrut \u202egnirutset",
+        "Zero\u200bwidth",
+        "Line\u2028separator",
+        "Paragraph\u2029separator",
+        "Next\x85line",
+    ],
+)
+def test_a_name_that_could_forge_a_line_is_refused(name: str, file: Path, capsys: Printed) -> None:
+    file.write_text(f'id,name\n1,"{name}"\n2,Good\n', newline="")
+
+    with pytest.raises(CommandError, match="nothing was imported"):
+        call_command("import_customers", file)
+
+    (said,) = errors(capsys)
+    assert "name: A name has no spaces around it and no control, format," in said
+    assert stored() == {}
 
 
 def test_a_reason_says_what_is_wrong(file: Path, capsys: Printed) -> None:
@@ -210,6 +235,27 @@ def test_a_database_that_is_away_is_said_in_a_sentence(
 
     with pytest.raises(CommandError, match="Nothing was imported, run the command again: The data"):
         call_command("import_customers", file)
+
+
+def test_customers_are_locked_in_order_of_their_ids_whatever_becomes_of_them(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_customers, "_CUSTOMERS_AT_ONCE", 3)
+    for number in (1, 3, 4):
+        CustomerFactory.create(id=number, name=f"Old {number}", currency="EUR")
+    upsert, written = import_customers._upsert, []
+
+    def watched(customers: Iterable[Customer]) -> None:
+        customers = list(customers)
+        written.extend(customer.id for customer in customers)
+        upsert(customers)
+
+    monkeypatch.setattr(import_customers, "_upsert", watched)
+    file.write_text("id,name,currency\n5,New,USD\n4,Old 4,USD\n3,Old 3,EUR\n2,New,USD\n1,Re,EUR\n")
+
+    call_command("import_customers", file)
+
+    assert written == [1, 2, 4, 5]
 
 
 def test_a_chunk_costs_a_few_queries_whatever_is_in_it(file: Path) -> None:
