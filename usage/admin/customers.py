@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
@@ -9,13 +10,19 @@ from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
+from usage.admin.bill_page import period_of, state_of
 from usage.admin.pages import BillingAdmin
-from usage.models import Customer
+from usage.models import Bill, Customer
+from usage.models.bill import total_of
 from usage.models.customer import LARGEST_ID
+from usage.periods import month_of
+from usage.transactions import database_now
+
+_BILLS_SHOWN = 12
 
 
 def matching(term: str) -> Q:
@@ -30,7 +37,7 @@ def matching(term: str) -> Q:
 class CustomerAdmin(BillingAdmin):
     """The id is the company's own and stays; the currency stays once there is a bill."""
 
-    list_display = ("id", "shown_name", "currency", "bills")
+    list_display = ("id", "shown_name", "currency", "total", "bills")
     list_display_links = ("id", "shown_name")
     search_fields = ("name",)
     search_help_text = "A part of the name, or the customer id"
@@ -44,13 +51,23 @@ class CustomerAdmin(BillingAdmin):
         return (queryset.filter(matching(term)) if term else queryset), False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        return (*self.fields, "bills") if obj else self.fields
+        return (*self.fields, "latest_bills") if obj else self.fields
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:
             return ()
         billed = obj.bills.exists()
-        return ("id", "bills", "currency") if billed else ("id", "bills")
+        return ("id", "latest_bills", "currency") if billed else ("id", "latest_bills")
+
+    def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
+        current = Bill.objects.open().filter(customer__in=rows, month=month_of(database_now()))
+        bills = {bill.customer_id: bill.pk for bill in current}
+        lines = current.lines()
+        for customer in rows:
+            customer.shown_total = "–"
+            if bill := bills.get(customer.pk):
+                total = total_of(lines.get(bill, []))
+                customer.shown_total = formats.money(total, customer.currency)
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: Any) -> None:
         # Saved the usual way, a new customer would overwrite one that was added meanwhile.
@@ -60,7 +77,34 @@ class CustomerAdmin(BillingAdmin):
     def shown_name(self, customer: Customer) -> SafeString:
         return formats.name(customer.name)
 
+    @admin.display(description="current bill")
+    def total(self, customer: Any) -> Any:
+        return customer.shown_total
+
+    @admin.display(description="latest bills")
+    def latest_bills(self, customer: Customer) -> SafeString:
+        """Return the latest bills with their totals, which are read at once, and a link to all."""
+        latest = customer.bills.select_related("customer").order_by("-period_start")
+        bills = list(latest[:_BILLS_SHOWN])
+        lines = Bill.objects.filter(pk__in=[bill.pk for bill in bills]).open().lines()
+        rows = (
+            (
+                reverse("admin:usage_bill_change", args=[bill.pk]),
+                period_of(bill),
+                state_of(bill, overdue=False),
+                formats.money(
+                    bill.total if bill.is_closed else total_of(lines.get(bill.pk, [])),
+                    customer.currency,
+                ),
+            )
+            for bill in bills
+        )
+        listed = format_html_join(
+            "", '<li><a href="{}">{}</a> {} <span class="figure">{}</span></li>', rows
+        )
+        return format_html('<ul class="bills">{}</ul>{}', listed, self.bills(customer))
+
     @admin.display(description="bills")
     def bills(self, customer: Customer) -> SafeString:
         url = reverse("admin:usage_bill_changelist", query={"customer": customer.pk})
-        return format_html('<a href="{}">Bills</a>', url)
+        return format_html('<a href="{}">All bills</a>', url)

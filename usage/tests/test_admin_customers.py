@@ -5,6 +5,7 @@ from django.test import Client
 from django.urls import reverse
 
 from usage.models import Customer
+from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, queries, report, text_of
 
@@ -123,3 +124,32 @@ def test_autocomplete_has_no_deep_pages(
     response = admin_client.get(reverse("admin:autocomplete"), asked)
 
     assert response.status_code == (200 if page == "last" else 404)
+
+
+def test_the_list_shows_the_current_bill(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    CustomerFactory.create(id=456, name="Bob", currency="JPY")
+    database_clock.set("2026-10-20T12:00:00Z")
+    report(10)
+    database_clock.set("2026-11-20T12:00:00Z")
+    report(2)
+
+    rows = admin_client.get(list_of("customer")).context["cl"].result_list
+
+    assert [row.shown_total for row in rows] == ["$5.80", "–"]
+
+
+def test_the_page_shows_the_latest_bills(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-10-20T12:00:00Z")
+    october = report(10)
+    october.close()
+    database_clock.set("2026-11-20T12:00:00Z")
+    november = report(2)
+
+    page = text_of(admin_client.get(page_of(customer)))
+
+    for shown in (page_of(october), "$29.00", page_of(november), "$5.80"):
+        assert shown in page
