@@ -243,7 +243,8 @@ def test_customers_are_locked_in_order_of_their_ids_whatever_becomes_of_them(
     monkeypatch.setattr(import_customers, "_CUSTOMERS_AT_ONCE", 3)
     for number in (1, 3, 4):
         CustomerFactory.create(id=number, name=f"Old {number}", currency="EUR")
-    upsert, written = import_customers._upsert, []
+    upsert = import_customers._upsert
+    written: list[int] = []
 
     def watched(customers: Iterable[Customer]) -> None:
         customers = list(customers)

@@ -6,6 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from usage.models import Bill
+from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
 
 
@@ -26,6 +27,8 @@ class Command(BaseCommand):
             bills = bills.filter(pk__in=_existing(bill))
         if bills is not None and month is not None:
             bills = bills.filter(month=_first_day(month))
+            if not bills.exists():
+                raise CommandError(f"There is no such bill of {month}: give a month that has one.")
         verification = Verification(bills)
         differences = 0
         for difference in verification.differences():
@@ -42,7 +45,8 @@ class Command(BaseCommand):
 
 def _existing(ids: list[int]) -> list[int]:
     """Return the ids; raises CommandError if a bill does not exist, and could not be verified."""
-    missing = set(ids) - set(Bill.objects.filter(pk__in=ids).values_list("pk", flat=True))
+    possible = [bill_id for bill_id in ids if 0 < bill_id <= LARGEST_ID]  # SQLite takes no others
+    missing = set(ids) - set(Bill.objects.filter(pk__in=possible).values_list("pk", flat=True))
     if missing:
         raise CommandError(
             f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills."
