@@ -291,6 +291,25 @@ class PrintableAscii(PerEngine):
     sqlite_template = "({0} <> '' AND {0} NOT GLOB '*[^!-~]*' AND length({0}) <= 128)"
 
 
+class CurrencyCode(PerEngine):
+    """Three capital letters, as ISO 4217 has them."""
+
+    arity = 1
+    postgresql_template = "{0} ~ '^[A-Z]{{3}}$'"
+    sqlite_template = "{0} GLOB '[A-Z][A-Z][A-Z]'"
+
+
+class CleanText(PerEngine):
+    """Not empty, without ASCII control characters, and no spaces around it."""
+
+    arity = 1
+    postgresql_template = "({0} <> '' AND {0} = btrim({0}) AND {0} !~ '[\\x01-\\x1f\\x7f]')"
+    sqlite_template = (
+        "({0} <> '' AND {0} = trim({0})"
+        " AND {0} NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || ']*')"
+    )
+
+
 class FirstDayOfMonth(PerEngine):
     """The date is the first of its month."""
 

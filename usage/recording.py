@@ -303,12 +303,15 @@ def _bill_of(
     month: dt.date, customer_id: int, bills: Sequence[BillRow]
 ) -> BillRow | NewBill | None:
     """Return the customer's open bill for the month, or the one to open for what is left of it."""
-    start, end = month_bounds(month)
+    start, end = bounds = month_bounds(month)
     for bill in bills:
-        if bill.month == month:
-            if bill.is_open:
-                return bill
+        if bill.month == month and bill.is_open:
+            return bill
+        # Bills of another month reach into this one only if they were opened in another time zone.
+        if bill.month == month or bill.period_start < bounds.start < bill.period_end:
             start = max(start, bill.period_end)
+        elif bounds.start < bill.period_start:
+            end = min(end, bill.period_start)
     return NewBill(customer_id, month, start, end) if start < end else None
 
 

@@ -102,6 +102,7 @@ class Statements:
     asked = "unnest(%s::bigint[]) AS asked(id)"
     recent = "bill.month >= {now}::date - %s"
     among = "= ANY(%s)"
+    lock_customers = "ORDER BY missing.customer_id FOR KEY SHARE OF customer"
     bill_columns = "bill.id, bill.month, bill.period_start, bill.period_end"
     record_columns = (
         "record.request_id, record.customer_id, record.service, record.units,"
@@ -137,8 +138,11 @@ class Statements:
         """Open those bills that are still missing; return their ids."""
         source, params = self._table(bills, "bigint date timestamptz timestamptz")
         rows = self._rows(
-            "INSERT INTO usage_bill (customer_id, month, period_start, period_end)"
-            f" {source} ON CONFLICT DO NOTHING RETURNING id",
+            f"WITH missing (customer_id, month, period_start, period_end) AS ({source})"
+            " INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
+            " SELECT missing.*, customer.currency FROM missing"
+            " JOIN usage_customer customer ON customer.id = missing.customer_id"
+            f" WHERE true {self.lock_customers} ON CONFLICT DO NOTHING RETURNING id",
             params,
         )
         return {bill_id for (bill_id,) in rows}
@@ -216,6 +220,7 @@ class SQLiteStatements(Statements):
     asked = "(SELECT value AS id FROM json_each(%s)) AS asked"
     recent = "bill.month >= date({now}, '-' || %s || ' days')"
     among = "IN (SELECT value FROM json_each(%s))"
+    lock_customers = ""
     # Without a declared type Django's converters leave the text alone.
     bill_columns = "bill.id, bill.month || '', bill.period_start || '', bill.period_end || ''"
     record_columns = (

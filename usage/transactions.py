@@ -6,14 +6,14 @@ read as one snapshot. Beside the write path and the migrations this is the only 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
@@ -30,14 +30,18 @@ GATES = 64
 # The first of PostgreSQL's two advisory lock keys; no other part of the service locks under it.
 _GATE_KEY = 0x0B111
 _ATTEMPTS = 5
-# An attempt may wait 2 s for a lock, on SQLite 5 s, and all of them must be over after 8 s: a
-# caller waits 10.
-_LAST_START_SECONDS = {"postgresql": 6.0, "sqlite": 3.0}
+# A statement on PostgreSQL, and the beginning of a transaction on SQLite, may take 5 s; with none
+# begun after 3 s all is over after 8: a caller waits 10.
+_LAST_START_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 0.2
 
 # SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock,
-# lock timeout, and a server that is going down or coming up.
-_REPEATABLE_STATES = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
+# lock timeout, a server that is going down or coming up, a connection ended for being idle, and
+# one to a server that has become a standby.
+_STANDBY_STATE = "25006"
+_REPEATABLE_STATES = frozenset(
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P05", "25P03", _STANDBY_STATE}
+)
 # Statement timeout; and by class: connection lost, resources exhausted, system error.
 _UNAVAILABLE_STATES = frozenset({"57014"})
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
@@ -90,25 +94,47 @@ def repeatable(work: Callable[[], T], *, using: str = DEFAULT_DB_ALIAS) -> T:
     """Run `work` in a transaction of its own and return what it returns, once that is committed.
 
     Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
-    all within 8 s; then DatabaseUnavailable is raised. Other errors pass through.
+    all within 8 s; then DatabaseUnavailable is raised. Other errors pass through, and so does a
+    Repeat that repeating does not mend, which is a bug and no excuse.
     """
     connection = connections[using]
     nested = connection.in_atomic_block  # only in tests: production asks for durable
-    give_up = time.monotonic() + _LAST_START_SECONDS[connection.vendor]
+    give_up = time.monotonic() + _LAST_START_SECONDS
     for attempt in count(1):
         try:
-            with transaction.atomic(using=using, durable=True):
+            with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
                 return work()
-        except (Error, Repeat) as error:
+        except Repeat:
+            if attempt >= _ATTEMPTS:
+                raise
+        except Error as error:
             if not is_unavailable(error):
                 raise
             last = attempt >= _ATTEMPTS or time.monotonic() > give_up
             if nested or last or not is_repeatable(error):
                 raise DatabaseUnavailable("The database could not take the transaction.") from error
-        connection.close_if_unusable_or_obsolete()
+            if getattr(error.__cause__, "pgcode", None) == _STANDBY_STATE:
+                connection.close()
+        if not nested:
+            connection.close_if_unusable_or_obsolete()
         pause = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)
         time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter keeps no secret
     raise AssertionError("unreachable")
+
+
+def _in_time(
+    connection: BaseDatabaseWrapper, last_start: float
+) -> contextlib.AbstractContextManager[None]:
+    """Let no statement begin after `last_start`; on SQLite only the beginning itself waits."""
+
+    def check(execute: Callable[..., Any], *args: Any) -> Any:
+        if time.monotonic() > last_start:
+            raise DatabaseUnavailable("The database took too long over one transaction.")
+        return execute(*args)
+
+    if connection.vendor == "sqlite":
+        return contextlib.nullcontext()
+    return connection.execute_wrapper(check)
 
 
 def enter_gate(
@@ -154,7 +180,7 @@ def lift_statement_timeout(*, using: str = DEFAULT_DB_ALIAS) -> None:
             cursor.execute("SET LOCAL statement_timeout = 0")
 
 
-@contextmanager
+@contextlib.contextmanager
 def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     """Let all that is read inside see one state of the database, however long that takes.
 
@@ -173,7 +199,7 @@ def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
             yield
 
 
-@contextmanager
+@contextlib.contextmanager
 def _deferred(connection: BaseDatabaseWrapper) -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("BEGIN DEFERRED")

@@ -99,7 +99,7 @@ class BillPage:
 
     def __init__(self, bill: Bill) -> None:
         self.bill = bill
-        self.currency = bill.customer.currency
+        self.currency = bill.currency
         self.now = database_now()
         self.lines = bill.lines()
         self.total = bill.total if bill.is_closed else total_of(self.lines)
@@ -181,7 +181,7 @@ class BillPage:
         days = Decimal((end - start) // dt.timedelta(seconds=1))
         share = days / Decimal(elapsed // dt.timedelta(seconds=1))
         amount = EXACT.multiply(self.total, share)
-        rounded = round_amount(amount, self.bill.customer.minor_unit_digits)
+        rounded = round_amount(amount, self.bill.minor_unit_digits)
         return formats.money(rounded, self.currency)
 
     def days_left(self) -> int | None:

@@ -103,7 +103,7 @@ class Close(Action):
         return {
             "customer": formats.customer(self.row.customer),
             "month": f"{self.row.month:%B %Y}",
-            "total": formats.money(self.row.total, self.row.customer.currency),
+            "total": formats.money(self.row.total, self.row.currency),
             "ends_early": now < self.row.period_end,
             "month_open": is_open_to_usage(self.row.month, now),
         }
@@ -112,7 +112,7 @@ class Close(Action):
         if not self.row.close():
             messages.info(self.request, "The bill was closed already; nothing was changed.")
             return
-        total = formats.money(self.row.total, self.row.customer.currency)
+        total = formats.money(self.row.total, self.row.currency)
         self.keep(HistoryEntry.Action.CLOSED, data["reason"], bill=self.row)
         self.log(self.row, f"Closed at {total}.")
         messages.success(self.request, f"The bill is closed. Its total is {total}.")
@@ -164,7 +164,7 @@ class BillAdmin(ReadOnlyAdmin):
             bill.shown_state = state_of(bill, overdue=bill.pk in overdue)
             total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
             bill.page_total = total
-            bill.shown_total = formats.money(total, bill.customer.currency)
+            bill.shown_total = formats.money(total, bill.currency)
 
     @admin.display(description="customer")
     def customer_name(self, bill: Bill) -> SafeString:

@@ -129,7 +129,7 @@ def bill_row(bill: Any) -> Sequence[Any]:
         bill.pk,
         bill.customer_id,
         text(bill.customer.name),
-        bill.customer.currency,
+        bill.currency,
         f"{bill.month:%Y-%m}",
         bill.period_start.isoformat(timespec="milliseconds"),
         bill.period_end.isoformat(timespec="milliseconds"),

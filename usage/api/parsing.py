@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from email.message import Message
 from typing import Any
 
-from django.http import HttpRequest, UnreadablePostError
+from django.http import HttpRequest
 
 from usage.api.problems import Problem, invalid_json
 
@@ -29,8 +29,10 @@ def read_body(request: HttpRequest) -> bytes:
         raise _too_large()
     try:
         body = _read(request, expected)
-    except (OSError, UnreadablePostError) as error:
-        raise invalid_json("The body ended early: send the request again.") from error
+    except Problem:
+        raise
+    except Exception as error:  # each server has errors of its own for broken bodies
+        raise invalid_json("The body did not arrive whole: send the request again.") from error
     if expected is not None and len(body) < expected:
         raise invalid_json("The body is shorter than its Content-Length: send the request again.")
     return body
@@ -111,7 +113,14 @@ def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(text: str) -> int | Decimal:
-    return int(text) if len(text) <= _LONGEST_INTEGER else Decimal(text)
+    return int(text) if len(text) <= _LONGEST_INTEGER else _number(text)
+
+
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent beyond what Decimal can hold; no field takes it
+        return Decimal("Infinity")
 
 
 def _constant(name: str) -> None:
@@ -120,7 +129,7 @@ def _constant(name: str) -> None:
 
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
-    parse_float=Decimal,
+    parse_float=_number,
     parse_int=_integer,
     parse_constant=_constant,
 )

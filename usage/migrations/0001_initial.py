@@ -6,6 +6,7 @@ import django.db.models.functions.text
 import django.db.models.lookups
 import usage.fields
 import usage.models.customer
+import usage.validators
 from django.db import migrations, models
 
 
@@ -21,7 +22,7 @@ class Migration(migrations.Migration):
             name='ApiKey',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(help_text='The team or service that holds the key.', max_length=100)),
+                ('name', models.CharField(help_text='The team or service that holds the key.', max_length=100, validators=[usage.validators.validate_name])),
                 ('prefix', models.CharField(editable=False, max_length=8)),
                 ('digest', models.CharField(editable=False, max_length=64, unique=True)),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
@@ -37,12 +38,12 @@ class Migration(migrations.Migration):
             name='Customer',
             fields=[
                 ('id', models.BigIntegerField(primary_key=True, serialize=False, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(9223372036854775807)], verbose_name='customer id')),
-                ('name', models.CharField(max_length=200)),
+                ('name', models.CharField(max_length=200, validators=[usage.validators.validate_name])),
                 ('currency', models.CharField(default='USD', help_text='ISO 4217, in capitals. It cannot change once the customer has a bill.', max_length=3, validators=[usage.models.customer.validate_currency])),
             ],
             options={
                 'ordering': ('id',),
-                'constraints': [models.CheckConstraint(condition=models.Q(('id__gte', 1)), name='customer_id_positive', violation_error_message='A customer id is a positive whole number.'), models.CheckConstraint(condition=models.Q(('name', ''), _negated=True), name='customer_name_given', violation_error_message='A customer has a name.'), models.CheckConstraint(condition=models.Q(django.db.models.lookups.Exact(django.db.models.functions.text.Length('currency'), 3), ('currency', django.db.models.functions.text.Upper('currency'))), name='customer_currency_code', violation_error_message='A currency is a three-letter ISO 4217 code in capitals.')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('id__gte', 1)), name='customer_id_positive', violation_error_message='A customer id is a positive whole number.'), models.CheckConstraint(condition=models.Q(('name', ''), _negated=True), name='customer_name_given', violation_error_message='A customer has a name.'), models.CheckConstraint(condition=models.Q(usage.fields.CurrencyCode(models.F('currency'))), name='customer_currency_code', violation_error_message='A currency is a three-letter ISO 4217 code in capitals.')],
             },
         ),
         migrations.CreateModel(
@@ -52,6 +53,7 @@ class Migration(migrations.Migration):
                 ('month', models.DateField(help_text='The first day of the month, in the billing time zone.')),
                 ('period_start', models.DateTimeField()),
                 ('period_end', models.DateTimeField(help_text='The first instant that is not in the period.')),
+                ('currency', models.CharField(editable=False, help_text="The customer's when the bill was opened.", max_length=3)),
                 ('closed_at', models.DateTimeField(editable=False, null=True)),
                 ('closed_total', usage.fields.ExactDecimalField(decimal_places=4, editable=False, max_digits=30, null=True)),
                 ('customer', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='bills', to='usage.customer')),
@@ -173,7 +175,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100), models.Q(('service', ''), _negated=True)), name='record_service_given'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='record_service_given'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
@@ -182,5 +184,13 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='usagerecord',
             constraint=models.CheckConstraint(condition=models.Q(models.Q(('void_reason', ''), ('voided_by', ''), ('voids__isnull', True)), models.Q(('voids__isnull', False), models.Q(('void_reason', ''), _negated=True), models.Q(('voided_by', ''), _negated=True)), _connector='OR'), name='record_void_with_reason'),
+        ),
+        migrations.AddConstraint(
+            model_name='bill',
+            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CurrencyCode(models.F('currency'))), name='bill_currency_code'),
+        ),
+        migrations.AddConstraint(
+            model_name='dailyusage',
+            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='daily_usage_service'),
         ),
     ]

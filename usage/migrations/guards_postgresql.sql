@@ -17,8 +17,8 @@ END $$;
 CREATE OR REPLACE FUNCTION usage_bill_only_closes() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
-        OR (NEW.id, NEW.customer_id, NEW.month, NEW.period_start)
-            IS DISTINCT FROM (OLD.id, OLD.customer_id, OLD.month, OLD.period_start)
+        OR (NEW.id, NEW.customer_id, NEW.month, NEW.period_start, NEW.currency)
+            IS DISTINCT FROM (OLD.id, OLD.customer_id, OLD.month, OLD.period_start, OLD.currency)
         OR NEW.period_end IS DISTINCT FROM LEAST(OLD.period_end, NEW.closed_at)
     THEN
         RAISE EXCEPTION 'a bill changes only once, when it is closed' USING ERRCODE = 'integrity_constraint_violation';
@@ -40,10 +40,12 @@ END $$;
 
 CREATE OR REPLACE FUNCTION usage_currency_fixed() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- Waits for a bill that is being opened: its foreign key holds a weaker lock on this row.
+    PERFORM FROM usage_customer WHERE id = OLD.id FOR UPDATE;
     IF EXISTS (SELECT FROM usage_bill WHERE customer_id = OLD.id) THEN
-        RAISE EXCEPTION 'a customer with bills keeps its currency' USING ERRCODE = 'integrity_constraint_violation';
+        RAISE EXCEPTION 'a customer with bills keeps its id and currency' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    RETURN NEW;
+    RETURN COALESCE(NEW, OLD);
 END $$;
 
 CREATE OR REPLACE TRIGGER record_never_changes BEFORE UPDATE OR DELETE ON usage_usagerecord
@@ -71,11 +73,14 @@ CREATE OR REPLACE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_daily
 CREATE OR REPLACE TRIGGER daily_usage_never_truncated BEFORE TRUNCATE ON usage_dailyusage
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
-CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF currency ON usage_customer
-    FOR EACH ROW WHEN (OLD.currency <> NEW.currency) EXECUTE FUNCTION usage_currency_fixed();
+CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
+    FOR EACH ROW WHEN ((OLD.id, OLD.currency) <> (NEW.id, NEW.currency)) EXECUTE FUNCTION usage_currency_fixed();
+-- The foreign key is checked at the end of the transaction, when another customer may have the id.
+CREATE OR REPLACE TRIGGER customer_with_bills_never_deleted BEFORE DELETE ON usage_customer
+    FOR EACH ROW EXECUTE FUNCTION usage_currency_fixed();
 
 -- Ranges of numbers and of times are indexed alike, so this needs no extension.
 ALTER TABLE usage_bill DROP CONSTRAINT IF EXISTS bill_periods_apart;
 ALTER TABLE usage_bill ADD CONSTRAINT bill_periods_apart EXCLUDE USING gist (
-    int8range(customer_id, customer_id, '[]') WITH &&, tstzrange(period_start, period_end) WITH &&
+    numrange(customer_id, customer_id, '[]') WITH &&, tstzrange(period_start, period_end) WITH &&
 );

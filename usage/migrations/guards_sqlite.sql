@@ -27,6 +27,7 @@ CREATE TRIGGER bill_only_closes BEFORE UPDATE ON usage_bill
 WHEN OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
     OR NEW.id <> OLD.id OR NEW.customer_id <> OLD.customer_id
     OR NEW.month <> OLD.month OR NEW.period_start <> OLD.period_start
+    OR NEW.currency <> OLD.currency
     OR NEW.period_end <> min(OLD.period_end, NEW.closed_at)
 BEGIN
     SELECT RAISE(ABORT, 'a bill changes only once, when it is closed');
@@ -82,8 +83,17 @@ BEGIN
 END;
 
 DROP TRIGGER IF EXISTS customer_keeps_currency;
-CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF currency ON usage_customer
-WHEN OLD.currency <> NEW.currency AND EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
+CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
+WHEN (OLD.id <> NEW.id OR OLD.currency <> NEW.currency)
+    AND EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
 BEGIN
-    SELECT RAISE(ABORT, 'a customer with bills keeps its currency');
+    SELECT RAISE(ABORT, 'a customer with bills keeps its id and currency');
+END;
+
+-- The foreign key is checked at the end of the transaction, when another customer may have the id.
+DROP TRIGGER IF EXISTS customer_with_bills_never_deleted;
+CREATE TRIGGER customer_with_bills_never_deleted BEFORE DELETE ON usage_customer
+WHEN EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'a customer with bills keeps its id and currency');
 END;

@@ -13,9 +13,9 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q, Sum
 
-from usage.fields import EXACT, ExactDecimalField, ExactSum, FirstDayOfMonth
+from usage.fields import EXACT, CurrencyCode, ExactDecimalField, ExactSum, FirstDayOfMonth
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.customer import Customer
+from usage.models.customer import Customer, minor_unit_digits
 from usage.periods import grace_end, month_of, previous_month
 from usage.transactions import database_now, enter_gate, repeatable
 from usage.validators import exact_amount
@@ -79,8 +79,7 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
 
     def lines(self) -> dict[int, list[Line]]:
         """Return the lines of each of these bills by bill id, by service and price."""
-        bills = self.select_related("customer")
-        return _lines({bill.pk: bill.customer.minor_unit_digits for bill in bills})
+        return _lines({bill.pk: bill.minor_unit_digits for bill in self})
 
 
 class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # made at run time
@@ -104,6 +103,9 @@ class Bill(FrozenModel):
     month = models.DateField(help_text="The first day of the month, in the billing time zone.")
     period_start = models.DateTimeField()
     period_end = models.DateTimeField(help_text="The first instant that is not in the period.")
+    currency = models.CharField(
+        max_length=3, editable=False, help_text="The customer's when the bill was opened."
+    )
     closed_at = models.DateTimeField(null=True, editable=False)
     closed_total = ExactDecimalField(max_digits=30, decimal_places=4, null=True, editable=False)
 
@@ -120,6 +122,9 @@ class Bill(FrozenModel):
                 name="bill_open_once",
                 fields=("customer", "month"),
                 condition=Q(closed_at__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="bill_currency_code", condition=Q(CurrencyCode(F("currency")))
             ),
             models.CheckConstraint(
                 name="bill_period_forward", condition=Q(period_start__lt=F("period_end"))
@@ -143,6 +148,11 @@ class Bill(FrozenModel):
     def __str__(self) -> str:
         return f"bill {self.pk} of {self.customer}, {self.month:%Y-%m}"
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Open the bill, in its customer's currency; raises Frozen if it is stored already."""
+        self.currency = self.currency or self.customer.currency
+        super().save(*args, **kwargs)
+
     def natural_key(self) -> tuple[Any, ...]:
         return (self.customer_id, self.period_start)
 
@@ -154,13 +164,18 @@ class Bill(FrozenModel):
 
     def lines(self) -> list[Line]:
         """Return the bill's lines, by service and price."""
-        return _lines({self.pk: self.customer.minor_unit_digits})[self.pk]
+        return _lines({self.pk: self.minor_unit_digits})[self.pk]
+
+    @property
+    def minor_unit_digits(self) -> int:
+        """How many digits the bill's currency has after the point."""
+        return minor_unit_digits(self.currency)
 
     @property
     def total(self) -> Decimal:
         """What the bill's lines add up to, in the customer's currency; fixed once it is closed."""
         if self.closed_total is not None:
-            return round_amount(self.closed_total, self.customer.minor_unit_digits)
+            return round_amount(self.closed_total, self.minor_unit_digits)
         return total_of(self.lines())
 
     def close(self) -> bool:
@@ -176,7 +191,7 @@ class Bill(FrozenModel):
     def _close(self) -> bool:
         enter_gate([self.customer_id], exclusive=True)
         now = database_now()
-        stored = Bill.objects.select_related("customer").get(pk=self.pk)
+        stored = Bill.objects.get(pk=self.pk)
         if stored.is_closed:
             return False
         if now <= stored.period_start:
@@ -199,16 +214,16 @@ class Bill(FrozenModel):
             ) from error
 
 
-def _lines(minor_unit_digits: Mapping[int, int]) -> dict[int, list[Line]]:
+def _lines(digits: Mapping[int, int]) -> dict[int, list[Line]]:
     daily_usage = apps.get_model("usage", "DailyUsage").objects
     rows = (
-        daily_usage.filter(bill__in=list(minor_unit_digits))
+        daily_usage.filter(bill__in=list(digits))
         .values_list("bill_id", "service", "price_per_unit")
         .annotate(ExactSum("units"), Sum("records"))
         .order_by("bill_id", "service", "price_per_unit")
     )
     lines: dict[int, list[Line]] = defaultdict(list)
     for bill_id, service, price, units, records in rows:
-        amount = round_amount(exact_amount(units, price), minor_unit_digits[bill_id])
+        amount = round_amount(exact_amount(units, price), digits[bill_id])
         lines[bill_id].append(Line(service, price, units, records, amount))
     return lines

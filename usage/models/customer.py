@@ -9,9 +9,8 @@ from babel.numbers import get_currency_precision
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
-from django.db.models import lookups
-from django.db.models.functions import Length, Upper
 
+from usage.fields import CurrencyCode
 from usage.models.base import InsertMissing
 from usage.validators import validate_name
 
@@ -28,6 +27,11 @@ def validate_currency(code: str) -> None:
         raise ValidationError(
             f"'{code}' is no currency: give a three-letter ISO 4217 code in capitals, such as USD."
         )
+
+
+def minor_unit_digits(currency: str) -> int:
+    """Return how many digits a currency has after the point (CLDR through Babel)."""
+    return get_currency_precision(currency)
 
 
 class Customer(InsertMissing):
@@ -63,10 +67,7 @@ class Customer(InsertMissing):
             ),
             models.CheckConstraint(
                 name="customer_currency_code",
-                condition=models.Q(
-                    lookups.Exact(Length("currency"), 3),
-                    currency=Upper("currency"),
-                ),
+                condition=models.Q(CurrencyCode(models.F("currency"))),
                 violation_error_message="A currency is a three-letter ISO 4217 code in capitals.",
             ),
         )
@@ -88,5 +89,5 @@ class Customer(InsertMissing):
 
     @property
     def minor_unit_digits(self) -> int:
-        """Return how many digits the currency has after the point (CLDR through Babel)."""
-        return get_currency_precision(self.currency)
+        """How many digits the customer's currency has after the point."""
+        return minor_unit_digits(self.currency)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import models
+from django.db.models import lookups
+from django.db.models.functions import Length
 
-from usage.fields import ExactDecimalField
-from usage.models.base import FrozenModel
+from usage.fields import CleanText, ExactDecimalField
+from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill
 from usage.models.customer import Customer
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
@@ -15,7 +17,7 @@ from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
 SLOTS = 4
 
 
-class DailyUsageManager(models.Manager["DailyUsage"]):
+class DailyUsageManager(models.Manager.from_queryset(FrozenQuerySet)):  # type: ignore[misc]  # made at run time
     """Finds daily usage by what fixtures call it."""
 
     def get_by_natural_key(  # noqa: PLR0917 - Django passes the parts of the key by position
@@ -70,6 +72,13 @@ class DailyUsage(FrozenModel):
                 name="daily_usage_slot", condition=models.Q(slot__gte=0, slot__lt=SLOTS)
             ),
             models.CheckConstraint(name="daily_usage_records", condition=models.Q(records__gt=0)),
+            models.CheckConstraint(
+                name="daily_usage_service",
+                condition=models.Q(
+                    CleanText(models.F("service")),
+                    lookups.LessThanOrEqual(Length("service"), SERVICE_LENGTH),
+                ),
+            ),
             models.CheckConstraint(
                 name="daily_usage_price", condition=models.Q(price_per_unit__gte=0)
             ),

@@ -11,6 +11,7 @@ from django.db.models.functions import Concat, Length
 
 from usage.fields import (
     AmountBelowLimit,
+    CleanText,
     ExactDecimalField,
     OccurredInTime,
     PrintableAscii,
@@ -100,8 +101,10 @@ class UsageRecord(FrozenModel):
             ),
             models.CheckConstraint(
                 name="record_service_given",
-                condition=Q(lookups.LessThanOrEqual(Length("service"), SERVICE_LENGTH))
-                & ~Q(service=""),
+                condition=Q(
+                    CleanText(F("service")),
+                    lookups.LessThanOrEqual(Length("service"), SERVICE_LENGTH),
+                ),
             ),
             models.CheckConstraint(
                 name="record_occurred_in_time",

@@ -34,6 +34,7 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
             "month": dt.date(2026, 11, 1),
             "period_start": dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
             "period_end": dt.datetime(2026, 12, 1, tzinfo=dt.UTC),
+            "currency": "USD",
         },
         UsageRecord: {
             "request_id": "cdn:17",
@@ -81,7 +82,7 @@ BAD: dict[str, list[Bad]] = {
     "customer_id_positive": [(Customer, {"id": 0}), (Customer, {"id": -1})],
     "customer_name_given": [(Customer, {"name": ""})],
     "customer_currency_code": [
-        (Customer, {"currency": currency}) for currency in ("", "US", "usd", "Usd")
+        (Customer, {"currency": currency}) for currency in ("", "US", "usd", "Usd", "12$")
     ],
     "api_key_name_given": [(ApiKey, {"name": ""})],
     "api_key_digest_is_sha256": [(ApiKey, {"digest": "0" * 63}), (ApiKey, {"digest": ""})],
@@ -128,7 +129,13 @@ BAD: dict[str, list[Bad]] = {
             },
         ),
     ],
-    "record_service_given": [(UsageRecord, {"service": ""}), (UsageRecord, {"service": "x" * 101})],
+    "record_service_given": [
+        (UsageRecord, {"service": service}) for service in ("", " a", "a ", "a\x1bb", "x" * 101)
+    ],
+    "daily_usage_service": [
+        (DailyUsage, {"service": service}) for service in ("", " a", "a ", "a\x7fb", "x" * 101)
+    ],
+    "bill_currency_code": [(Bill, {"currency": currency}) for currency in ("", "12$", "usd")],
     "record_occurred_in_time": [
         (UsageRecord, {"occurred_at": NOW + 5 * MINUTE + MILLISECOND}),
         (UsageRecord, {"occurred_at": NOW - 366 * DAY - MILLISECOND}),

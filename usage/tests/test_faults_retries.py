@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -240,7 +241,7 @@ def test_all_attempts_are_over_after_8_seconds(
     monkeypatch.setattr("usage.transactions.time", clock)
     run("SELECT 1")
     began = clock.now
-    wait = transactions.Repeat("As after a wait for a lock.")
+    wait = busy()
 
     def work() -> None:
         clock.pass_longest_wait()
@@ -250,6 +251,53 @@ def test_all_attempts_are_over_after_8_seconds(
         transactions.repeatable(work)
 
     assert clock.now - began <= MOST_SECONDS
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_no_statement_begins_when_it_could_not_end_in_time(
+    own_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three statements of 2 seconds each leave no room for a fourth that may take 5."""
+    clock = Clock(2.0)
+    monkeypatch.setattr("usage.transactions.time", clock)
+    statements = []
+
+    def work() -> None:
+        for number in range(4):
+            run("SELECT 1")
+            statements.append(number)
+            clock.pass_longest_wait()
+
+    with pytest.raises(DatabaseUnavailable):
+        transactions.repeatable(work)
+
+    assert statements == [0, 1]
+
+
+def test_what_repeating_does_not_mend_is_an_error_of_ours(own_books: Books) -> None:
+    def work() -> None:
+        raise transactions.Repeat("Again and again.")
+
+    with pytest.raises(transactions.Repeat):
+        transactions.repeatable(work)
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_server_that_became_a_standby_is_left_for_a_new_connection(
+    own_books: Books, before: Any
+) -> None:
+    run("SET default_transaction_read_only = on")
+
+    assert isinstance(recorded(), Recorded)
+
+
+def busy() -> OperationalError:
+    """Return the error of a wait that ended without the lock."""
+    cause = sqlite3.OperationalError("database is locked")
+    cause.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    error = OperationalError("database is locked")
+    error.__cause__ = cause
+    return error
 
 
 def longest_wait() -> float:

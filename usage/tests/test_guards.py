@@ -70,7 +70,7 @@ def plain(model: type[models.Model]) -> models.QuerySet[Any]:
 
 def test_all_guards_stand_after_the_migrations() -> None:
     assert guards.missing(connection) == set()
-    assert len(guards.expected(connection)) == (13 if connection.vendor == "postgresql" else 11)
+    assert len(guards.expected(connection)) == (14 if connection.vendor == "postgresql" else 12)
 
 
 # Records
@@ -261,8 +261,8 @@ def test_bills_of_one_customer_never_overlap(start: str, end: str, closed: Bill)
 
 def inserted_bill(start: str, end: str, customer_id: int = 123, conflict: str = "") -> str:
     return (
-        "INSERT INTO usage_bill (customer_id, month, period_start, period_end)"
-        f" VALUES ({customer_id}, '2026-10-01', '{start}', '{end}') {conflict}"
+        "INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
+        f" VALUES ({customer_id}, '2026-10-01', '{start}', '{end}', 'USD') {conflict}"
     )
 
 
@@ -329,7 +329,10 @@ def test_daily_usage_keeps_its_key(column: str, opened: Bill) -> None:
 
 def test_daily_usage_is_never_deleted(opened: Bill) -> None:
     refused(run(f"DELETE FROM usage_dailyusage WHERE bill_id = {opened.pk}"), "never deleted")
-    refused(lambda: DailyUsage.objects.all().delete(), "daily usage is never deleted")
+    refused(models.QuerySet(DailyUsage).all().delete, "daily usage is never deleted")
+    for forbidden in (DailyUsage.objects.all().delete, DailyUsage.objects.all().update):
+        with pytest.raises(Frozen):
+            forbidden()
     day = opened.daily_usage.get()
     for change in (day.save, day.delete):
         with pytest.raises(Frozen):
@@ -346,13 +349,24 @@ def test_daily_usage_is_not_replaced(opened: Bill) -> None:
 
 
 def test_the_currency_of_a_customer_with_bills_never_changes(opened: Bill) -> None:
-    message = "a customer with bills keeps its currency"
+    message = "a customer with bills keeps its id and currency"
     refused(run("UPDATE usage_customer SET currency = 'EUR' WHERE id = 123"), message)
     refused(lambda: Customer.objects.update(currency="EUR"), message)
     customer = Customer.objects.get()
     customer.currency = "EUR"
     refused(customer.save, message)
     refused(lambda: Customer.objects.bulk_update([customer], ["currency"]), message)
+    refused(run("UPDATE usage_customer SET id = 999 WHERE id = 123"), message)
+    # Within one transaction another customer could take the id over.
+    refused(run("DELETE FROM usage_customer WHERE id = 123"), message)
+
+
+@on_sqlite
+def test_a_customer_with_bills_is_not_replaced(opened: Bill) -> None:
+    refused(
+        run("INSERT OR REPLACE INTO usage_customer (id, name, currency) VALUES (123, 'A', 'EUR')"),
+        "a customer with bills keeps its id and currency",
+    )
 
 
 def test_the_name_of_a_customer_with_bills_changes(opened: Bill) -> None:

@@ -1,12 +1,15 @@
 """The happy path, from the wire to the bill."""
 
+import datetime as dt
 from decimal import Decimal
 
 import pytest
+from django.core.management import call_command
+from pytest_django.fixtures import Settings
 
 from usage.models import Bill, Customer, UsageRecord
-from usage.tests.conftest import Post
-from usage.tests.factories import usage_body
+from usage.tests.conftest import DatabaseClock, Post
+from usage.tests.factories import CustomerFactory, usage_body
 
 pytestmark = pytest.mark.django_db
 
@@ -50,3 +53,38 @@ def test_a_committed_transaction_leaves_what_it_answered(
     response = post(usage_body())
 
     assert UsageRecord.objects.get().pk == response.json()["request_id"]
+
+
+def test_the_largest_customer_id_has_a_bill_like_any_other(post: Post) -> None:
+    largest = CustomerFactory.create(id=2**63 - 1)
+
+    assert post(usage_body(customer_id=largest.pk)).status_code == 201
+
+
+def test_a_bill_is_in_the_currency_that_its_customer_had_when_it_was_opened(post: Post) -> None:
+    dinar = CustomerFactory.create(currency="KWD")
+
+    post(usage_body(customer_id=dinar.pk))
+
+    assert Bill.objects.get().currency == "KWD"
+    assert Bill.objects.get().total == Decimal("2.900")
+
+
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Europe/Vienna", "2026-11-01T00:00:00+00:00"),
+        ("Pacific/Kiritimati", "2026-11-01T00:00:00+00:00"),
+        ("America/New_York", "2026-11-01T04:00:00+00:00"),
+    ],
+)
+def test_a_bill_of_another_time_zone_leaves_room_for_the_next(
+    post: Post, database_clock: DatabaseClock, settings: Settings, zone: str, start: str
+) -> None:
+    call_command("loaddata", "sample_data", verbosity=0)
+    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = zone
+    database_clock.set("2026-11-23T10:00:00Z")
+
+    assert post(usage_body()).status_code == 201
+    newest = Bill.objects.latest("pk")
+    assert newest.period_start.astimezone(dt.UTC).isoformat() == start

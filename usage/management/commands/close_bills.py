@@ -48,4 +48,4 @@ def _due() -> Iterator[Bill]:
 
 
 def _described(bill: Bill) -> str:
-    return f"{bill}: {bill.total:f} {bill.customer.currency}"
+    return f"{bill}: {bill.total:f} {bill.currency}"
