@@ -200,7 +200,7 @@ WSGI_APPLICATION = "billing_project.wsgi.application"
 
 INSTALLED_APPS = [
     "usage",  # first, so that its templates stand before those they extend
-    "django.contrib.admin",
+    "billing_project.admin.BillingAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

@@ -3,12 +3,6 @@
 No page counts records, pages by OFFSET or lists them inline, so none grows slow with them.
 """
 
-from django.contrib import admin
-
 from usage.admin import api_keys, bills, customers, records
 
 __all__ = ["api_keys", "bills", "customers", "records"]
-
-admin.site.site_header = admin.site.site_title = "Usage billing"
-admin.site.index_title = "Overview"
-admin.site.site_url = None  # there is no other site to view
