@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
+from functools import reduce
 from itertools import groupby
-from operator import attrgetter
+from operator import attrgetter, or_
 from typing import Any
 
-from django.db.models import Count, F, Min, Q, QuerySet
+from django.db.models import Count, F, Min, Q, QuerySet, lookups
 
 from usage.fields import EXACT, ExactSum
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
-from usage.periods import month_bounds
+from usage.models.usage_record import VOID_PREFIX
+from usage.periods import CLOCK_SKEW, Period, month_bounds
 from usage.validators import exact_amount
 from usage.verification.difference import Difference, counted, plain
 
@@ -68,11 +70,26 @@ _MISPLACED = (
         "late, and not marked so",
     ),
 )
+# What a bill's month, whatever its period says, does not admit.
+_OFF_MONTH: tuple[tuple[Callable[[Period], Q], str], ...] = (
+    (lambda month: Q(occurred_at__gte=month.end), "occurred after the bill's month"),
+    (
+        lambda month: Q(recorded_at__lt=month.start - CLOCK_SKEW),
+        "recorded before the bill's month",
+    ),
+    (
+        # Only a void goes, after the month, on the bill of what it cancels.
+        lambda month: (
+            Q(occurred_at__lt=month.start, recorded_at__gte=month.end) & ~Q(voids__bill=F("bill"))
+        ),
+        "occurred before the bill's month, and recorded after it",
+    ),
+)
 
 
 def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
     """Find the records that their bill, or its period, does not admit."""
-    for invariant, condition, said in _MISPLACED:
+    for invariant, condition, said in (*_MISPLACED, *_off_month(records)):
         rows = (
             records.filter(condition)
             .values_list("bill_id", "service", "price_per_unit")
@@ -84,6 +101,25 @@ def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[D
             of_line = f"{counted(count, 'record')} of {service!r} at {plain(price)}"
             what = f"{of_line}, the first {first!r}, {said}"
             yield _misplaced(bill_id, invariant, what, units, price)
+
+
+def _off_month(
+    records: QuerySet[UsageRecord, UsageRecord],
+) -> Iterator[tuple[str, Q, str]]:
+    """Yield the rules of the months of those bills that could break one, in conditions like above.
+
+    When a month begins and ends, Python alone says; so the months are asked for first. A bill
+    whose period leaves its month is found by that.
+    """
+    suspects = records.filter(
+        Q(occurred_at__gte=F("bill__period_end"))
+        | Q(recorded_at__lt=F("bill__period_start"))
+        | Q(late=True, recorded_at__gte=F("bill__period_end"))
+    )
+    months = list(suspects.order_by().values_list("bill__month", flat=True).distinct())
+    for rule, said in _OFF_MONTH if months else ():
+        broken = (Q(bill__month=month) & rule(month_bounds(month)) for month in months)
+        yield "month", reduce(or_, broken), said
 
 
 def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[Difference]:
@@ -98,14 +134,19 @@ def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iter
 
 def voids(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
     """Find the voids that do not mirror what they cancel; there are few, each a person's deed."""
-    # Asked whether `voids` is null, Django would join as if the foreign key never broke.
-    voids = records.filter(units__lt=0).select_related("voids")
+    # Asked by voids__isnull, Django would join as if the foreign key never broke.
+    is_void = Q(lookups.IsNull(F("voids"), False))  # noqa: FBT003 - Django's
+    voids = records.filter(Q(units__lt=0) | is_void).select_related("voids")
     for void in voids.order_by("bill_id", "pk").iterator():
         voided = void.voids  # None if the database has lost it
         units = EXACT.add(void.units, voided.units) if voided else void.units
         if units or not voided or _kept_by_void(void) != _kept_by_void(voided) or voided.voids_id:
             what = f"{void.pk!r} does not mirror {void.voids_id!r}"
             yield _misplaced(void.bill_id, "void", what, units, void.price_per_unit)
+        # Records are cancelled once at most because a void's id is made from theirs.
+        elif void.pk != (due := VOID_PREFIX + voided.pk):
+            what = f"{void.pk!r} cancels {voided.pk!r}, whose only void is {due!r}"
+            yield _misplaced(void.bill_id, "void", what, void.units, void.price_per_unit)
 
 
 def _kept_by_void(record: UsageRecord) -> tuple[Any, ...]:

@@ -89,25 +89,59 @@ def _shown(bills: QuerySet[Bill]) -> Iterator[Shown]:
 
 
 def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
-    """Compare a bill's days and total with its records."""
-    customer = shown.bill.customer
-    total, records = Decimal(0), 0
+    """Compare a bill's days, total and currency with its records and its customer."""
+    bill = shown.bill
+    digits, customers_digits = bill.minor_unit_digits, bill.customer.minor_unit_digits
+    total, customers_total, records = Decimal(0), Decimal(0), 0
     for price, line in groupby(days, key=lambda day: (day.service, day.price)):
         units = Decimal(0)
         for day in line:
             units = EXACT.add(units, day.recorded.units)
             records += day.recorded.records
             if day.recorded != day.folded:
-                yield _off_day(day, customer.currency)
-        amount = round_amount(exact_amount(units, price[1]), customer.minor_unit_digits)
-        total = EXACT.add(total, amount)
+                yield _off_day(day, bill.currency)
+        amount = exact_amount(units, price[1])
+        total = EXACT.add(total, round_amount(amount, digits))
+        customers_total = EXACT.add(customers_total, round_amount(amount, customers_digits))
     if not records:
-        yield Difference(shown.bill_id, "I5", "there is no record on it.")
+        yield Difference(bill.pk, "I5", "there is no record on it.")
+    if bill.currency != bill.customer.currency:
+        yield _off_currency(bill, total, customers_total)
+    yield from _off_totals(shown, total)
+
+
+def _off_totals(shown: Shown, total: Decimal) -> Iterator[Difference]:
+    """Compare what a bill states with the `total` of its records, and with its lines."""
     closed_total = shown.bill.closed_total
+    if shown.bill.is_closed != (closed_total is not None):
+        yield _half_closed(shown.bill, total)
     stated = shown.lines_total if closed_total is None else closed_total
     for other, source in ((total, "its records"), (shown.lines_total, "its lines")):
         if stated != other:
             yield _off_total(shown, stated, other, source)
+
+
+def _half_closed(bill: Bill, total: Decimal) -> Difference:
+    stated = bill.closed_total or Decimal(0)
+    amount = EXACT.subtract(stated, total)
+    said = "closed without a total" if bill.is_closed else f"open with a fixed {plain(stated)}"
+    return Difference(
+        bill.pk,
+        "I5",
+        f"it is {said}, its records make {plain(total)}: off by {signed(amount)} {bill.currency}.",
+        amount=amount,
+    )
+
+
+def _off_currency(bill: Bill, total: Decimal, customers_total: Decimal) -> Difference:
+    amount = EXACT.subtract(customers_total, total)
+    return Difference(
+        bill.pk,
+        "currency",
+        f"it is in {bill.currency}, its customer's currency is {bill.customer.currency}:"
+        f" computed in that, its total of {plain(total)} would change by {signed(amount)}.",
+        amount=amount,
+    )
 
 
 def _off_day(day: Day, currency: str) -> Difference:
@@ -131,7 +165,7 @@ def _off_total(shown: Shown, stated: Decimal, other: Decimal, source: str) -> Di
         shown.bill_id,
         "I5",
         f"the total shown is {plain(stated)}, {source} make {plain(other)}:"
-        f" off by {signed(amount)} {shown.bill.customer.currency}.",
+        f" off by {signed(amount)} {shown.bill.currency}.",
         amount=amount,
     )
 
