@@ -25,7 +25,7 @@ def validate_currency(code: str) -> None:
     """Raise ValidationError unless `code` is an ISO 4217 code that CLDR knows."""
     if code not in _CURRENCIES:
         raise ValidationError(
-            f"'{code}' is no currency: give a three-letter ISO 4217 code in capitals, such as USD."
+            f"{code!r} is no currency: give a three-letter ISO 4217 code in capitals, such as USD."
         )
 
 

@@ -29,7 +29,7 @@ class DailyUsageManager(models.Manager.from_queryset(FrozenQuerySet)):  # type: 
         day: str,
         slot: int,
     ) -> DailyUsage:
-        return self.get(
+        daily_usage: DailyUsage = self.get(
             bill__customer=customer,
             bill__period_start=period_start,
             service=service,
@@ -37,6 +37,7 @@ class DailyUsageManager(models.Manager.from_queryset(FrozenQuerySet)):  # type: 
             day=day,
             slot=slot,
         )
+        return daily_usage
 
 
 class DailyUsage(FrozenModel):
