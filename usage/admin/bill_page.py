@@ -104,7 +104,7 @@ class BillPage:
         self.lines = bill.lines()
         self.total = bill.total if bill.is_closed else total_of(self.lines)
         latest = bill.records.order_by("-recorded_at", "request_id")[:LATEST_RECORDS]
-        self.latest = list(latest.select_related("customer", "reported_by"))
+        self.latest = list(latest.select_related("customer", "bill", "reported_by"))
 
     def context(self) -> dict[str, Any]:
         """Return what the template shows."""

@@ -61,13 +61,13 @@ class CustomerAdmin(BillingAdmin):
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         current = Bill.objects.open().filter(customer__in=rows, month=month_of(database_now()))
-        bills = {bill.customer_id: bill.pk for bill in current}
+        bills = {bill.customer_id: bill for bill in current}
         lines = current.lines()
         for customer in rows:
             customer.shown_total = "–"
             if bill := bills.get(customer.pk):
-                total = total_of(lines.get(bill, []))
-                customer.shown_total = formats.money(total, customer.currency)
+                total = total_of(lines.get(bill.pk, []))
+                customer.shown_total = formats.money(total, bill.currency)
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: Any) -> None:
         # Saved the usual way, a new customer would overwrite one that was added meanwhile.
@@ -84,7 +84,7 @@ class CustomerAdmin(BillingAdmin):
     @admin.display(description="latest bills")
     def latest_bills(self, customer: Customer) -> SafeString:
         """Return the latest bills with their totals, which are read at once, and a link to all."""
-        latest = customer.bills.select_related("customer").order_by("-period_start")
+        latest = customer.bills.order_by("-period_start")
         bills = list(latest[:_BILLS_SHOWN])
         lines = Bill.objects.filter(pk__in=[bill.pk for bill in bills]).open().lines()
         rows = (
@@ -94,7 +94,7 @@ class CustomerAdmin(BillingAdmin):
                 state_of(bill, overdue=False),
                 formats.money(
                     bill.total if bill.is_closed else total_of(lines.get(bill.pk, [])),
-                    customer.currency,
+                    bill.currency,
                 ),
             )
             for bill in bills

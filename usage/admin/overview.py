@@ -71,7 +71,7 @@ def _rows(queryset: QuerySet[Any]) -> list[BillRow]:
             reverse("admin:usage_bill_change", args=[bill.pk]),
             formats.customer(bill.customer),
             period_of(bill),
-            formats.money(total_of(lines.get(bill.pk, [])), bill.customer.currency),
+            formats.money(total_of(lines.get(bill.pk, [])), bill.currency),
         )
         for bill in bills
     ]
@@ -95,7 +95,7 @@ def _done() -> list[Done]:
 def _records(request: HttpRequest) -> dict[str, Any]:
     if not request.user.has_perm("usage.view_usagerecord"):
         return {}
-    newest = UsageRecord.objects.select_related("customer", "reported_by").order_by(
+    newest = UsageRecord.objects.select_related("customer", "bill", "reported_by").order_by(
         "-recorded_at", "request_id"
     )
     return {

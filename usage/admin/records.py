@@ -89,8 +89,8 @@ def rows_of(records: Iterable[UsageRecord]) -> list[RecordRow]:
             request_id=record.pk,
             service=record.service,
             units=formats.number(record.units),
-            price=formats.exact_money(record.price_per_unit, record.customer.currency),
-            amount=formats.exact_money(record.amount, record.customer.currency),
+            price=formats.exact_money(record.price_per_unit, record.bill.currency),
+            amount=formats.exact_money(record.amount, record.bill.currency),
             occurred_at=formats.moment(record.occurred_at),
             recorded_at=formats.moment(record.recorded_at),
             reported_by=_reporter(record),
@@ -166,7 +166,7 @@ class Void(Action):
     def context(self) -> dict[str, Any]:
         return {
             "customer": formats.customer(self.row.customer),
-            "amount": formats.exact_money(-self.row.amount, self.row.customer.currency),
+            "amount": formats.exact_money(-self.row.amount, self.row.bill.currency),
         }
 
     def act(self, data: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("customer", "reported_by")
+        return super().get_queryset(request).select_related("customer", "bill", "reported_by")
 
     def get_urls(self) -> list[URLPattern]:
         void = self.admin_site.admin_view(Void.as_view(model_admin=self))
@@ -272,11 +272,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="unit price")
     def price(self, record: UsageRecord) -> str:
-        return formats.exact_money(record.price_per_unit, record.customer.currency)
+        return formats.exact_money(record.price_per_unit, record.bill.currency)
 
     @admin.display(description="amount")
     def amount(self, record: UsageRecord) -> str:
-        return formats.exact_money(record.amount, record.customer.currency)
+        return formats.exact_money(record.amount, record.bill.currency)
 
     @admin.display(description="occurred")
     def occurred(self, record: UsageRecord) -> SafeString:
@@ -301,8 +301,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             "reported_by": formats.api_key(row.reported_by) if row.reported_by else None,
             "service": formats.name(row.service),
             "units": formats.number(row.units),
-            "price": formats.exact_money(row.price_per_unit, row.customer.currency),
-            "amount": formats.exact_money(row.amount, row.customer.currency),
+            "price": formats.exact_money(row.price_per_unit, row.bill.currency),
+            "amount": formats.exact_money(row.amount, row.bill.currency),
             "occurred_at": formats.moment(row.occurred_at),
             "recorded_at": formats.moment(row.recorded_at),
             "bill_url": reverse("admin:usage_bill_change", args=[row.bill_id]),

@@ -153,3 +153,11 @@ def test_a_malformed_value_leads_back_to_the_list(
     response = admin_client.get(list_of("usagerecord", **query))
 
     assert response["Location"] == f"{list_of('usagerecord')}?e=1"
+
+
+def test_a_record_is_in_the_currency_of_its_bill(admin_client: Client) -> None:
+    customer = CustomerFactory.create(currency="JPY")
+    report(customer_id=customer.pk, price_per_unit=Decimal("0.5"))
+
+    assert "¥29" in text_of(admin_client.get(list_of("usagerecord")))
+    assert "¥29" in text_of(admin_client.get(page_of(UsageRecord.objects.get())))
