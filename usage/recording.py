@@ -7,11 +7,15 @@ for: the gate that holds off closing, the open bills, the records, the fold into
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cache
+from itertools import islice
+from threading import BoundedSemaphore
 from typing import NamedTuple, cast
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import Error, connection
 
 from usage.fields import EXACT
 from usage.models import UsageRecord, VoidRefused
@@ -25,20 +29,27 @@ from usage.periods import (
     month_of,
     next_month,
 )
+from usage.rides import Rides
 from usage.statements import (
     MOST_UNITS,
     BillRow,
     Fold,
     FoldOverflow,
     NewBill,
-    Source,
     SQLiteStatements,
     Statements,
     StoredRecord,
+    Void,
     statements,
     worker_slot,
 )
-from usage.transactions import Repeat, enter_gate, repeatable
+from usage.transactions import DatabaseUnavailable, GateBusy, Repeat, enter_gate, repeatable
+
+# Callers with more go by themselves, few at a time: more would only wait for each other's rows.
+_MOST_FACTS_TO_RIDE = 20
+_LARGE_AT_A_TIME = 2
+# Seconds; a ride takes a few thousandths, unless a lock is in its way.
+_PATIENCE, _STOP = 0.1, 0.002
 
 
 class Fact(NamedTuple):
@@ -80,16 +91,27 @@ class Refused(NamedTuple):
 Outcome = Recorded | Conflict | Refused
 
 
-def record(
-    facts: Sequence[Fact], *, reported_by_id: int | None, using: str = DEFAULT_DB_ALIAS
-) -> list[Outcome]:
+class _Call(NamedTuple):
+    """What one caller wants recorded, all of it or nothing."""
+
+    facts: Sequence[Fact]
+    reported_by_id: int | None
+    void: Void = Void()
+    own_bill_id: int | None = None  # of the record that a void cancels
+
+
+def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome]:
     """Record facts, all in one transaction; return what became of each, in their order.
 
     A fact that is refused, replayed or in conflict stops no other. Raises DatabaseUnavailable
     if the transaction did not go through, as far as anybody knows; then none is stored, or all.
     """
-    source = Source(reported_by_id=reported_by_id)
-    return _record(facts, source, own_bill_id=None, using=using)
+    began = time.monotonic()
+    call = _Call(facts, reported_by_id)
+    if len(facts) > _MOST_FACTS_TO_RIDE:
+        with _large:
+            return _record(call, began)
+    return _rides.take(call) or _record(call, began)
 
 
 def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
@@ -108,8 +130,8 @@ def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
         voided.price_per_unit,
         voided.occurred_at,
     )
-    source = Source(voids_id=voided.pk, void_reason=reason, voided_by=by)
-    (outcome,) = _record([fact], source, own_bill_id=voided.bill_id, using=DEFAULT_DB_ALIAS)
+    call = _Call([fact], None, Void(voided.pk, reason, by), voided.bill_id)
+    (outcome,) = _record(call, time.monotonic())
     match outcome:
         case Recorded(replayed=False):
             return UsageRecord.objects.get(pk=request_id)
@@ -118,21 +140,38 @@ def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
     raise VoidRefused(f"{voided.pk} is voided already.")
 
 
-def _record(
-    facts: Sequence[Fact], source: Source, *, own_bill_id: int | None, using: str
-) -> list[Outcome]:
-    connection = connections[using]
-
-    def attempt(*, mind_room: bool) -> list[Outcome]:
-        enter_gate((fact.customer_id for fact in facts), using=using)
-        return _Attempt(
-            statements(connection), source, own_bill_id=own_bill_id, mind_room=mind_room
-        ).run(facts)
-
+def _record(call: _Call, began: float) -> list[Outcome]:
     try:
-        return repeatable(lambda: attempt(mind_room=False), using=using)
+        return repeatable(lambda: _attempt([call]), began=began)
     except FoldOverflow:
-        return repeatable(lambda: attempt(mind_room=True), using=using)
+        return repeatable(lambda: _attempt([call], mind_room=True), began=began)
+
+
+def _attempt(
+    calls: Sequence[_Call], *, mind_room: bool = False, wait: bool = True
+) -> list[Outcome]:
+    facts = [fact for call in calls for fact in call.facts]
+    keys = [call.reported_by_id for call in calls for _ in call.facts]
+    enter_gate((fact.customer_id for fact in facts), wait=wait)
+    return _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
+
+
+def _ride(calls: Sequence[_Call]) -> list[list[Outcome]] | None:
+    """Record what several callers bring in one transaction, which waits for nobody's closing.
+
+    If anything is in its way they go alone, and each meets what is in its own way.
+    """
+    if len(calls) == 1:
+        return [_record(calls[0], time.monotonic())]
+    try:
+        outcomes = iter(repeatable(lambda: _attempt(calls, wait=False), attempts=1))
+    except (DatabaseUnavailable, Error, FoldOverflow, GateBusy, Repeat):
+        return None
+    return [list(islice(outcomes, len(call.facts))) for call in calls]
+
+
+_rides = Rides(_ride, patience=_PATIENCE, stop=_STOP)
+_large = BoundedSemaphore(_LARGE_AT_A_TIME)
 
 
 Place = BillRow | NewBill | Refused
@@ -164,18 +203,22 @@ class _Attempt:
     """One run of the transaction, inside the gate."""
 
     def __init__(
-        self, sql: Statements, source: Source, *, own_bill_id: int | None, mind_room: bool
+        self, sql: Statements, call: _Call, keys: Sequence[int | None], *, mind_room: bool
     ) -> None:
         self.sql = sql
-        self.source = source
-        self.own_bill_id = own_bill_id  # of the record that a void cancels
+        self.void = call.void
+        self.own_bill_id = call.own_bill_id
+        self.keys = keys  # the id of the API key that each fact came by
         self.mind_room = mind_room
         self.now: dt.datetime
+        self.month: dt.date
         self.accounts: dict[int, list[BillRow]]
+        self.own_months: dict[tuple[int, dt.date], BillRow | NewBill | None] = {}
         self.opened: set[int] = set()
 
     def run(self, facts: Sequence[Fact]) -> list[Outcome]:
         self.now, self.accounts = self.sql.accounts({fact.customer_id for fact in facts})
+        self.month = month_of(self.now)
         places = [self._place(fact) for fact in facts]
         # Stored ids are answered first: only others are refused, or worth a new bill.
         stored = self._stored(
@@ -189,7 +232,7 @@ class _Attempt:
         )
         if self.mind_room:
             refusals |= self._take_out_overflows(records)
-        inserted = self._insert({record.request_id: record for record in records.values()})
+        inserted = self._insert(records)
         stored |= self._stored({record.request_id for record in records.values()} - inserted)
         created = {at: record for at, record in records.items() if record.request_id in inserted}
         known = stored | {record.request_id: record for record in created.values()}
@@ -205,25 +248,29 @@ class _Attempt:
         bills = self.accounts.get(fact.customer_id)
         if bills is None:
             return _UNKNOWN_CUSTOMER
-        occurred_at = fact.occurred_at or self.now
-        if self.source.voids_id is None:
-            if occurred_at > self.now + CLOCK_SKEW:
+        if self.own_bill_id is not None:
+            own = (bill for bill in bills if bill.is_open and bill.id == self.own_bill_id)
+            return next(own, None) or self._current_bill(fact.customer_id)
+        month = self.month
+        if fact.occurred_at is not None:
+            if fact.occurred_at > self.now + CLOCK_SKEW:
                 return _IN_THE_FUTURE
-            if occurred_at < self.now - LONGEST_LATENESS:
+            if fact.occurred_at < self.now - LONGEST_LATENESS:
                 return _TOO_LONG_AGO
-            month = month_of(occurred_at)
-            if is_open_to_usage(month, self.now):
-                place = _bill_of(month, fact.customer_id, bills)
-                if place is not None:
-                    return place
-        for bill in bills:
-            if bill.is_open and bill.id == self.own_bill_id:
-                return bill
-        return self._current_bill(fact.customer_id, bills)
+            month = month_of(fact.occurred_at)
+        is_open = month == self.month or is_open_to_usage(month, self.now)
+        place = self._own_month(fact.customer_id, month) if is_open else None
+        return place or self._current_bill(fact.customer_id)
 
-    def _current_bill(self, customer_id: int, bills: Sequence[BillRow]) -> BillRow | NewBill:
-        month = month_of(self.now)
-        while (place := _bill_of(month, customer_id, bills)) is None:
+    def _own_month(self, customer_id: int, month: dt.date) -> BillRow | NewBill | None:
+        key = customer_id, month
+        if key not in self.own_months:
+            self.own_months[key] = _bill_of(month, customer_id, self.accounts[customer_id])
+        return self.own_months[key]
+
+    def _current_bill(self, customer_id: int) -> BillRow | NewBill:
+        month = self.month
+        while (place := self._own_month(customer_id, month)) is None:
             month = next_month(month)  # the clock was set back after the month had been closed
         return place
 
@@ -237,6 +284,7 @@ class _Attempt:
         if missing:
             self.opened = self.sql.open_bills(sorted(missing))
             _, self.accounts = self.sql.accounts({fact.customer_id for fact, _ in chosen.values()})
+            self.own_months.clear()
         return {
             position: self._record(fact, self._place(fact) if isinstance(place, NewBill) else place)
             for position, (fact, place) in chosen.items()
@@ -246,25 +294,21 @@ class _Attempt:
         if not isinstance(bill, BillRow):
             raise Repeat("The bill that was to be opened is not there.")
         occurred_at = fact.occurred_at or self.now
-        return StoredRecord(
-            *fact[:5],
-            occurred_at=occurred_at,
-            recorded_at=self.now,
-            late=occurred_at < bill.period_start,
-            bill_id=bill.id,
-            bill_month=bill.month,
-        )
+        late = occurred_at < bill.period_start
+        return StoredRecord(*fact[:5], occurred_at, self.now, late, bill.id, bill.month)
 
-    def _insert(self, records: Mapping[str, StoredRecord]) -> set[str]:
+    def _insert(self, records: Mapping[int, StoredRecord]) -> set[str]:
         """Insert the records whose ids are still new and fold those in; return the ids."""
         if not records:
             return set()
-        inserted = self.sql.insert_records([records[key] for key in sorted(records)], self.source)
-        if self.opened - {records[request_id].bill_id for request_id in inserted}:
+        rows = sorted((record, self.keys[at]) for at, record in records.items())
+        inserted = self.sql.insert_records(rows, self.void)
+        stored = [record for record in records.values() if record.request_id in inserted]
+        if self.opened - {record.bill_id for record in stored}:
             # Another transaction took the id meanwhile, and this bill would stay empty.
             raise Repeat("A bill was opened for a fact that is stored elsewhere.")
-        if inserted:
-            self.sql.fold(_folds(records[request_id] for request_id in inserted))
+        if stored:
+            self.sql.fold(_folds(stored))
         return inserted
 
     def _take_out_overflows(self, records: dict[int, StoredRecord]) -> dict[int, Refused]:
@@ -303,10 +347,11 @@ def _bill_of(
     month: dt.date, customer_id: int, bills: Sequence[BillRow]
 ) -> BillRow | NewBill | None:
     """Return the customer's open bill for the month, or the one to open for what is left of it."""
-    start, end = bounds = month_bounds(month)
     for bill in bills:
         if bill.month == month and bill.is_open:
             return bill
+    start, end = bounds = month_bounds(month)
+    for bill in bills:
         # Bills of another month reach into this one only if they were opened in another time zone.
         if bill.month == month or bill.period_start < bounds.start < bill.period_end:
             start = max(start, bill.period_end)
@@ -318,13 +363,14 @@ def _bill_of(
 def _folds(records: Iterable[StoredRecord]) -> list[Fold]:
     """Return what records add to daily usage, one for each row there, sorted by its key."""
     sums: dict[tuple[int, int, str, Decimal, dt.date], tuple[Decimal, int]] = {}
+    day = cache(day_of)
     for record in records:
         key = (
             record.customer_id,
             record.bill_id,
             record.service,
             record.price_per_unit,
-            day_of(record.occurred_at),
+            day(record.occurred_at),
         )
         units, count = sums.get(key, (Decimal(0), 0))
         sums[key] = EXACT.add(units, record.units), count + 1

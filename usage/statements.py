@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -46,12 +46,11 @@ class NewBill(NamedTuple):
     period_end: dt.datetime
 
 
-class Source(NamedTuple):
-    """Who brings the records of a request: the holder of a key, or a member of staff who voids."""
+class Void(NamedTuple):
+    """What a record says of itself that cancels another; `Void()` of one that does not."""
 
-    reported_by_id: int | None = None
     voids_id: str | None = None
-    void_reason: str = ""
+    reason: str = ""
     voided_by: str = ""
 
 
@@ -101,8 +100,9 @@ class Statements:
 
     asked = "unnest(%s::bigint[]) AS asked(id)"
     recent = "bill.month >= {now}::date - %s"
-    among = "= ANY(%s)"
+    among = "= ANY(%s::text[])"
     lock_customers = "ORDER BY missing.customer_id FOR KEY SHARE OF customer"
+    instant = "%s::timestamptz"
     bill_columns = "bill.id, bill.month, bill.period_start, bill.period_end"
     record_columns = (
         "record.request_id, record.customer_id, record.service, record.units,"
@@ -147,19 +147,25 @@ class Statements:
         )
         return {bill_id for (bill_id,) in rows}
 
-    def insert_records(self, records: Sequence[StoredRecord], source: Source) -> set[str]:
-        """Insert those records whose ids are new; return their ids."""
+    def insert_records(
+        self, records: Sequence[tuple[StoredRecord, int | None]], void: Void
+    ) -> set[str]:
+        """Insert those records whose ids are new, each with the key it came by; return their ids.
+
+        All of them were recorded at the same instant.
+        """
         table, params = self._table(
-            [record[:-1] + source for record in records],
-            "text bigint text units price timestamptz timestamptz bool bigint"
-            " bigint text text text",
+            [(*record[:6], *record[7:9], reported_by_id) for record, reported_by_id in records],
+            "text bigint text units price timestamptz bool bigint bigint",
         )
+        constants = [self._instant(records[0][0].recorded_at), *void]
         rows = self._rows(
-            "INSERT INTO usage_usagerecord (request_id, customer_id, service, units,"
-            " price_per_unit, occurred_at, recorded_at, late, bill_id,"
-            " reported_by_id, voids_id, void_reason, voided_by)"
-            f" {table} ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
-            params,
+            "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
+            " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
+            f" bill_id, reported_by_id) SELECT {self.instant}, %s, %s, %s, given.*"
+            f" FROM ({table}) AS given WHERE true"  # or SQLite takes ON for that of a join
+            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+            [*constants, *params],
         )
         return {request_id for (request_id,) in rows}
 
@@ -192,12 +198,16 @@ class Statements:
             return list(cursor.fetchall())
 
     def _list(self, values: Collection[Any]) -> Any:
-        return list(values)
+        return _array(values, "text")
+
+    def _instant(self, value: dt.datetime) -> Any:
+        return value
 
     def _table(self, rows: Sequence[Sequence[Any]], types: str) -> tuple[str, Sequence[Any]]:
         arrays = ", ".join(f"%s::{_POSTGRESQL_TYPES.get(name, name)}[]" for name in types.split())
         return f"SELECT * FROM unnest({arrays})", [
-            list(column) for column in zip(*rows, strict=True)
+            _array(column, name)
+            for column, name in zip(zip(*rows, strict=True), types.split(), strict=True)
         ]
 
     def _period(self, *period: Any) -> tuple[dt.date, dt.datetime, dt.datetime]:
@@ -206,6 +216,18 @@ class Statements:
 
     def _record(self, row: Sequence[Any]) -> StoredRecord:
         return StoredRecord(*row)
+
+
+def _array(values: Iterable[Any], type_name: str) -> str:
+    """Return the text of an array: PostgreSQL reads it at once, psycopg2's ARRAY[…] bit by bit."""
+    if type_name == "text":
+        return "{" + ",".join(map(_quoted, values)) + "}"
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+
+
+def _quoted(value: object) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 _POSTGRESQL_TYPES = {"units": "numeric", "price": "numeric"}
@@ -221,6 +243,7 @@ class SQLiteStatements(Statements):
     recent = "bill.month >= date({now}, '-' || %s || ' days')"
     among = "IN (SELECT value FROM json_each(%s))"
     lock_customers = ""
+    instant = "%s"
     # Without a declared type Django's converters leave the text alone.
     bill_columns = "bill.id, bill.month || '', bill.period_start || '', bill.period_end || ''"
     record_columns = (
@@ -257,6 +280,9 @@ class SQLiteStatements(Statements):
 
     def _list(self, values: Collection[Any]) -> Any:
         return json.dumps(list(values))
+
+    def _instant(self, value: dt.datetime) -> Any:
+        return _text(value)
 
     def _table(self, rows: Sequence[Sequence[Any]], types: str) -> tuple[str, Sequence[Any]]:
         adapters = [_SQLITE_ADAPTERS.get(name) for name in types.split()]

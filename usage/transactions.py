@@ -54,6 +54,10 @@ class DatabaseUnavailable(Exception):
     """The database is away, locked or overloaded; whether a commit went through is not known."""
 
 
+class GateBusy(Exception):
+    """A bill is being closed, or a close is waiting; nothing was done."""
+
+
 class Repeat(Exception):
     """What the transaction read first was overtaken: roll it back and run it again."""
 
@@ -90,27 +94,34 @@ def _primary_code(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def repeatable(work: Callable[[], T], *, using: str = DEFAULT_DB_ALIAS) -> T:
+def repeatable(
+    work: Callable[[], T],
+    *,
+    began: float | None = None,
+    attempts: int = _ATTEMPTS,
+    using: str = DEFAULT_DB_ALIAS,
+) -> T:
     """Run `work` in a transaction of its own and return what it returns, once that is committed.
 
     Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
     all within 8 s; then DatabaseUnavailable is raised. Other errors pass through, and so does a
-    Repeat that repeating does not mend, which is a bug and no excuse.
+    Repeat that repeating does not mend, which is a bug and no excuse. The seconds
+    count from `began`, of the monotonic clock, if the caller has waited already.
     """
     connection = connections[using]
     nested = connection.in_atomic_block  # only in tests: production asks for durable
-    give_up = time.monotonic() + _LAST_START_SECONDS
+    give_up = (time.monotonic() if began is None else began) + _LAST_START_SECONDS
     for attempt in count(1):
         try:
             with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
                 return work()
         except Repeat:
-            if attempt >= _ATTEMPTS:
+            if attempt >= attempts:
                 raise
         except Error as error:
             if not is_unavailable(error):
                 raise
-            last = attempt >= _ATTEMPTS or time.monotonic() > give_up
+            last = attempt >= attempts or time.monotonic() > give_up
             if nested or last or not is_repeatable(error):
                 raise DatabaseUnavailable("The database could not take the transaction.") from error
             if getattr(error.__cause__, "pgcode", None) == _STANDBY_STATE:
@@ -138,21 +149,29 @@ def _in_time(
 
 
 def enter_gate(
-    customer_ids: Iterable[int], *, exclusive: bool = False, using: str = DEFAULT_DB_ALIAS
+    customer_ids: Iterable[int],
+    *,
+    exclusive: bool = False,
+    wait: bool = True,
+    using: str = DEFAULT_DB_ALIAS,
 ) -> None:
     """Hold off closing (or, `exclusive`, recording) for these customers until the transaction ends.
 
-    On SQLite the transaction itself does: it is IMMEDIATE, and there is one at a time.
+    On SQLite the transaction itself does: it is IMMEDIATE, and there is one at a time. Without
+    `wait`, GateBusy is raised where it would have to.
     """
     connection = connections[using]
     if connection.vendor != "postgresql":
         return
-    function = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    name = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+    function = name if exclusive else f"{name}_shared"
     gates = sorted({customer_id % GATES for customer_id in customer_ids})
     with connection.cursor() as cursor:
         cursor.execute(
             f"SELECT {function}(%s, gate) FROM unnest(%s::int[]) AS gate", [_GATE_KEY, gates]
         )
+        if not wait and not all(entered for (entered,) in cursor.fetchall()):
+            raise GateBusy("A bill is being closed: wait for it, or come back.")
 
 
 def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:

@@ -1,0 +1,133 @@
+"""Callers that come while another is at work share the next turn, and each gets its own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+import pytest
+
+from usage.rides import Rides
+from usage.tests.live import PATIENCE_SECONDS
+
+Ride = list[str]
+
+
+class Road:
+    """Where rides go: the first one waits until it is let go; later ones do what `then` does."""
+
+    def __init__(self) -> None:
+        self.rides: list[Ride] = []
+        self.left, self.open = Event(), Event()
+        self.then: Callable[[Ride], Sequence[str] | None] = lambda ride: [f"{x}!" for x in ride]
+
+    def drive(self, loads: Sequence[str]) -> Sequence[str] | None:
+        self.rides.append(list(loads))
+        if len(self.rides) > 1:
+            return self.then(list(loads))
+        self.left.set()
+        assert self.open.wait(PATIENCE_SECONDS)
+        return [f"{load}!" for load in loads]
+
+
+@pytest.fixture
+def road() -> Road:
+    return Road()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+
+
+@pytest.fixture
+def waiting(road: Road, pool: ThreadPoolExecutor) -> Callable[..., list[Future[Any]]]:
+    """Start callers of which the first is at work and the others wait, in their order."""
+
+    def start(rides: Rides[str, str], *loads: str) -> list[Future[Any]]:
+        first, *others = loads
+        callers = [pool.submit(rides.take, first)]
+        assert road.left.wait(PATIENCE_SECONDS)
+        for number, load in enumerate(others, start=1):
+            callers.append(pool.submit(rides.take, load))
+            until(lambda: len(rides._waiting) == number)  # noqa: B023 - called at once
+        return callers
+
+    return start
+
+
+def until(happened: Callable[[], bool]) -> None:
+    for _ in range(10_000_000):
+        if happened():
+            return
+    raise AssertionError("It did not happen.")
+
+
+def results(callers: list[Future[Any]]) -> list[Any]:
+    return [caller.result(PATIENCE_SECONDS) for caller in callers]
+
+
+def test_who_comes_alone_goes_at_once(road: Road) -> None:
+    road.open.set()
+
+    assert Rides(road.drive, patience=PATIENCE_SECONDS).take("a") == "a!"
+
+
+def test_those_that_wait_ride_together_and_each_gets_its_own(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS)
+    callers = waiting(rides, "a", "b", "c", "d")
+    road.open.set()
+
+    assert results(callers) == ["a!", "b!", "c!", "d!"]
+    assert road.rides == [["a"], ["b", "c", "d"]]
+
+
+def test_a_ride_that_does_not_arrive_sends_all_of_it_alone(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS)
+    road.then = lambda ride: None
+    callers = waiting(rides, "a", "b", "c")
+    road.open.set()
+
+    assert results(callers) == ["a!", None, None]
+
+
+def test_an_error_is_its_drivers_and_strands_nobody(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS)
+    road.then = lambda ride: [str(1 / 0)]
+    driver, passenger = waiting(rides, "a", "b", "c")[1:]
+    road.open.set()
+
+    assert passenger.result(PATIENCE_SECONDS) is None
+    assert isinstance(driver.exception(PATIENCE_SECONDS), ZeroDivisionError)
+    road.then = lambda ride: ["again"]
+    assert rides.take("d") == "again"
+
+
+def test_who_is_not_called_in_time_goes_alone(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS)
+    (first,) = waiting(rides, "a")
+    rides._patience = 0.0
+
+    assert rides.take("b") is None
+    road.open.set()
+    assert first.result(PATIENCE_SECONDS) == "a!"
+    assert road.rides == [["a"]]
+
+
+def test_after_a_shared_ride_the_next_stops_for_those_who_come_back(
+    road: Road, waiting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[float] = []
+    monkeypatch.setattr("usage.rides.time.sleep", stops.append)
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS, stop=0.002)
+    callers = waiting(rides, "a", "b", "c")
+    road.open.set()
+    results(callers)
+
+    rides.take("d")
+    rides.take("e")
+
+    assert stops == [0.002]
