@@ -28,7 +28,7 @@ def name_request(
     """Middleware: names each request and answer by X-Request-ID, the caller's if it is safe."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        given = request.headers.get("X-Request-ID", "")
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
         name = given if SAFE_REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
         # Not reset afterwards: Django logs a refused request after its middleware is done with it.
         request_id.set(name)

@@ -73,5 +73,5 @@ def _identify(key: str) -> Team | None:
 
 
 def _bearer(request: HttpRequest) -> str:
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, key = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""

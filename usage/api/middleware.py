@@ -8,7 +8,9 @@ from django.http import HttpRequest, HttpResponseBase
 
 from usage.api import problems
 from usage.api.probes import PROBES
+from usage.api.views import UsageView
 
+ENDPOINT = frozenset({"/api/v1/usage/", "/api/v1/usage"})
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
@@ -38,5 +40,16 @@ def api_problems(get_response: GetResponse) -> GetResponse:
             if name in response:
                 problem[name] = response[name]
         return problem
+
+    return middleware
+
+
+def endpoint(get_response: GetResponse) -> GetResponse:
+    """Answer the endpoint without what only pages need: files, sessions, logins and messages."""
+    record_usage = UsageView.as_view()
+
+    def middleware(request: HttpRequest) -> HttpResponseBase:
+        is_usage = request.path_info in ENDPOINT
+        return record_usage(request) if is_usage else get_response(request)
 
     return middleware

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from email.message import Message
+from functools import lru_cache
 from typing import Any
 
 from django.http import HttpRequest
@@ -71,20 +72,21 @@ def _too_large() -> Problem:
 
 def check_media_type(request: HttpRequest) -> None:
     """Raise Problem unless the body is said to be application/json in UTF-8, not compressed."""
-    message = Message()
-    message["Content-Type"] = request.META.get("CONTENT_TYPE") or "none/none"
-    charset = str(message.get_param("charset", "utf-8")).lower()
     encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
-    if (
-        message.get_content_type() != "application/json"
-        or charset not in ("utf-8", "utf8")
-        or encoding != "identity"
-    ):
+    if encoding != "identity" or not _is_json(request.META.get("CONTENT_TYPE") or "none/none"):
         raise Problem(
             415,
             "unsupported_media_type",
             "Send the body as Content-Type: application/json, in UTF-8 and not compressed.",
         )
+
+
+@lru_cache(maxsize=64)
+def _is_json(content_type: str) -> bool:
+    message = Message()
+    message["Content-Type"] = content_type
+    charset = str(message.get_param("charset", "utf-8")).lower()
+    return message.get_content_type() == "application/json" and charset in {"utf-8", "utf8"}
 
 
 def parse_json(body: bytes) -> Any:
