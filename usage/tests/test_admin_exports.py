@@ -5,10 +5,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from usage.admin import exports, records
+from usage.admin.formats import money
 from usage.models import ApiKey, Bill, Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, queries, report, staff, text_of
@@ -179,3 +183,37 @@ def test_only_who_may_see_may_export(bill: Bill) -> None:
         reverse("admin:usage_bill_lines", args=[bill.pk]),
     ):
         assert nobody.get(address).status_code == 403
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["Compute", "Storage"]),
+            st.decimals("0.000001", "999999.999999", places=6),
+            st.decimals("0", "9.999999999999", places=12),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from(["JPY", "USD", "KWD"]),
+)
+@settings(max_examples=15, deadline=None)
+def test_whatever_was_used_lines_records_page_and_frozen_total_agree(
+    usage: list[tuple[str, Decimal, Decimal]], currency: str
+) -> None:
+    customer = CustomerFactory.create(currency=currency)
+    for service, units, price in usage:
+        bill = report(customer_id=customer.pk, service=service, units=units, price_per_unit=price)
+    client = Client()
+    client.force_login(User.objects.create_superuser(f"admin of {customer.pk}"))
+
+    shown = client.get(page_of(bill)).context["sums"].total
+    lines = rows_at(client, reverse("admin:usage_bill_lines", args=[bill.pk]))
+    records = records_at(client, bill=bill.pk)
+    bill.close()
+
+    assert sum(Decimal(line["amount"]) for line in lines) == bill.total
+    assert shown == money(bill.total, currency)
+    exact = sum(Decimal(record["amount"]) for record in records)
+    assert exact == sum(Decimal(line["exact_amount"]) for line in lines)
+    assert {record["currency"] for record in records} == {currency}
