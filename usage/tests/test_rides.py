@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import BoundedSemaphore, Event
 from typing import Any
 
 import pytest
 
+from usage import recording
 from usage.rides import Rides
+from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
+from usage.transactions import DatabaseUnavailable
 
 Ride = list[str]
 
@@ -131,3 +134,14 @@ def test_after_a_shared_ride_the_next_stops_for_those_who_come_back(
     rides.take("e")
 
     assert stops == [0.002]
+
+
+def test_a_large_batch_that_waits_too_long_for_others_is_told_to_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recording, "_large", BoundedSemaphore(1))
+    monkeypatch.setattr(recording, "_LONGEST_QUEUE", 0)
+    facts = FactFactory.build_batch(21)
+
+    with recording._large, pytest.raises(DatabaseUnavailable):
+        recording.record(facts, reported_by_id=None)
