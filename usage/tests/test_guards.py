@@ -292,23 +292,23 @@ def test_daily_usage_of_a_closed_bill_never_changes(column: str, closed: Bill) -
 
 
 def test_daily_usage_does_not_land_on_a_closed_bill(closed: Bill) -> None:
-    refused(run(inserted_day(closed.pk, 3)), "usage goes on an open bill")
+    refused(run(inserted_day(closed.pk, OTHER)), "usage goes on an open bill")
     refused(run(inserted_day(closed.pk, SAME, conflict=FOLD)), "usage goes on an open bill")
 
 
 def test_daily_usage_does_not_land_on_anothers_bill(opened: Bill) -> None:
     CustomerFactory.create(id=456)
-    refused(run(inserted_day(opened.pk, 3, customer_id=456)), "of its own customer")
+    refused(run(inserted_day(opened.pk, OTHER, customer_id=456)), "of its own customer")
 
 
-SAME = "slot"
+SAME, OTHER = "slot", "3 - slot"
 FOLD = (
     " ON CONFLICT (bill_id, service, price_per_unit, day, slot)"
     " DO UPDATE SET units = usage_dailyusage.units + excluded.units"
 )
 
 
-def inserted_day(bill_id: int, slot: int | str, customer_id: int = 123, conflict: str = "") -> str:
+def inserted_day(bill_id: int, slot: str, customer_id: int = 123, conflict: str = "") -> str:
     columns = "service, price_per_unit, day, units, records"
     return (
         f"INSERT INTO usage_dailyusage (bill_id, customer_id, slot, {columns})"
