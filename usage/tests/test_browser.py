@@ -83,7 +83,6 @@ class Staff:
     def open(self, path: str) -> None:
         self.page.goto(self.server + path)
 
-
     def inaccessible(self) -> list[str]:
         """Return what axe-core finds to be serious on this page."""
         heard = len(self.complaints)
