@@ -62,7 +62,8 @@ def _in_parent() -> None:
 
 
 def _in_child() -> None:
-    for outbox in _forking:
+    # Also of forks made in C, which may run this hook and not the one before.
+    for outbox in _watched.values():
         outbox.after_fork_in_child()
 
 

@@ -164,6 +164,10 @@ class Store:
         self.summary = Summary(*_counted(self.summary, verdicts))
         self._changes += len(verdicts) // 8 + 1
 
+    def recount(self) -> None:
+        """Look again what is in the file, after it was changed by execute()."""
+        self.summary = Summary(*self._open().execute(SUMMARY).fetchone())
+
     def oldest(self) -> float | None:
         """When the oldest record was enqueued, in seconds since 1970."""
         return Summary(*self._open().execute(SUMMARY).fetchone()).oldest

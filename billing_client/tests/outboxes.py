@@ -64,7 +64,10 @@ def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
 def run(script: str, *arguments: str | Path) -> tuple[int, str, str]:
     """The exit code and what was written, of a process that ends by itself."""
     with start(script, *arguments) as process:
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     return process.returncode, out, err
 
 
