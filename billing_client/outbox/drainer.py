@@ -112,7 +112,6 @@ class Drainer:
 
     def work(self) -> float:
         """Send at most one batch; return the seconds until there may be more to do."""
-        self._teller.catch_up()
         flushes = tuple(self._flushes)
         urgent = any(not flush.tried for flush in flushes)
         left = self._pace.left(urgent=urgent)
@@ -121,6 +120,7 @@ class Drainer:
                 _finish(flushes)
             return left
         source, rows = self._take(urgent=bool(flushes))
+        self._teller.catch_up()
         if source is None:
             _finish(flushes)
             return self._rest()

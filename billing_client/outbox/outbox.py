@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -35,6 +36,8 @@ MOST_BYTES = 1024**3
 # A file whose rejected records somebody may want to look at is put aside at most so often.
 ASIDE_SECONDS = 60.0
 _TRIES = 3
+# A quota, or a limit on the size of files, is an error of writing to SQLite.
+_NO_SPACE = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +306,9 @@ def usable(directory: str | os.PathLike[str]) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         Store.create(path).close()
     except (OSError, sqlite3.Error) as error:
+        if _is_full(error):
+            logger.warning("the disk of %s is full: what waits there is sent, and frees it", path)
+            return path
         raise ConfigurationError(
             f"The outbox directory {path} cannot be used: {error};"
             " expected a local directory that this user may write to."
@@ -311,12 +317,15 @@ def usable(directory: str | os.PathLike[str]) -> Path:
 
 
 def _unwritten(error: Exception, directory: Path, request_id: str) -> OutboxError:
-    name = getattr(error, "sqlite_errorname", "")
-    no_space = {"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC"}
-    full = name in no_space or isinstance(error, OSError)
-    kind = OutboxFull if full else OutboxError
+    kind = OutboxFull if _is_full(error) else OutboxError
     return kind(
         f"The usage could not be written to {directory} ({error}); free space or correct the"
         " directory, and call again: nothing was kept.",
         request_ids=[request_id],
     )
+
+
+def _is_full(error: Exception) -> bool:
+    name = getattr(error, "sqlite_errorname", "")
+    number = getattr(error, "errno", None)
+    return name in _NO_SPACE or number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -9,12 +9,10 @@ but through sqlite3.
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -228,7 +226,9 @@ class Store:
 
 
 def _new_name() -> str:
-    return f"usage-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.getpid()}-{secrets.token_hex(6)}.sqlite3"
+    # Nothing that imports anything: finalizers may come here when the interpreter is all but gone.
+    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    return f"usage-{now}-{os.getpid()}-{os.urandom(6).hex()}.sqlite3"
 
 
 def files(directory: Path) -> list[Path]:
