@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
@@ -37,6 +38,16 @@ def read_body(request: HttpRequest) -> bytes:
     if expected is not None and len(body) < expected:
         raise invalid_json("The body is shorter than its Content-Length: send the request again.")
     return body
+
+
+def drop_body(request: HttpRequest) -> None:
+    """Read what is left of a body of up to 16 MiB, so that its sender sees the refusal."""
+    expected = _content_length(request)
+    if expected is None or expected > _MOST_DROPPED_BYTES:
+        return
+    with contextlib.suppress(Exception):  # as in read_body; there is nobody to tell
+        while request.read(_CHUNK_BYTES):
+            pass
 
 
 def _read(request: HttpRequest, expected: int | None) -> bytes:

@@ -23,7 +23,7 @@ from usage import recording
 from usage.api import problems
 from usage.api.authentication import ApiKeyAuthentication, Team
 from usage.api.openapi import UsageSchema, describe_usage
-from usage.api.parsing import check_media_type, parse_json, read_body
+from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import FieldError, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
 from usage.recording import Conflict, Fact, Outcome, Recorded, Refused
@@ -76,6 +76,7 @@ class UsageView(APIView):
         if problem is None:
             raise exc
         self.headers = {}
+        drop_body(self.request._request)
         return problem.response()
 
 
