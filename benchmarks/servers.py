@@ -1,0 +1,100 @@
+"""The servers under load: gunicorn, configured alike for the service and for each peer."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import psutil
+
+from benchmarks.databases import ROOT, Books
+
+WORKERS = 2
+_START_SECONDS = 30.0
+_STOP_SECONDS = 10.0
+
+
+class Server(NamedTuple):
+    """A running gunicorn; `authorization` is what its callers show."""
+
+    name: str
+    port: int
+    pid: int
+    authorization: str
+    database: Books
+    start_seconds: float
+
+    @property
+    def url(self) -> str:
+        """Where usage is reported."""
+        return f"http://127.0.0.1:{self.port}/api/v1/usage/"
+
+    def worker_megabytes(self) -> float:
+        """The resident memory of its largest worker."""
+        workers = psutil.Process(self.pid).children()
+        return max(worker.memory_info().rss for worker in workers) / 2**20
+
+
+@contextlib.contextmanager
+def serving(name: str, application: str, database: Books, authorization: str) -> Iterator[Server]:
+    """A server with gunicorn.conf.py, the same number of workers and threads for everybody."""
+    port = _free_port()
+    environment = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
+    environment |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn", application]
+    command += ["--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)]
+    with tempfile.TemporaryFile("w+") as log:
+        started = time.monotonic()
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            cwd=ROOT,
+            env=os.environ | environment | database.environment,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait(port, process)
+            seconds = time.monotonic() - started
+            yield Server(name, port, process.pid, authorization, database, seconds)
+            log.seek(0)
+            if "Traceback" in (text := log.read()):
+                raise RuntimeError(f"{name} failed under load:\n{text[-4000:]}")
+        finally:
+            _stop(process)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a worker has answered something."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), _START_SECONDS) as connection,
+        ):
+            connection.sendall(
+                b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            )
+            if connection.recv(16):
+                return
+        time.sleep(0.01)
+    raise RuntimeError(f"The server on port {port} did not start: run its command by hand.")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    # Its own session is its own group: no worker outlives it.
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(_STOP_SECONDS)
