@@ -196,7 +196,7 @@ def _copy(parts: list[_Part]) -> None:
             amount = f"{units // 1000}.{units % 1000:03d}\t{price}"
             text.write(f"{request_id}\t{of_bill}\t{service}\t{amount}\t{at}Z\t{at}Z\tf\t\\N\t\t\n")
     text.seek(0)
-    with connection.cursor() as cursor:
+    with connection.wrap_database_errors, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY usage_usagerecord ({_COLUMNS}) FROM STDIN", text)
 
 
