@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact, localcontext
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact
 
 Number = int | str | Decimal | float
 
 PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-# Decimal's default of 28 digits rounds a product of 18 and 18 digits without a word.
+# Decimal's default of 28 digits rounds a product of 18 and 18 digits without a word. Its
+# methods are called, and it never becomes the thread's own: a finalizer that runs in the middle of
+# an operation, and changes that too, has crashed Python 3.11.
 _EXACT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
 
 
@@ -35,8 +37,7 @@ def exact(value: Number, *, whole: int, places: int) -> Decimal:
 
 def product(one: Decimal, other: Decimal) -> Decimal:
     """The exact product; raises decimal.Inexact rather than round at 60 digits."""
-    with localcontext(_EXACT):
-        return one * other
+    return _EXACT.multiply(one, other)
 
 
 def _as_decimal(value: Number) -> Decimal:
@@ -53,8 +54,7 @@ def _as_decimal(value: Number) -> Decimal:
 def _without_trailing_zeros(number: Decimal) -> Decimal | None:
     """None if the number has more digits than any field takes."""
     try:
-        with localcontext(_EXACT):
-            return number.normalize()
+        return _EXACT.normalize(number)
     except Inexact:
         return None
 

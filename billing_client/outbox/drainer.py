@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import logging
 import sqlite3
+import sys
+import threading
 from collections.abc import Sequence
 from time import monotonic
 from typing import Protocol
@@ -127,6 +129,11 @@ class Drainer:
         return self._send(source, rows, flushes)
 
     def _run(self) -> None:
+        # As threading.Thread does it, for debuggers and for coverage.
+        sys.settrace(threading.gettrace())
+        self._work_on()
+
+    def _work_on(self) -> None:
         while not self._stopping:
             try:
                 seconds = self.work()
@@ -245,6 +252,8 @@ class Drainer:
         return seconds
 
     def _pause(self, pause: Pause, flushes: tuple[Flush, ...]) -> float:
+        if self._stopping:
+            return 0.0  # the client was closed meanwhile, its connections with it
         if self.paused_reason is None:
             self._teller.tell(Event("paused", reason=str(pause)))
         self.paused_reason = self.last_error = str(pause)

@@ -127,11 +127,12 @@ class Outbox:
         stamp = datetime.now(UTC) if usage.occurred_at is None else None
         record = usage.to_json(occurred_at=stamp)
         try:
-            self.guard.run(self._append, usage.request_id, record, stamped=stamp is not None)
+            self._write(usage.request_id, record, stamped=stamp is not None)
         except (sqlite3.Error, OSError) as error:
             raise _unwritten(error, self.directory, usage.request_id) from error
-        self._drainer.start()
-        self._drainer.wakeup.set()
+        if not self._at_exit:
+            self._drainer.start()
+            self._drainer.wakeup.set()
 
     def flush(self, timeout: float) -> Flushed:
         """Send what waits; see BillingClient.flush."""
@@ -233,13 +234,20 @@ class Outbox:
         if os.getpid() != self._pid:
             self.after_fork_in_child()
 
+    def _write(self, request_id: str, record: bytes, *, stamped: bool) -> None:
+        if self._at_exit:
+            # Not under the guard: the interpreter may have frozen the thread that holds it.
+            self._append_aside(request_id, record, stamped=stamped)
+        else:
+            self.guard.run(self._append, request_id, record, stamped=stamped)
+
     # Under the guard
 
     def _own_path(self) -> Path | None:
         return self.own.store.path if self.own else None
 
     def _append(self, request_id: str, record: bytes, *, stamped: bool) -> None:
-        if self.guard.is_nested() or self._at_exit:
+        if self.guard.is_nested():
             self._append_aside(request_id, record, stamped=stamped)
             return
         for _ in range(_TRIES):

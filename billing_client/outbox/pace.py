@@ -38,7 +38,8 @@ class Pace:
     def failed(self, retry_after: float | None) -> float:
         """Note a failure that passes by itself; return the seconds until the next attempt."""
         floor = retry_after or 0.0
-        jitter = uniform(0, self._ceiling)  # noqa: S311 - spreads load, keeps no secret
+        # As many were told the same, and would all come back at the same moment.
+        jitter = uniform(0, max(self._ceiling, min(floor, LAST_CEILING)))  # noqa: S311 - spreads load, keeps no secret
         self._plan(floor, jitter)
         self._ceiling = min(self._ceiling * 2, LAST_CEILING)
         self.limit = min(self.limit, PROBE_RECORDS)

@@ -25,7 +25,8 @@ SOAK = bool(os.environ.get("SOAK"))
 PREAMBLE = """
 import os, signal, sys, threading, time
 from billing_client import BillingClient, OutboxFull, Usage
-from billing_client.outbox import orphans, pace
+from billing_client.outbox import forks, orphans, pace
+forks.EXIT_SECONDS = 0.5
 pace.FIRST_CEILING, pace.LAST_CEILING = 0.01, 0.2
 pace.SHORTEST_SECONDS, orphans.RESCAN_SECONDS = 0.01, 0.05
 def fact(request_id):

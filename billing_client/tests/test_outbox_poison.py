@@ -9,7 +9,7 @@ import pytest
 
 from billing_client.outbox import drainer
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
-from billing_client.tests.outboxes import contents, eventually, fact, hurried, sent_ids
+from billing_client.tests.outboxes import NOBODY, contents, eventually, fact, hurried, sent_ids
 
 BATCH = 500
 
@@ -76,9 +76,10 @@ def test_a_refusal_of_the_whole_request_is_taken_apart(
 ) -> None:
     poison = {f"n{n}" for n in bad}
     server.script.append(Wall(status, poison))
-    with hurried(server.url, tmp_path) as billing:
+    with hurried(NOBODY, tmp_path) as billing:
         for n in range(BATCH):
             billing.enqueue(fact(f"n{n}"))
+    with hurried(server.url, tmp_path) as billing:  # which finds them all at once
         flushed = billing.flush(20)
     assert (flushed.pending, flushed.paused_reason) == (0, None)
     assert set(server.service.stored) == {f"n{n}" for n in range(BATCH)} - poison
