@@ -21,6 +21,7 @@ class Orphans:
 
     def __init__(self, directory: Path, own: Callable[[], Path | None]) -> None:
         self.source: Source | None = None
+        self.stopped = False
         self._directory = directory
         self._own = own
         self._queue: list[Path] = []
@@ -30,7 +31,9 @@ class Orphans:
         self._reported: set[Path] = set()
 
     def take(self, limit: int, teller: Teller, *, urgent: bool) -> tuple[Source | None, list[Row]]:
-        """The next records of a dead process, and where to settle them."""
+        """The next records of a dead process, and where to settle them; none once stopped."""
+        if self.stopped:
+            return None, []
         if not self._queue and self.source is None and (urgent or monotonic() >= self._scan_due):
             self._scan(teller)
         for _ in range(len(self._queue) + 1):

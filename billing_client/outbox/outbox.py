@@ -177,7 +177,7 @@ class Outbox:
         self._drainer.stop()
         self._at_exit = at_exit
         self.closed = True
-        self.guard.run(self.let_go)
+        self.guard.run(self._let_go_for_good)
         if not at_exit:
             forks.forget(self)
 
@@ -189,6 +189,11 @@ class Outbox:
             own.store.close(all_settled=own.is_acknowledged())
             if own.pending:
                 self._left[own.store.path] = own.pending
+
+    def _let_go_for_good(self) -> None:
+        # The drainer may be on its way to the next file, which it would keep locked.
+        self.orphans.stopped = True
+        self.let_go()
 
     def retire(self) -> None:
         """Put the own file aside where others can look at its rejected records."""

@@ -92,18 +92,27 @@ class Store:
             path = directory / _new_name()
             # Not a danger to the lock, which nobody holds yet.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            connection = _connected(path, timeout=_CREATE_PATIENCE_SECONDS)
-            try:
-                _set_up(connection, fsync=fsync)
-                # Before the lock was taken, the file looked like one left behind.
-                if path.exists():
-                    return cls(path, connection)
-            except sqlite3.Error:
-                _discard(path)
-                connection.close()
-                raise
-            connection.close()
+            store = cls._of_new_file(path, fsync=fsync)
+            if store is not None:
+                return store
         raise OSError(f"Files made in {directory} vanish at once; look for what removes them.")
+
+    @classmethod
+    def _of_new_file(cls, path: Path, *, fsync: bool) -> Store | None:
+        """None if somebody took it for one left behind, before it was locked, and removed it."""
+        connection = None
+        try:
+            connection = _connected(path, timeout=_CREATE_PATIENCE_SECONDS)
+            _set_up(connection, fsync=fsync)
+            if path.exists():
+                return cls(path, connection)
+        except sqlite3.Error:
+            if path.exists():
+                _discard(path)
+                _close(connection)
+                raise
+        _close(connection)
+        return None
 
     @classmethod
     def adopt(cls, path: Path) -> Store:
@@ -223,6 +232,11 @@ class Store:
         for table, statement in DELETE.items():
             moved = [v.row.seq for v in verdicts if v.row.table == table and v.leaves_table()]
             connection.executemany(statement, ranges(moved))
+
+
+def _close(connection: sqlite3.Connection | None) -> None:
+    if connection is not None:
+        connection.close()
 
 
 def _new_name() -> str:
