@@ -247,6 +247,9 @@ AUTHENTICATION_BACKENDS = [
 # By name and address together: all staff may share one address, and nobody elsewhere can lock
 # a colleague out.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_CLIENT_IP_CALLABLE = "billing_project.proxies.client_address"
+# gunicorn's own variable: the proxies whose word about a request counts.
+FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = dt.timedelta(minutes=15)
 AXES_RESET_ON_SUCCESS = True

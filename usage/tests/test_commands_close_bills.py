@@ -1,13 +1,14 @@
 """`manage.py close_bills` closes what is due, one bill at a time, and reports what it could not."""
 
 from decimal import Decimal
+from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import DjangoAssertNumQueries
 
 from usage.management.commands import close_bills
-from usage.models import Bill, BillTotalTooLarge
+from usage.models import Bill, BillTotalTooLarge, HistoryEntry
 from usage.recording import record
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
@@ -164,3 +165,12 @@ def test_a_dry_run_asks_once_for_the_lines_of_each_bill(
 
     with django_assert_num_queries(1 + 2 + len(bills)):  # the clock, two pages, the lines
         call_command("close_bills", "--dry-run")
+
+
+def test_the_history_says_that_the_command_closed_a_bill() -> None:
+    call_command("loaddata", "sample_data", verbosity=0)
+
+    call_command("close_bills", stdout=StringIO())
+
+    closed = HistoryEntry.objects.values_list("bill__customer", "action", "actor")
+    assert sorted(closed) == [(123, "closed", "close_bills"), (456, "closed", "close_bills")]
