@@ -27,3 +27,7 @@ def test_pages_have_an_icon_and_nothing_inline(client: Client, path: str) -> Non
     assert '<link rel="icon"' in page
     assert "<style" not in page
     assert "<script>" not in page
+
+
+def test_the_bare_address_leads_to_the_staffs_pages(client: Client) -> None:
+    assert client.get("/")["Location"] == "/admin/"
