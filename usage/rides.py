@@ -30,8 +30,8 @@ class Rides(Generic[T, R]):
 
     `drive` gets the loads of one ride and returns their results in the same order, or None if
     they had better go alone. An error that it raises is its driver's; the others then go alone,
-    and so does who has waited for `patience` seconds without a ride. When the last ride was
-    shared the next one waits for `stop` seconds, since its passengers are about to come back.
+    and so does who has waited for `patience` seconds without a ride. Where there was a queue the
+    next ride waits for `stop` seconds, since those of the last one are about to come back.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Rides(Generic[T, R]):
     def _go(self, driver: _Seat[T, R]) -> None:
         riders = [driver]
         try:
-            if self._was_shared:
+            if self._was_shared or driver.called.is_set():
                 time.sleep(self._stop)
             with self._lock:
                 riders += self._waiting

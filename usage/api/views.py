@@ -59,6 +59,11 @@ class UsageView(APIView):
     http_method_names = ("post",)
     schema = UsageSchema()
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Let the caller in; there is no format, version or throttle to find out."""
+        self.perform_authentication(request)
+        self.check_permissions(request)
+
     @describe_usage
     def post(self, request: Request) -> HttpResponse:
         check_media_type(request._request)

@@ -120,7 +120,7 @@ def test_who_is_not_called_in_time_goes_alone(road: Road, waiting: Any) -> None:
     assert road.rides == [["a"]]
 
 
-def test_after_a_shared_ride_the_next_stops_for_those_who_come_back(
+def test_where_there_was_a_queue_the_next_ride_stops_for_those_who_come_back(
     road: Road, waiting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stops: list[float] = []
@@ -130,10 +130,11 @@ def test_after_a_shared_ride_the_next_stops_for_those_who_come_back(
     road.open.set()
     results(callers)
 
+    assert stops == [0.002]  # for the ride of two
     rides.take("d")
+    assert stops == [0.002, 0.002]  # that ride was shared
     rides.take("e")
-
-    assert stops == [0.002]
+    assert stops == [0.002, 0.002]
 
 
 def test_a_large_batch_that_waits_too_long_for_others_is_told_to_come_back(
