@@ -121,5 +121,6 @@ def run(command: list[str], environment: dict[str, str]) -> str:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+        said = f"{done.stdout}{done.stderr}"[-4000:]
+        raise RuntimeError(f"{' '.join(command)} failed:\n{said}")
     return done.stdout
