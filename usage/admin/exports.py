@@ -6,7 +6,6 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 
@@ -147,10 +146,9 @@ def rows_of_list(model_admin: BillingAdmin, request: HttpRequest) -> Iterator[An
     """
     if not model_admin.has_view_permission(request):
         raise PermissionDenied
-    try:
-        changelist = cast("KeysetChangeList", model_admin.get_changelist_instance(request))
-    except IncorrectLookupParameters as error:
-        raise Http404("The filters of this export are malformed.") from error
+    changelist = cast("KeysetChangeList", model_admin.get_changelist_instance(request))
+    if changelist.refusal:
+        raise Http404(changelist.refusal)
     return _all_rows(model_admin, request, changelist)
 
 

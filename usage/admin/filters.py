@@ -61,16 +61,17 @@ class IdFilter(admin.SimpleListFilter):
 
     @property
     def id(self) -> int | None:
-        """The id asked for; raises IncorrectLookupParameters if it is none."""
+        """The id asked for, if it is one."""
         text = self.value() or ""
-        if not text:
-            return None
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= LARGEST_ID):
-            raise IncorrectLookupParameters(f"{text!r} is no {self.title}.")
-        return int(text)
+        is_id = text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= LARGEST_ID
+        return int(text) if is_id else None
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset if self.id is None else queryset.filter((self.parameter_name, self.id))
+        if not (text := self.value()):
+            return queryset
+        if self.id is None:
+            raise IncorrectLookupParameters(f"{text!r} is no {self.title}'s id such as 123.")
+        return queryset.filter((self.parameter_name, self.id))
 
 
 class CustomerFilter(IdFilter):
@@ -99,7 +100,7 @@ class BillFilter(IdFilter):
     parameter_name = "bill"
 
     def has_output(self) -> bool:
-        return self.id is not None
+        return bool(self.value())
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         query = changelist.get_query_string(remove=[self.parameter_name])
@@ -114,6 +115,7 @@ class InputFilter(admin.SimpleListFilter):
 
     template = "usage/admin/input_filter.html"
     input_type = "text"
+    example: str
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return []
@@ -138,7 +140,8 @@ class InputFilter(admin.SimpleListFilter):
         try:
             return queryset.filter(self.condition(text)) if text else queryset
         except ValueError as error:
-            raise IncorrectLookupParameters(f"{text!r} is no {self.title}.") from error
+            sentence = f"{text!r} is no {self.title} such as {self.example}."
+            raise IncorrectLookupParameters(sentence) from error
 
     def condition(self, text: str) -> Q:
         """Return what is asked for; raises ValueError if that is malformed."""
@@ -150,6 +153,7 @@ class ServiceFilter(InputFilter):
 
     title = "service"
     parameter_name = "service"
+    example = "Storage"
 
     def condition(self, text: str) -> Q:
         return Q(service=text)
@@ -160,6 +164,7 @@ class PriceFilter(InputFilter):
 
     title = "unit price"
     parameter_name = "price"
+    example = "0.05"
 
     def condition(self, text: str) -> Q:
         try:
@@ -175,7 +180,7 @@ class KeyFilter(IdFilter):
     parameter_name = "reported_by"
 
     def has_output(self) -> bool:
-        return self.id is not None
+        return bool(self.value())
 
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         query = changelist.get_query_string(remove=[self.parameter_name])
@@ -191,6 +196,7 @@ class SinceFilter(InputFilter):
     title = "first day"
     parameter_name = "since"
     input_type = "date"
+    example = "2026-11-01"
 
     def condition(self, text: str) -> Q:
         start = day_bounds(dt.date.fromisoformat(text)).start
@@ -204,6 +210,7 @@ class UntilFilter(InputFilter):
     title = "last day"
     parameter_name = "until"
     input_type = "date"
+    example = "2026-11-30"
 
     def condition(self, text: str) -> Q:
         end = day_bounds(dt.date.fromisoformat(text)).end
@@ -271,7 +278,7 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset.due(database_now())
             case "closed":
                 return queryset.closed()
-        raise IncorrectLookupParameters(f"{self.value()!r} is no state of a bill.")
+        raise IncorrectLookupParameters(f"{self.value()!r} is no state of a bill such as open.")
 
 
 class OnlyFilter(admin.SimpleListFilter):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
@@ -39,7 +40,12 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     ) -> HttpResponse:
         title = capfirst(self.opts.verbose_name_plural)
         context = {"title": title, "export_name": self.export_name}
-        return super().changelist_view(request, {**context, **(extra_context or {})})
+        response = super().changelist_view(request, {**context, **(extra_context or {})})
+        shown = getattr(response, "context_data", None) or {}
+        if "cl" in shown and shown["cl"].refusal:
+            messages.error(request, shown["cl"].refusal)
+            response.status_code = HTTPStatus.BAD_REQUEST
+        return response
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         """Fetch at once what the columns of a page's rows show."""

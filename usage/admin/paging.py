@@ -65,7 +65,7 @@ class Position:
         try:
             parts = json.loads(text)
             values = [_value(part, model, name) for part, name in zip(parts, ordering, strict=True)]
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError, ValidationError) as error:
             raise ValidationError("The page's address is damaged: go back to the first.") from error
         return cls(ordering, values)
 
@@ -121,6 +121,19 @@ class KeysetChangeList(ChangeList):
     next_position: Position | None = None
     is_first_page = True
     looked_through: int | None = None
+    # Why no row is shown: a filter or a page's address that is malformed.
+    refusal = ""
+
+    def get_queryset(
+        self, request: HttpRequest, exclude_parameters: list[str | None] | None = None
+    ) -> QuerySet[Any]:
+        try:
+            return super().get_queryset(request, exclude_parameters)
+        except IncorrectLookupParameters as error:
+            # Django would go to the list without filters, whose rows look like the answer.
+            self.refusal = str(error)
+            self.clear_all_filters_qs = self.get_query_string(remove=self.get_filters_params())
+            return self.root_queryset.none()
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         # Sorted by anything else, a page would have to read every row.
@@ -130,7 +143,7 @@ class KeysetChangeList(ChangeList):
         ordering = self.get_ordering(request, self.queryset)
         position = self.position(request, ordering)
         self.is_first_page = position is None
-        rows = self.rows(ordering, position)
+        rows = [] if self.refusal else self.rows(ordering, position)
         self.result_list = rows[: self.list_per_page]
         if len(rows) > self.list_per_page:
             self.next_position = Position.of(self.result_list[-1], ordering)
@@ -170,7 +183,8 @@ class KeysetChangeList(ChangeList):
         try:
             return Position.parse(text, self.model, ordering)
         except ValidationError as error:
-            raise IncorrectLookupParameters(error.message) from error
+            self.refusal = error.messages[0]
+            return None
 
     @property
     def first_query(self) -> str:

@@ -8,7 +8,7 @@ from django.test import Client
 
 from usage.models import ApiKey, Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
-from usage.tests.staff import list_of, page_of, report, text_of
+from usage.tests.staff import list_of, messages_of, page_of, report, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -106,12 +106,15 @@ def test_the_bill_filter_names_the_bill_and_can_be_left(
 
 
 @pytest.mark.parametrize("query", [{"late": "yes"}, {"voids": "0"}, {"bill": "x"}, {"bill": "\0"}])
-def test_a_malformed_filter_leads_back_to_the_list(
-    admin_client: Client, query: dict[str, str]
+def test_a_malformed_filter_shows_no_record(
+    admin_client: Client, customer: Customer, query: dict[str, str]
 ) -> None:
+    report()
+
     response = admin_client.get(list_of("usagerecord", **query))
 
-    assert response["Location"] == f"{list_of('usagerecord')}?e=1"
+    assert (response.status_code, response.context["cl"].result_list) == (400, [])
+    assert len(messages_of(response)) == 1
 
 
 def test_a_record_that_is_not_there_is_not_found(admin_client: Client) -> None:
@@ -135,24 +138,29 @@ def test_filters_by_service_price_key_and_day(admin_client: Client, customer: Cu
 
 
 @pytest.mark.parametrize(
-    "query",
+    ("query", "said"),
     [
-        {"price": "cheap"},
-        {"price": "-1"},
-        {"price": "NaN"},
-        {"price": "1e40"},
-        {"since": "0001-01-01"},
-        {"until": "9999-12-31"},
-        {"since": "soon"},
-        {"reported_by": "x"},
+        ({"price": "0,05"}, "'0,05' is no unit price such as 0.05."),
+        ({"price": "-1"}, "'-1' is no unit price such as 0.05."),
+        ({"price": "NaN"}, "'NaN' is no unit price such as 0.05."),
+        ({"price": "1e40"}, "'1e40' is no unit price such as 0.05."),
+        ({"since": "0001-01-01"}, "'0001-01-01' is no first day such as 2026-11-01."),
+        ({"until": "9999-12-31"}, "'9999-12-31' is no last day such as 2026-11-30."),
+        ({"since": "soon"}, "'soon' is no first day such as 2026-11-01."),
+        ({"reported_by": "x"}, "'x' is no API key's id such as 123."),
+        ({"customer": "abc"}, "'abc' is no customer's id such as 123."),
     ],
 )
-def test_a_malformed_value_leads_back_to_the_list(
-    admin_client: Client, query: dict[str, str]
+def test_a_malformed_value_is_named_and_can_be_corrected(
+    admin_client: Client, customer: Customer, query: dict[str, str], said: str
 ) -> None:
+    report()
+
     response = admin_client.get(list_of("usagerecord", **query))
 
-    assert response["Location"] == f"{list_of('usagerecord')}?e=1"
+    assert (response.status_code, response.context["cl"].result_list) == (400, [])
+    assert messages_of(response) == [said]
+    assert response.context["cl"].params == query
 
 
 def test_a_record_is_in_the_currency_of_its_bill(admin_client: Client) -> None:
