@@ -7,7 +7,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.safestring import SafeString
@@ -15,7 +15,7 @@ from django.utils.safestring import SafeString
 from usage.admin import exports, formats
 from usage.admin.actions import Action
 from usage.admin.bill_page import BillPage, period_of, state_of
-from usage.admin.customers import matching
+from usage.admin.customers import matching, number_of
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
 from usage.admin.pages import ReadOnlyAdmin
 from usage.models import Bill, Customer, HistoryEntry
@@ -122,12 +122,13 @@ class Close(Action):
 class BillAdmin(ReadOnlyAdmin):
     """A bill's page shows its lines and latest records; the list, a page's totals at once."""
 
-    list_display = ("customer_name", "month_name", "state", "total")
+    list_display = ("id", "customer_name", "month_name", "state", "total")
+    list_display_links = ("id", "customer_name")
     list_filter = (StateFilter, CustomerFilter, MonthFilter)
     list_select_related = ("customer",)
     search_fields = ("customer__name",)
     export_name = "admin:usage_bill_export"
-    search_help_text = "A part of the customer's name, or the customer id"
+    search_help_text = "A part of the customer's name, the customer id, or the number of a bill"
     ordering = ("-month", "customer_id", "-period_start")
     page_template = "usage/admin/bill.html"
 
@@ -154,7 +155,10 @@ class BillAdmin(ReadOnlyAdmin):
         if not (term := search_term.strip()):
             return queryset, False
         found = Customer.objects.filter(matching(term)).values("pk")[:_MOST_CUSTOMERS_FOUND]
-        return queryset.filter(customer__in=found), False
+        wanted = Q(customer__in=found)
+        if (number := number_of(term)) is not None:
+            wanted |= Q(pk=number)
+        return queryset.filter(wanted), False
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         bills = Bill.objects.filter(pk__in=[bill.pk for bill in rows])

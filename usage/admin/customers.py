@@ -28,9 +28,15 @@ _BILLS_SHOWN = 12
 def matching(term: str) -> Q:
     """Match the customers with this id, or with this text in the name."""
     condition = Q(name__icontains=term)
-    if term.isascii() and term.isdecimal() and int(term[:20]) <= LARGEST_ID:
-        condition |= Q(pk=int(term))
+    if (number := number_of(term)) is not None:
+        condition |= Q(pk=number)
     return condition
+
+
+def number_of(term: str) -> int | None:
+    """Return the id that a search term may be, if it may be one."""
+    is_id = term.isascii() and term.isdecimal() and int(term[:20]) <= LARGEST_ID
+    return int(term) if is_id else None
 
 
 @admin.register(Customer)

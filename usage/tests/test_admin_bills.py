@@ -180,6 +180,18 @@ def test_a_malformed_filter_shows_no_bill_and_says_why(
     assert "Nothing found." not in response.content.decode()
 
 
+def test_a_bill_is_found_by_its_number(admin_client: Client, customer: Customer) -> None:
+    CustomerFactory.create(id=456, name="Bob")
+    report(customer_id=456)
+    bill = report()
+
+    response = admin_client.get(list_of("bill", q=bill.pk))
+
+    assert list(response.context["cl"].result_list) == [bill]
+    assert f'">{bill.pk}</a>' in text_of(response)
+    assert "the number of a bill" in text_of(response)
+
+
 def test_an_empty_list_says_so(admin_client: Client) -> None:
     assert "Nothing found." in text_of(admin_client.get(list_of("bill")))
 
