@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
@@ -16,7 +17,7 @@ from usage.admin.records import RecordRow, rows_of, url_of
 from usage.fields import EXACT, ExactSum
 from usage.models import Bill, Line
 from usage.models.bill import round_amount, total_of
-from usage.periods import day_of
+from usage.periods import day_of, midnight, month_bounds
 from usage.transactions import database_now
 from usage.validators import exact_amount
 
@@ -65,10 +66,18 @@ class Neighbour(NamedTuple):
 
 
 def period_of(bill: Bill) -> str:
-    """Return a bill's month, and its days if it has not all of them."""
-    first, last = day_of(bill.period_start), day_of(bill.period_end - dt.timedelta(milliseconds=1))
-    whole = first.day == 1 and (last + dt.timedelta(days=1)).day == 1
-    return f"{bill.month:%B %Y}" if whole else f"{first} to {last}"
+    """Return a bill's month, or its days, with the time of a boundary inside of a day."""
+    if (bill.period_start, bill.period_end) == month_bounds(bill.month):
+        return f"{bill.month:%B %Y}"
+    last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
+    start = _inside_of_day(bill.period_start) or day_of(bill.period_start)
+    return f"{start} to {_inside_of_day(bill.period_end) or last}"
+
+
+def _inside_of_day(instant: dt.datetime) -> str:
+    if instant == midnight(day_of(instant)):
+        return ""
+    return f"{timezone.localtime(instant):%Y-%m-%d %H:%M:%S}"
 
 
 def state_of(bill: Bill, *, overdue: bool) -> SafeString:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from usage.admin.bill_page import period_of
 from usage.admin.charts import Value, bar_chart
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import DatabaseClock
@@ -74,6 +75,27 @@ def test_the_bills_before_and_after_are_a_click_away(
     assert shown(admin_client, first)["after"].url == page_of(second)
     before = shown(admin_client, second)["before"]
     assert before == (page_of(first), "2026-11-01 to 2026-11-10", "$100.00", "+50.0 %")
+
+
+def test_bills_of_one_month_share_no_instant(
+    customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-11-23T12:34:56.789Z")
+    first = spend(100)
+    first.close()
+    second = spend(150)
+
+    assert period_of(first) == "2026-11-01 to 2026-11-23 12:34:56"
+    assert period_of(second) == "2026-11-23 12:34:56 to 2026-11-30"
+
+
+def test_a_month_closed_on_its_first_day_is_not_whole(
+    customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-11-01T03:00:00Z")
+    spend(100).close()
+
+    assert period_of(spend(1)) == "2026-11-01 03:00:00 to 2026-11-30"
 
 
 @pytest.mark.parametrize(("total", "change"), [(50, "−50.0 %"), (100, "+0.0 %")])
