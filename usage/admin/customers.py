@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
@@ -39,10 +40,23 @@ def number_of(term: str) -> int | None:
     return int(term) if is_id else None
 
 
+class CustomerForm(ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
+    """A customer's name, and the currency until there is a bill."""
+
+    def clean(self) -> dict[str, Any] | None:
+        # The first bill may have come after the form was opened: what it no longer asks for
+        # would be left out silently.
+        sent = self.data.get(self.add_prefix("currency"), self.instance.currency)
+        if "currency" not in self.fields and sent != self.instance.currency:
+            raise ValidationError("The currency cannot change: the customer has a bill.")
+        return super().clean()
+
+
 @admin.register(Customer)
 class CustomerAdmin(BillingAdmin):
     """The id is the company's own and stays; the currency stays once there is a bill."""
 
+    form = CustomerForm
     list_display = ("id", "shown_name", "currency", "total", "bills")
     list_display_links = ("id", "shown_name")
     search_fields = ("name",)

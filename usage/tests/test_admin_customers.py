@@ -70,10 +70,20 @@ def test_the_currency_stays_once_there_is_a_bill(admin_client: Client, customer:
     report()
 
     assert 'name="currency"' not in text_of(admin_client.get(page_of(customer)))
-    admin_client.post(page_of(customer), {"name": "Alicia", "currency": "JPY"})
+    stale = admin_client.post(page_of(customer), {"name": "Alicia", "currency": "JPY"})
 
+    assert "The currency cannot change: the customer has a bill." in text_of(stale)
     customer.refresh_from_db()
-    assert (customer.name, customer.currency) == ("Alicia", "USD")
+    assert (customer.name, customer.currency) == ("Alice", "USD")
+
+
+def test_a_customer_with_a_bill_is_renamed(admin_client: Client, customer: Customer) -> None:
+    report()
+
+    for sent in ({"name": "Alicia"}, {"name": "Alina", "currency": "USD"}):
+        admin_client.post(page_of(customer), sent)
+
+        assert Customer.objects.get().name == sent["name"]
 
 
 @pytest.mark.parametrize(
