@@ -255,6 +255,8 @@ AXES_COOLOFF_TIME = dt.timedelta(minutes=15)
 AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True  # the admin's own log and the bills' history say what was done
 AXES_VERBOSE = False
+AXES_LOCKOUT_TEMPLATE = "usage/admin/locked.html"
+AXES_ENABLE_ADMIN = False  # two of its three lists would always be empty: usage/admin/locks.py
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{validator}"}
     for validator in [

@@ -3,6 +3,6 @@
 No page counts records, pages by OFFSET or lists them inline, so none grows slow with them.
 """
 
-from usage.admin import api_keys, bills, customers, records
+from usage.admin import api_keys, bills, customers, locks, records
 
-__all__ = ["api_keys", "bills", "customers", "records"]
+__all__ = ["api_keys", "bills", "customers", "locks", "records"]

@@ -36,6 +36,23 @@ def test_five_wrong_passwords_lock_out_even_the_right_one(client: Client) -> Non
     assert login(client, "right").status_code == 429
 
 
+def test_the_lockout_page_says_how_long_and_who_lifts_it(client: Client) -> None:
+    page = guess(client).content.decode()
+
+    assert "15 minutes after the last attempt" in page
+    assert "axes_reset_username" in page
+    assert "admin/css/login.css" in page
+
+
+def test_only_the_list_of_attempts_is_in_the_admin(admin_client: Client) -> None:
+    statuses = {
+        model: admin_client.get(f"/admin/axes/{model}/").status_code
+        for model in ("accessattempt", "accesslog", "accessfailurelog")
+    }
+
+    assert statuses == {"accessattempt": 200, "accesslog": 404, "accessfailurelog": 404}
+
+
 def test_four_wrong_passwords_do_not(client: Client) -> None:
     guess(client, times=4)
 

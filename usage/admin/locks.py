@@ -1,0 +1,7 @@
+"""Wrong passwords: superusers see what locks whom, and delete a row to lift its lock."""
+
+from axes.admin import AccessAttemptAdmin  # type: ignore[import-untyped]  # has no types
+from axes.models import AccessAttempt  # type: ignore[import-untyped]  # has no types
+from django.contrib import admin
+
+admin.site.register(AccessAttempt, AccessAttemptAdmin)
