@@ -152,6 +152,19 @@ def test_staff_verify_a_bill_and_export_it(staff: Staff, bill: Bill) -> None:
     assert len(Path(download.value.path()).read_text().splitlines()) == 5
 
 
+def test_a_bill_prints_as_a_statement(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing viewers")
+    page = staff.page
+    staff.open(page_of(bill))
+
+    page.emulate_media(media="print")
+
+    for internal in ("Days left", "Previous bill", "newest record"):
+        expect(page.get_by_text(internal)).to_be_hidden()
+    for said in ("Amounts are in USD.", "Times are in UTC."):
+        expect(page.get_by_text(said)).to_be_visible()
+
+
 def test_a_customer_is_chosen_by_typing(staff: Staff, bill: Bill) -> None:
     staff.log_in("Billing viewers")
     page = staff.page
