@@ -22,6 +22,7 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     """Lists that cost the same at any number of rows, of rows that are never deleted."""
 
     actions = None
+    empty_value_display = "–"
     list_per_page = 40  # which keeps a page below 60 kB
     list_max_show_all = 0
     paginator = UncountedPaginator

@@ -45,6 +45,15 @@ def test_a_name_is_text_on_every_page(admin_client: Client, name: str) -> None:
         assert "<img src=x" not in page
 
 
+def test_every_page_is_under_its_list_and_the_application(admin_client: Client) -> None:
+    bill = report(customer_id=CustomerFactory.create().pk)
+
+    for address in (list_of("bill"), page_of(bill), page_of(bill, "close")):
+        page = text_of(admin_client.get(address))
+        breadcrumbs = page[page.index('<div class="breadcrumbs">') :].split("</div>")[0]
+        assert '<a href="/admin/usage/">Usage</a>' in breadcrumbs
+
+
 def test_a_name_cannot_turn_the_id_beside_it_around(admin_client: Client) -> None:
     customer = CustomerFactory.create(id=902, name="\N{RIGHT-TO-LEFT OVERRIDE}abc")
     bill = report(customer_id=customer.pk)
