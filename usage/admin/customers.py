@@ -106,12 +106,14 @@ class CustomerAdmin(BillingAdmin):
         """Return the latest bills with their totals, which are read at once, and a link to all."""
         latest = customer.bills.order_by("-period_start")
         bills = list(latest[:_BILLS_SHOWN])
-        lines = Bill.objects.filter(pk__in=[bill.pk for bill in bills]).open().lines()
+        shown = Bill.objects.filter(pk__in=[bill.pk for bill in bills])
+        lines = shown.open().lines()
+        overdue = set(shown.due(database_now()).values_list("pk", flat=True))
         rows = (
             (
                 reverse("admin:usage_bill_change", args=[bill.pk]),
                 period_of(bill),
-                state_of(bill, overdue=False),
+                state_of(bill, overdue=bill.pk in overdue),
                 formats.money(
                     bill.total if bill.is_closed else total_of(lines.get(bill.pk, [])),
                     bill.currency,
