@@ -72,11 +72,8 @@ class Usage:
         for name, value in _checked(given).items():
             object.__setattr__(self, name, value)
 
-    def to_wire(self, *, occurred_at: datetime | None = None) -> dict[str, Any]:
-        """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z.
-
-        ``occurred_at``, in UTC, stands in where the usage has none.
-        """
+    def to_wire(self) -> dict[str, Any]:
+        """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z."""
         wire: dict[str, Any] = {
             "request_id": self.request_id,
             "customer_id": self.customer_id,
@@ -84,19 +81,14 @@ class Usage:
             "units_consumed": format(self.units_consumed, "f"),
             "price_per_unit": format(self.price_per_unit, "f"),
         }
-        at = self.occurred_at or occurred_at
-        if at is not None:
-            instant = at.isoformat(timespec="milliseconds")
+        if self.occurred_at is not None:
+            instant = self.occurred_at.isoformat(timespec="milliseconds")
             wire["occurred_at"] = instant.replace("+00:00", "Z")
         return wire
 
-    def to_json(self, *, occurred_at: datetime | None = None) -> bytes:
-        """The bytes that are sent, in UTF-8; the same for the same usage, every time.
-
-        ``occurred_at`` as for to_wire.
-        """
-        wire = self.to_wire(occurred_at=occurred_at)
-        return json.dumps(wire, ensure_ascii=False, separators=(",", ":")).encode()
+    def to_json(self) -> bytes:
+        """The bytes that are sent, in UTF-8; the same for the same usage, every time."""
+        return json.dumps(self.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _checked(given: dict[str, Any]) -> dict[str, Any]:
