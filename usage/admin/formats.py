@@ -58,6 +58,17 @@ def moment(instant: dt.datetime) -> SafeString:
     )
 
 
+def minute(instant: dt.datetime) -> SafeString:
+    """Return an instant to the minute, for narrow columns; its title says all of it."""
+    local = timezone.localtime(instant)
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>',
+        local.isoformat(timespec="milliseconds"),
+        local.isoformat(sep=" ", timespec="milliseconds"),
+        f"{local:%Y-%m-%d %H:%M}",
+    )
+
+
 def name(text: str) -> SafeString:
     """Return a name that cannot turn the direction of what stands around it."""
     return format_html('<bdi class="name" title="{}">{}</bdi>', text, text)

@@ -12,7 +12,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from usage.admin import exports, formats
@@ -182,8 +182,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     """Nothing here changes a record; voiding one adds another."""
 
     list_display = (
-        "request_id",
-        "marks",
+        "shown_id",
         "customer_name",
         "service_name",
         "shown_units",
@@ -280,19 +279,20 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="occurred")
     def occurred(self, record: UsageRecord) -> SafeString:
-        return formats.moment(record.occurred_at)
+        return formats.minute(record.occurred_at)
 
     @admin.display(description="recorded")
     def recorded(self, record: UsageRecord) -> SafeString:
-        return formats.moment(record.recorded_at)
+        return formats.minute(record.recorded_at)
 
     @admin.display(description="reported by")
     def reporter(self, record: UsageRecord) -> SafeString:
         return _reporter(record)
 
-    @admin.display(description="marks")
-    def marks(self, record: Any) -> SafeString:
-        return format_html_join(" ", "{}", ((mark,) for mark in record.shown_marks))
+    @admin.display(description="request id")
+    def shown_id(self, record: Any) -> SafeString:
+        marks = format_html_join("", " {}", ((mark,) for mark in record.shown_marks))
+        return format_html('<span class="id">{}</span>{}', record.pk, marks)
 
     def page_context(self, request: HttpRequest, row: UsageRecord) -> dict[str, Any]:
         void = row.void_record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,21 @@ def test_a_bill_prints_as_a_statement(staff: Staff, bill: Bill) -> None:
         expect(page.get_by_text(internal)).to_be_hidden()
     for said in ("Amounts are in USD.", "Times are in UTC."):
         expect(page.get_by_text(said)).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 1440])
+def test_every_column_of_the_records_is_seen(staff: Staff, bill: Bill, width: int) -> None:
+    staff.log_in("Billing viewers")
+    report(request_id="7f3c1d52-9a0e-4a53-b1c4-2d9f0c6e8a11", units=Decimal("1234567.25"))
+    staff.page.set_viewport_size({"width": width, "height": 900})
+
+    staff.open(list_of("usagerecord"))
+
+    last = staff.page.locator("th.column-reporter").bounding_box()
+    assert last is not None
+    assert last["x"] + last["width"] <= width
+    results = staff.page.locator("#changelist .results")
+    assert results.evaluate("table => table.scrollWidth <= table.clientWidth")
 
 
 def test_a_customer_is_chosen_by_typing(staff: Staff, bill: Bill) -> None:
