@@ -29,7 +29,7 @@ from usage.periods import (
     month_of,
     next_month,
 )
-from usage.rides import Rides
+from usage.rides import Rides, turn
 from usage.statements import (
     MOST_UNITS,
     BillRow,
@@ -49,7 +49,7 @@ from usage.transactions import DatabaseUnavailable, GateBusy, Repeat, enter_gate
 _MOST_FACTS_TO_RIDE = 20
 _LARGE_AT_A_TIME = 2
 # Seconds; a ride takes a few thousandths, unless a lock is in its way.
-_PATIENCE, _STOP = 0.1, 0.002
+_PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.002, 1.0
 # Seconds; who has waited longer could not be done in the 8 that a request may take.
 _LONGEST_QUEUE = 3.0
 

@@ -7,12 +7,24 @@ same wait for the disk. So those that wait ride together, and one of them drives
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from threading import Event, Lock
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Lock, Semaphore
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@contextmanager
+def turn(turns: Semaphore, *, patience: float) -> Iterator[None]:
+    """Wait for a turn, though no longer than `patience` seconds: then go without one."""
+    has_turn = turns.acquire(timeout=patience)
+    try:
+        yield
+    finally:
+        if has_turn:
+            turns.release()
 
 
 class _Seat(Generic[T, R]):

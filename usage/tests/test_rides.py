@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from usage import recording
-from usage.rides import Rides
+from usage.rides import Rides, turn
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
 from usage.transactions import DatabaseUnavailable
@@ -146,3 +146,13 @@ def test_a_large_batch_that_waits_too_long_for_others_is_told_to_come_back(
 
     with recording._large, pytest.raises(DatabaseUnavailable):
         recording.record(facts, reported_by_id=None)
+
+
+def test_turns_are_given_back_and_who_gets_none_in_time_goes_without() -> None:
+    turns = BoundedSemaphore(1)
+
+    with turn(turns, patience=0.0), turn(turns, patience=0.0):
+        assert not turns.acquire(blocking=False)
+
+    assert turns.acquire(blocking=False)
+    assert not turns.acquire(blocking=False)
