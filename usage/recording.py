@@ -50,8 +50,6 @@ _MOST_FACTS_TO_RIDE = 20
 _LARGE_AT_A_TIME = 2
 # Seconds; a ride takes a few thousandths, unless a lock is in its way.
 _PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.002, 1.0
-# Seconds; who has waited longer could not be done in the 8 that a request may take.
-_LONGEST_QUEUE = 3.0
 
 
 class Fact(NamedTuple):
@@ -111,7 +109,8 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     began = time.monotonic()
     call = _Call(facts, reported_by_id)
     if len(facts) > _MOST_FACTS_TO_RIDE:
-        return _record_large(call, began)
+        with turn(_large, patience=_LARGE_PATIENCE):
+            return _record(call, began)
     return _rides.take(call) or _record(call, began)
 
 
@@ -139,15 +138,6 @@ def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
         case Refused(detail=detail):
             raise VoidRefused(detail)
     raise VoidRefused(f"{voided.pk} is voided already.")
-
-
-def _record_large(call: _Call, began: float) -> list[Outcome]:
-    if not _large.acquire(timeout=_LONGEST_QUEUE):
-        raise DatabaseUnavailable("Large batches wait too long for each other.")
-    try:
-        return _record(call, began)
-    finally:
-        _large.release()
 
 
 def _record(call: _Call, began: float) -> list[Outcome]:

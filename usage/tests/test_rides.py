@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from usage import recording
+from usage.models import Customer
 from usage.rides import Rides, turn
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
-from usage.transactions import DatabaseUnavailable
 
 Ride = list[str]
 
@@ -137,15 +137,18 @@ def test_where_there_was_a_queue_the_next_ride_stops_for_those_who_come_back(
     assert stops == [0.002, 0.002]
 
 
-def test_a_large_batch_that_waits_too_long_for_others_is_told_to_come_back(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.django_db
+def test_a_large_batch_whose_turn_does_not_come_is_recorded_without_one(
+    monkeypatch: pytest.MonkeyPatch, customer: Customer
 ) -> None:
     monkeypatch.setattr(recording, "_large", BoundedSemaphore(1))
-    monkeypatch.setattr(recording, "_LONGEST_QUEUE", 0)
-    facts = FactFactory.build_batch(21)
+    monkeypatch.setattr(recording, "_LARGE_PATIENCE", 0)
+    facts = FactFactory.build_batch(21, customer_id=customer.pk)
 
-    with recording._large, pytest.raises(DatabaseUnavailable):
-        recording.record(facts, reported_by_id=None)
+    with recording._large:
+        outcomes = recording.record(facts, reported_by_id=None)
+
+    assert all(isinstance(outcome, recording.Recorded) for outcome in outcomes)
 
 
 def test_turns_are_given_back_and_who_gets_none_in_time_goes_without() -> None:
