@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from fractions import Fraction
 from itertools import islice
 from random import Random
 from typing import Any, NamedTuple
@@ -47,17 +46,11 @@ _COLUMNS = (
 
 
 class Share(NamedTuple):
-    """The records that one bill gets in one transaction, by their numbers among all of the run.
-
-    They lie in the part of the bill's period that is theirs among the bill's own, from `begin` to
-    `end`: like reported usage the records come in the order of their times.
-    """
+    """How many records one bill gets; `first` is the number of the first, of all that are made."""
 
     bill: Bill
     first: int
     records: int
-    begin: Fraction
-    end: Fraction
 
 
 class Command(BaseCommand):
@@ -126,9 +119,7 @@ def _shares(bills: list[Bill], records: int) -> Iterator[Share]:
     for place, bill in enumerate(bills):
         first, after = (records * edge // len(bills) for edge in (place, place + 1))
         for start in range(first, after, _RECORDS_AT_ONCE):
-            end = min(start + _RECORDS_AT_ONCE, after)
-            part = (Fraction(edge - first, after - first) for edge in (start, end))
-            yield Share(bill, start, end - start, *part)
+            yield Share(bill, start, min(_RECORDS_AT_ONCE, after - start))
 
 
 def _at_once(shares: Iterable[Share]) -> Iterator[list[Share]]:
@@ -151,10 +142,8 @@ class _Part:
         self.bill = bill
         self.first, self.records, self.all = share.first, share.records, all_records
         self.dice = Random(f"{seed}/{bill.customer_id}/{bill.month}/{share.first}")  # noqa: S311
-        start = _milliseconds(bill.period_start)
-        length = _milliseconds(min(bill.period_end, now)) - start
-        self.start = start + int(length * share.begin)
-        self.length = max(1, start + int(length * share.end) - self.start)
+        self.start = _milliseconds(bill.period_start)
+        self.length = max(1, _milliseconds(min(bill.period_end, now)) - self.start)
         self.sums: dict[tuple[str, Decimal, dt.date], list[int]] = defaultdict(lambda: [0, 0])
 
     def rows(self) -> Iterator[tuple[str, str, int, Decimal, str]]:
