@@ -8,7 +8,7 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
 # What must be covered is covered by both runs together.
 TEST := $(RUN) pytest --cov --cov-report= --cov-fail-under=0 $(ARGS)
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
+	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-sqlite test-postgresql lint requirements
