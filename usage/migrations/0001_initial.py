@@ -72,7 +72,7 @@ class Migration(migrations.Migration):
                 ('slot', models.SmallIntegerField()),
                 ('units', usage.fields.ExactDecimalField(decimal_places=6, max_digits=30)),
                 ('records', models.BigIntegerField()),
-                ('bill', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='daily_usage', to='usage.bill')),
+                ('bill', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='daily_usage', to='usage.bill')),
                 ('customer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.customer')),
             ],
             options={
@@ -91,9 +91,9 @@ class Migration(migrations.Migration):
                 ('late', models.BooleanField(default=False, help_text="The usage occurred before its bill's period began.")),
                 ('void_reason', models.CharField(blank=True, max_length=500)),
                 ('voided_by', models.CharField(blank=True, help_text="A staff user's name.", max_length=150)),
-                ('bill', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='usage.bill')),
+                ('bill', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='records', to='usage.bill')),
                 ('customer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.customer')),
-                ('reported_by', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.apikey')),
+                ('reported_by', models.ForeignKey(db_constraint=False, db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.apikey')),
                 ('voids', models.ForeignKey(db_index=False, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.usagerecord')),
             ],
         ),
@@ -139,23 +139,23 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='usagerecord',
-            index=models.Index(fields=['-recorded_at', 'request_id'], name='record_by_time'),
+            index=models.Index(fields=['recorded_at'], name='record_by_time'),
         ),
         migrations.AddIndex(
             model_name='usagerecord',
-            index=models.Index(fields=['bill', '-recorded_at', 'request_id'], name='record_by_bill'),
+            index=models.Index(fields=['bill', 'recorded_at'], name='record_by_bill'),
         ),
         migrations.AddIndex(
             model_name='usagerecord',
-            index=models.Index(fields=['customer', '-recorded_at'], name='record_by_customer'),
+            index=models.Index(fields=['customer', 'recorded_at'], name='record_by_customer'),
         ),
         migrations.AddIndex(
             model_name='usagerecord',
-            index=models.Index(condition=models.Q(('late', True)), fields=['-recorded_at', 'request_id'], name='record_late'),
+            index=models.Index(condition=models.Q(('late', True)), fields=['recorded_at'], name='record_late'),
         ),
         migrations.AddIndex(
             model_name='usagerecord',
-            index=models.Index(condition=models.Q(('voids__isnull', False)), fields=['-recorded_at', 'request_id'], name='record_voids'),
+            index=models.Index(condition=models.Q(('voids__isnull', False)), fields=['recorded_at'], name='record_voids'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',

@@ -26,14 +26,28 @@ BEGIN
     RETURN NEW;
 END $$;
 
--- One look per statement: the rows that were added must be on open bills of their own customer.
+-- One look per statement, also in place of foreign keys, which look and lock once per row: the rows
+-- that were added must be on open bills of their own customer. Bills are never deleted.
 CREATE OR REPLACE FUNCTION usage_open_bill_of_customer() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM added JOIN usage_bill bill ON bill.id = added.bill_id
-        WHERE bill.closed_at IS NOT NULL OR bill.customer_id <> added.customer_id
+        SELECT FROM added LEFT JOIN usage_bill bill
+            ON bill.id = added.bill_id AND bill.customer_id = added.customer_id AND bill.closed_at IS NULL
+        WHERE bill.id IS NULL
     ) THEN
         RAISE EXCEPTION 'usage goes on an open bill of its own customer' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- The same for the keys by which records came, which are never deleted either.
+CREATE OR REPLACE FUNCTION usage_reported_by_a_key() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM added LEFT JOIN usage_apikey api_key ON api_key.id = added.reported_by_id
+        WHERE added.reported_by_id IS NOT NULL AND api_key.id IS NULL
+    ) THEN
+        RAISE EXCEPTION 'usage is reported by an API key that exists' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NULL;
 END $$;
@@ -54,6 +68,15 @@ CREATE OR REPLACE TRIGGER record_never_truncated BEFORE TRUNCATE ON usage_usager
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 CREATE OR REPLACE TRIGGER record_on_open_bill AFTER INSERT ON usage_usagerecord
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION usage_open_bill_of_customer();
+CREATE OR REPLACE TRIGGER record_reported_by_a_key AFTER INSERT ON usage_usagerecord
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION usage_reported_by_a_key();
+
+CREATE OR REPLACE TRIGGER api_key_keeps_its_id BEFORE UPDATE OF id ON usage_apikey
+    FOR EACH ROW WHEN (OLD.id <> NEW.id) EXECUTE FUNCTION usage_refuse('an API key keeps its id');
+CREATE OR REPLACE TRIGGER api_key_never_deleted BEFORE DELETE ON usage_apikey
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('an API key is never deleted: records name it');
+CREATE OR REPLACE TRIGGER api_key_never_truncated BEFORE TRUNCATE ON usage_apikey
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
 CREATE OR REPLACE TRIGGER bill_only_closes BEFORE UPDATE ON usage_bill
     FOR EACH ROW EXECUTE FUNCTION usage_bill_only_closes();

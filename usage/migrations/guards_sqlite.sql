@@ -14,12 +14,32 @@ END;
 
 DROP TRIGGER IF EXISTS record_on_open_bill;
 CREATE TRIGGER record_on_open_bill BEFORE INSERT ON usage_usagerecord
-WHEN EXISTS (
+WHEN NOT EXISTS (
     SELECT 1 FROM usage_bill bill
-    WHERE bill.id = NEW.bill_id AND (bill.closed_at IS NOT NULL OR bill.customer_id <> NEW.customer_id)
+    WHERE bill.id = NEW.bill_id AND bill.customer_id = NEW.customer_id AND bill.closed_at IS NULL
 )
 BEGIN
     SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
+END;
+
+DROP TRIGGER IF EXISTS record_reported_by_a_key;
+CREATE TRIGGER record_reported_by_a_key BEFORE INSERT ON usage_usagerecord
+WHEN NEW.reported_by_id IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM usage_apikey WHERE id = NEW.reported_by_id)
+BEGIN
+    SELECT RAISE(ABORT, 'usage is reported by an API key that exists');
+END;
+
+DROP TRIGGER IF EXISTS api_key_keeps_its_id;
+CREATE TRIGGER api_key_keeps_its_id BEFORE UPDATE OF id ON usage_apikey WHEN OLD.id <> NEW.id
+BEGIN
+    SELECT RAISE(ABORT, 'an API key keeps its id');
+END;
+
+DROP TRIGGER IF EXISTS api_key_never_deleted;
+CREATE TRIGGER api_key_never_deleted BEFORE DELETE ON usage_apikey
+BEGIN
+    SELECT RAISE(ABORT, 'an API key is never deleted: records name it');
 END;
 
 DROP TRIGGER IF EXISTS bill_only_closes;
@@ -54,9 +74,9 @@ END;
 
 DROP TRIGGER IF EXISTS daily_usage_insert_on_open_bill;
 CREATE TRIGGER daily_usage_insert_on_open_bill BEFORE INSERT ON usage_dailyusage
-WHEN EXISTS (
+WHEN NOT EXISTS (
     SELECT 1 FROM usage_bill bill
-    WHERE bill.id = NEW.bill_id AND (bill.closed_at IS NOT NULL OR bill.customer_id <> NEW.customer_id)
+    WHERE bill.id = NEW.bill_id AND bill.customer_id = NEW.customer_id AND bill.closed_at IS NULL
 )
 BEGIN
     SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');

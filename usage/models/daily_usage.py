@@ -51,7 +51,11 @@ class DailyUsage(FrozenModel):
         Customer, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
     )
     bill = models.ForeignKey(
-        Bill, on_delete=models.PROTECT, db_index=False, related_name="daily_usage"
+        Bill,
+        on_delete=models.PROTECT,
+        db_constraint=False,
+        db_index=False,
+        related_name="daily_usage",
     )
     service = models.CharField(max_length=SERVICE_LENGTH)
     price_per_unit = ExactDecimalField(**PRICE_DIGITS)

@@ -41,14 +41,17 @@ class VoidRefused(Exception):
 class UsageRecord(FrozenModel):
     """One fact: this customer consumed these units of this service at this price.
 
-    Never changed, never deleted. A void is a record of its own with negative units.
+    Never changed, never deleted. A void is a record of its own with negative units. That its bill,
+    customer and key exist is for the guards to see, once for all the records of a statement.
     """
 
     request_id = RequestIdField(primary_key=True, max_length=len(VOID_PREFIX) + REQUEST_ID_LENGTH)
     customer = models.ForeignKey(
         Customer, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
     )
-    bill = models.ForeignKey(Bill, on_delete=models.PROTECT, db_index=False, related_name="records")
+    bill = models.ForeignKey(
+        Bill, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="records"
+    )
     service = models.CharField(max_length=SERVICE_LENGTH)
     units = ExactDecimalField(**UNITS_DIGITS)
     price_per_unit = ExactDecimalField(**PRICE_DIGITS)
@@ -58,7 +61,12 @@ class UsageRecord(FrozenModel):
         default=False, help_text="The usage occurred before its bill's period began."
     )
     reported_by = models.ForeignKey(
-        ApiKey, null=True, on_delete=models.PROTECT, db_index=False, related_name="+"
+        ApiKey,
+        null=True,
+        on_delete=models.PROTECT,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     voids = models.ForeignKey(
         "self", null=True, on_delete=models.PROTECT, db_index=False, related_name="+"
@@ -70,16 +78,14 @@ class UsageRecord(FrozenModel):
 
     class Meta:
         indexes = (
-            models.Index(name="record_by_time", fields=("-recorded_at", "request_id")),
-            models.Index(name="record_by_bill", fields=("bill", "-recorded_at", "request_id")),
-            models.Index(name="record_by_customer", fields=("customer", "-recorded_at")),
+            # Ascending, so that they grow at one end, and without the ids, which only put in order
+            # what was recorded at the same instant: every record is written into three of these.
+            models.Index(name="record_by_time", fields=("recorded_at",)),
+            models.Index(name="record_by_bill", fields=("bill", "recorded_at")),
+            models.Index(name="record_by_customer", fields=("customer", "recorded_at")),
+            models.Index(name="record_late", fields=("recorded_at",), condition=Q(late=True)),
             models.Index(
-                name="record_late", fields=("-recorded_at", "request_id"), condition=Q(late=True)
-            ),
-            models.Index(
-                name="record_voids",
-                fields=("-recorded_at", "request_id"),
-                condition=Q(voids__isnull=False),
+                name="record_voids", fields=("recorded_at",), condition=Q(voids__isnull=False)
             ),
         )
         constraints = (

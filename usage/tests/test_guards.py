@@ -51,7 +51,7 @@ def refused(attempt: Callable[[], object], message: str | None = None) -> None:
 
 
 def everything() -> list[Any]:
-    tables = (Customer, Bill, UsageRecord, DailyUsage)
+    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage)
     return [list(table._base_manager.order_by("pk").values()) for table in tables]
 
 
@@ -70,7 +70,7 @@ def plain(model: type[models.Model]) -> models.QuerySet[Any]:
 
 def test_all_guards_stand_after_the_migrations() -> None:
     assert guards.missing(connection) == set()
-    assert len(guards.expected(connection)) == (14 if connection.vendor == "postgresql" else 12)
+    assert len(guards.expected(connection)) == (18 if connection.vendor == "postgresql" else 15)
 
 
 # Records
@@ -150,6 +150,18 @@ def test_a_record_does_not_land_on_a_closed_bill(closed: Bill) -> None:
 def test_a_record_does_not_land_on_anothers_bill(opened: Bill) -> None:
     CustomerFactory.create(id=456)
     refused(run(inserted_record(opened.pk, "new", customer_id=456)), "of its own customer")
+
+
+def test_a_record_does_not_land_on_a_bill_that_is_not_there(opened: Bill) -> None:
+    refused(run(inserted_record(opened.pk + 1, "new")), "of its own customer")
+
+
+def test_a_record_does_not_come_by_a_key_that_is_not_there(opened: Bill) -> None:
+    sql = inserted_record(opened.pk, "new").replace(
+        "void_reason, voided_by)", "void_reason, voided_by, reported_by_id)", 1
+    )
+    sql = sql.replace("void_reason, voided_by FROM", "void_reason, voided_by, 4711 FROM")
+    refused(run(sql), "an API key that exists")
 
 
 def inserted_record(bill_id: int, request_id: str, *, customer_id: int = 123) -> str:
@@ -301,6 +313,11 @@ def test_daily_usage_does_not_land_on_anothers_bill(opened: Bill) -> None:
     refused(run(inserted_day(opened.pk, OTHER, customer_id=456)), "of its own customer")
 
 
+def test_daily_usage_does_not_land_on_a_bill_that_is_not_there(opened: Bill) -> None:
+    sql = inserted_day(opened.pk, OTHER).replace(f"SELECT {opened.pk},", f"SELECT {opened.pk + 1},")
+    refused(run(sql), "of its own customer")
+
+
 SAME, OTHER = "slot", "3 - slot"
 FOLD = (
     " ON CONFLICT (bill_id, service, price_per_unit, day, slot)"
@@ -387,13 +404,25 @@ def test_a_customer_with_bills_is_not_deleted(opened: Bill) -> None:
 def test_a_key_is_not_deleted(api_key: str) -> None:
     with pytest.raises(ProtectedError, match="revoke it"):
         ApiKey.objects.get().delete()
+    refused(run("DELETE FROM usage_apikey"), "an API key is never deleted")
+    refused(lambda: plain(ApiKey).delete(), "an API key is never deleted")
+
+
+def test_a_key_keeps_its_id(api_key: str) -> None:
+    refused(run("UPDATE usage_apikey SET id = id + 1"), "an API key keeps its id")
+
+
+def test_a_key_is_revoked(api_key: str) -> None:
+    assert ApiKey.objects.get().revoke()
 
 
 # Emptying
 
 
 @on_postgresql
-@pytest.mark.parametrize("table", ["usage_usagerecord", "usage_bill", "usage_dailyusage"])
+@pytest.mark.parametrize(
+    "table", ["usage_usagerecord", "usage_bill", "usage_dailyusage", "usage_apikey"]
+)
 def test_no_table_is_emptied(table: str, opened: Bill) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or their pending events refuse first
