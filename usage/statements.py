@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -219,17 +220,21 @@ class Statements:
 
 
 def _array(values: Iterable[Any], type_name: str) -> str:
-    """Return the text of an array: PostgreSQL reads it at once, psycopg2's ARRAY[…] bit by bit."""
+    """Return the text of an array: PostgreSQL reads it at once, psycopg2's ARRAY[…] bit by bit.
+
+    It has one value or more.
+    """
     if type_name == "text":
-        return "{" + ",".join(map(_quoted, values)) + "}"
-    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+        # No text here has a control character, so all of them are quoted in one go.
+        text = _BETWEEN.join(map(str, values)).replace("\\", "\\\\").replace('"', '\\"')
+        return f'{{"{text.replace(_BETWEEN, _QUOTED_COMMA)}"}}'
+    text_of = _time_text if type_name in _TIMES else str
+    return "{" + ",".join(map(text_of, values)).replace("None", "NULL") + "}"
 
 
-def _quoted(value: object) -> str:
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
+_BETWEEN, _QUOTED_COMMA = "\x1f", '","'
+_TIMES = frozenset({"timestamptz", "date"})
+_time_text = lru_cache(maxsize=64)(str)  # the records of a batch share most of theirs
 _POSTGRESQL_TYPES = {"units": "numeric", "price": "numeric"}
 _UNITS = UsageRecord._meta.get_field("units")
 _PRICE = UsageRecord._meta.get_field("price_per_unit")
