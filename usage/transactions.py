@@ -112,6 +112,8 @@ def repeatable(
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + _LAST_START_SECONDS
     for attempt in count(1):
+        # A lost connection repeats the transaction, so that no question is needed whether it lives.
+        connection.health_check_done = True
         try:
             with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
                 return work()

@@ -15,7 +15,7 @@ from usage.tests.factories import usage_body
 from usage.tests.live import Service
 from usage.tests.wire import Relay
 
-MOST = 7  # BEGIN, COMMIT and the health check of a kept connection included
+MOST = 7  # BEGIN and COMMIT included
 TRIES = 5
 Post = Callable[[Any], list[str]]
 
