@@ -6,4 +6,6 @@ threads = 8
 timeout = 30
 # Longer than clients and proxies keep an idle connection, so that none meets one being closed.
 keepalive = 75
+# By default a caller could say through a proxy, in a header SCRIPT_NAME, where the service lies.
+forwarder_headers = ""
 control_socket_disable = True

@@ -25,13 +25,14 @@ class Answer(NamedTuple):
 def exchange(
     service: Service,
     *parts: bytes,
+    method: str = "POST",
     path: str = "/api/v1/usage/",
     key: str = "",
     media_type: str = "application/json",
 ) -> Answer:
     """Send a request part by part, its first one more headers; return the answer."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
         f"Authorization: Bearer {key or service.books.key}\r\n"
     )
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
@@ -133,12 +134,45 @@ def test_a_broken_chunk_records_nothing(live_service: Service) -> None:
     assert (answer.status, answer.code) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize(
+    ("media_type", "status"),
+    [
+        ("a/b; x*=zz''y", 415),
+        ("application/json; x*=zz''y", 201),
+        ("application/json; charset*=utf-8''utf-8", 415),
+        ("application/json; charset=hex", 415),
+        ("application/json; charset=utf-8", 201),
+    ],
+)
+@pytest.mark.parametrize("query", ["", "?%ff", "?" + "&" * 2000])
 def test_a_content_type_that_django_cannot_read_is_just_another_one(
+    live_service: Service, media_type: str, status: int, query: str
+) -> None:
+    body = record(live_service)
+
+    answer = exchange(
+        live_service, sized(body), body, path=f"/api/v1/usage/{query}", media_type=media_type
+    )
+
+    assert answer.status == status
+    assert "X-Request-ID" in answer.headers
+
+
+def test_a_caller_cannot_move_the_service_to_another_address(live_service: Service) -> None:
+    body = record(live_service)
+
+    answer = exchange(live_service, b"SCRIPT_NAME: /elsewhere\r\n" + sized(body), body)
+
+    assert answer.status == 201
+
+
+def test_an_answer_to_head_has_no_body_and_is_no_cause_for_a_warning(
     live_service: Service,
 ) -> None:
-    answer = exchange(live_service, sized(b"{}"), b"{}", media_type="a/b; x*=zz''y")
+    answer = exchange(live_service, b"X-Request-ID: head\r\n\r\n", method="HEAD", path="/livez")
 
-    assert (answer.status, answer.code) == (415, "unsupported_media_type")
+    assert (answer.status, answer.body) == (200, b"")
+    assert " head " not in live_service.log()
 
 
 def test_without_a_key_the_body_is_not_looked_at(live_service: Service) -> None:
