@@ -35,11 +35,10 @@ def validate_request_id(value: str) -> None:
 
 def normal_service(value: str) -> str:
     """Return `value` trimmed and in Unicode's NFC; ValidationError if it is no service name."""
-    if value.isascii() and value.isprintable():  # already NFC, and nothing unseen in it
-        service = value.strip(" ")
-    else:
-        service = unicodedata.normalize("NFC", value[: _LONGEST_SPELLING + 1]).strip()
-    if len(value) > _LONGEST_SPELLING or not 1 <= len(service) <= SERVICE_LENGTH:
+    service = value.strip()
+    if len(service) <= _LONGEST_SPELLING:
+        service = unicodedata.normalize("NFC", service)
+    if not 1 <= len(service) <= SERVICE_LENGTH:
         raise ValidationError(
             f"A service has 1 to {SERVICE_LENGTH} characters after trimming.", code="length"
         )

@@ -120,7 +120,15 @@ def test_spellings_of_one_number_are_one_content(
 
 
 @pytest.mark.parametrize(
-    "spelling", ["  Café ", "Cafe\u0301", "Caf\u00e9\u00a0", "\u2003Café"], ids=ascii
+    "spelling",
+    [
+        "  Café ",
+        "Cafe\u0301",
+        "Caf\u00e9\u00a0",
+        "\u2003Café",
+        " " * 1000 + "Café" + "\u3000" * 1000,
+    ],
+    ids=lambda spelling: ascii(spelling[-12:]),
 )
 def test_a_service_is_trimmed_and_normalised(customer: Customer, post: Post, spelling: str) -> None:
     body = usage_body(service="Café")
@@ -130,6 +138,19 @@ def test_a_service_is_trimmed_and_normalised(customer: Customer, post: Post, spe
 
     assert again.status_code == 200
     assert again.json()["service"] == first.json()["service"] == "Café"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "kept"),
+    [("e\u0301", "\u00e9"), ("\u03b1\u0313\u0300\u0345", "\u1f82")],
+    ids=ascii,
+)
+def test_the_length_of_a_service_is_that_of_its_normal_form(
+    customer: Customer, post: Post, spelling: str, kept: str
+) -> None:
+    response = post(json.dumps(usage_body(service=spelling * 100)))
+
+    assert response.json()["service"] == kept * 100
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,8 @@ def errors(document: dict[str, Any]) -> dict[str, str]:
         ("service", "", "length"),
         ("service", "  \u2003 ", "length"),
         ("service", "x" * 101, "length"),
+        ("service", "\u0958" * 51, "length"),
+        ("service", "e\u0301" * 101, "length"),
         ("service", "a\x00b", "characters"),
         ("service", "a\nb", "characters"),
         ("service", "a\u200bb", "characters"),
