@@ -17,10 +17,9 @@ from usage.api.problems import FieldError, validation_error
 from usage.models.customer import LARGEST_ID
 from usage.recording import Fact
 
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
 # RFC 3339, section 5.6, without leap seconds.
-_INSTANT = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:[0-5]\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
-)
+_INSTANT = re.compile(rf"\d{{4}}-\d\d-\d\d[Tt]{_TIME}:[0-5]\d(\.\d+)?([Zz]|[+-]{_TIME})", re.ASCII)
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
 MOST_RECORDS = 1000
@@ -101,7 +100,8 @@ class ExactDecimalField(serializers.Field[Any, Any, Any, Any]):
             raise self._not_a_number()
         if isinstance(data, str) and not _is_plain(data):
             raise ValidationError(
-                'A number in quotes has plain digits and at most one point, such as "0.05".',
+                'A number in quotes has plain digits and at most one point, such as "0.05", and no'
+                f" more than {_LONGEST_NUMBER} characters.",
                 code="invalid",
             )
         return self.fit(Decimal(data))
@@ -280,4 +280,6 @@ def _field_error(name: str, error: ValidationError) -> FieldError:
 
 
 def _shown(key: str) -> str:
-    return key if len(key) <= 40 else f"{key[:40]}…"
+    # Half of a surrogate pair is no character: many a caller could not read an answer with one.
+    shown = key[:40].encode(errors="backslashreplace").decode()
+    return shown if len(key) <= 40 else f"{shown}…"

@@ -153,12 +153,13 @@ def _answer(item: Any, outcome: Outcome | Problem) -> tuple[int, str]:
 
 
 def _request_id(item: Any) -> str | None:
-    """Return the id that a refused item names, if it names one."""
+    """Return the id that a refused item names, if it names one that can be read."""
     if not isinstance(item, dict):
         return None
     request_id = item.get("request_id", item.get("requestId"))
-    is_id = isinstance(request_id, str) and len(request_id) <= REQUEST_ID_LENGTH
-    return request_id if is_id else None
+    if not isinstance(request_id, str) or len(request_id) > REQUEST_ID_LENGTH:
+        return None
+    return request_id if request_id.isprintable() else None
 
 
 def _refusal(outcome: Conflict | Refused) -> Problem:

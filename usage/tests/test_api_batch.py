@@ -78,12 +78,15 @@ def test_an_id_whose_first_record_is_refused_is_free_for_the_second(
     assert statuses(response) == [404, 400, 201, 200]
 
 
-def test_a_refused_result_names_the_id_it_was_sent_with(customer: Customer, post: Post) -> None:
-    batch = [{"requestId": "mine"}, {"request_id": 17}, {"request_id": "x" * 200}, 5]
+def test_a_refused_result_names_the_id_it_was_sent_with_if_that_can_be_shown(
+    customer: Customer, post: Post
+) -> None:
+    ids = ["mine", "my own", 17, None, "x" * 129, "\ud800", "a\nb", "a\u202eb"]
+    batch = [*[{"requestId": request_id} for request_id in ids], {}, 5]
 
     results = post(batch).json()["results"]
 
-    assert [result["request_id"] for result in results] == ["mine", None, None, None]
+    assert [result["request_id"] for result in results] == ["mine", "my own", *[None] * 8]
 
 
 def test_refused_records_open_no_bill(customer: Customer, post: Post) -> None:

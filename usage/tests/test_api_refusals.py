@@ -147,6 +147,17 @@ def test_of_very_many_unknown_fields_the_first_are_named(customer: Customer, pos
     assert len(response.content) < 10_000
 
 
+def test_an_unknown_field_is_named_in_characters_that_any_caller_can_read(
+    customer: Customer, post: Post
+) -> None:
+    response = post({**usage_body(), "\ud800": 1, "é": 1})
+
+    assert errors(problem(response, 400, "validation_error")) == {
+        "\\ud800": "unknown",
+        "é": "unknown",
+    }
+
+
 def test_a_service_that_would_take_seconds_to_normalise_takes_none(
     customer: Customer, post: Post
 ) -> None:
