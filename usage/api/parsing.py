@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from email.message import Message
 from functools import lru_cache
@@ -25,46 +25,39 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_body(request: HttpRequest) -> bytes:
     """Return the body; raises Problem if it is too large or did not arrive whole."""
     expected = _content_length(request)
-    if expected is None and "HTTP_TRANSFER_ENCODING" not in request.META:
-        return b""
     if expected is not None and expected > _MOST_DROPPED_BYTES:
         raise _too_large()
+    body = bytearray()
     try:
-        body = _read(request, expected)
-    except Problem:
-        raise
+        for part in _parts(request):
+            if len(body) <= MOST_BYTES:
+                body += part
     except Exception as error:  # each server has errors of its own for broken bodies
         raise invalid_json("The body did not arrive whole: send the request again.") from error
+    if len(body) > MOST_BYTES:
+        raise _too_large()
     if expected is not None and len(body) < expected:
         raise invalid_json("The body is shorter than its Content-Length: send the request again.")
-    return body
+    return bytes(body)
 
 
 def drop_body(request: HttpRequest) -> None:
     """Read what is left of a body of up to 16 MiB, so that its sender sees the refusal."""
-    expected = _content_length(request)
-    if expected is None or expected > _MOST_DROPPED_BYTES:
-        return
-    with contextlib.suppress(Exception):  # as in read_body; there is nobody to tell
-        while request.read(_CHUNK_BYTES):
-            pass
+    if (_content_length(request) or 0) <= _MOST_DROPPED_BYTES:
+        with contextlib.suppress(Exception):  # as in read_body; there is nobody to tell
+            for _ in _parts(request):
+                pass
 
 
-def _read(request: HttpRequest, expected: int | None) -> bytes:
+def _parts(request: HttpRequest) -> Iterator[bytes]:
+    """Yield the body as it arrives, up to the most that is read of one."""
     # Django takes a body sent in chunks for empty; the server's own stream knows where it ends.
-    stream = request if expected is not None else request.META["wsgi.input"]
-    body = bytearray()
-    dropped = 0
-    while chunk := stream.read(_CHUNK_BYTES):
-        if len(body) <= MOST_BYTES:
-            body += chunk
-        else:
-            dropped += len(chunk)
-        if dropped > _MOST_DROPPED_BYTES:
-            break
-    if len(body) > MOST_BYTES:
-        raise _too_large()
-    return bytes(body)
+    is_chunked = "HTTP_TRANSFER_ENCODING" in request.META
+    stream = request.META["wsgi.input"] if is_chunked else request
+    left = _MOST_DROPPED_BYTES
+    while left > 0 and (part := stream.read(_CHUNK_BYTES)):
+        left -= len(part)
+        yield part
 
 
 def _content_length(request: HttpRequest) -> int | None:

@@ -181,3 +181,13 @@ def test_without_a_key_the_body_is_not_looked_at(live_service: Service) -> None:
     answer = exchange(live_service, sized(body), body, key="nonsense")
 
     assert (answer.status, answer.code) == (401, "not_authenticated")
+
+
+def test_without_a_key_a_body_in_chunks_is_dropped_too(live_service: Service) -> None:
+    chunks = [b"%x\r\n%b\r\n" % (MIB, b" " * MIB)] * 15
+
+    answer = exchange(
+        live_service, b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n", key="nonsense"
+    )
+
+    assert (answer.status, answer.code) == (401, "not_authenticated")
