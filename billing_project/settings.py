@@ -91,7 +91,6 @@ CSRF_TRUSTED_ORIGINS: list[str] = setting(
 )
 
 SECURE_SSL_REDIRECT = switch("SECURE_SSL_REDIRECT", default=not DEBUG)
-SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$"]
 SECURE_HSTS_SECONDS = setting(
     env.int,
     "SECURE_HSTS_SECONDS",

@@ -31,7 +31,7 @@ def api_problems(get_response: GetResponse) -> GetResponse:
         response = get_response(request)
         if (
             response.status_code < 400
-            or not request.path_info.startswith("/api/")
+            or not f"{request.path_info}/".startswith("/api/")
             or response.get("Content-Type") == problems.CONTENT_TYPE
         ):
             return response

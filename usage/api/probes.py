@@ -8,17 +8,20 @@ from django.conf import settings
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
 
 from usage import guards
 from usage.models import Bill
 from usage.periods import month_bounds
 
 
+@require_safe
 def livez(_request: HttpRequest) -> HttpResponse:
     """Answer that the process answers."""
     return JsonResponse({"status": "ok"}, headers={"Cache-Control": "no-store"})
 
 
+@require_safe
 def readyz(_request: HttpRequest) -> HttpResponse:
     """Answer 200 if this process can record usage, else 503 with what is missing."""
     try:

@@ -80,7 +80,10 @@ TITLES = {
 }
 
 _DETAILS = {
-    400: ("bad_request", "The request could not be understood: check its line and headers."),
+    400: (
+        "bad_request",
+        "The request could not be understood: check its address, its Host and its other headers.",
+    ),
     403: ("forbidden", "This is not allowed."),
     404: (
         "not_found",

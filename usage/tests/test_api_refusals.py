@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 from django.test import Client
+from pytest_django.fixtures import Settings
 
 from usage import recording
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
@@ -336,8 +337,20 @@ def test_over_1000_records(customer: Customer, post: Post) -> None:
     assert stored() == NOTHING
 
 
-def test_an_unknown_address_under_api(client: Client) -> None:
-    problem(client.get("/api/v2/usage/"), 404, "not_found")
+@pytest.mark.parametrize(
+    "path",
+    ["/api", "/api/", "/api/v2/usage/", "/api/v1/usage//", "/api/v1/usage/1", "/api/v1/usage%0A"],
+)
+def test_an_unknown_address_under_api(client: Client, path: str) -> None:
+    problem(client.get(path), 404, "not_found")
+    problem(client.post(path), 404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/api/schema", "/api/schema/", "/api/docs", "/api/docs/"])
+def test_the_description_takes_nothing(client: Client, settings: Settings, path: str) -> None:
+    settings.DEBUG = True
+
+    problem(client.post(path), 405, "method_not_allowed")
 
 
 def test_an_unknown_host_under_api(client: Client) -> None:

@@ -39,6 +39,12 @@ def test_operators_ask_by_any_host_name_and_without_https(
     assert client.get(path, headers={"Host": "10.0.0.1:8000"}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_operators_ask_and_do_not_post(client: Client, path: str) -> None:
+    assert client.head(path).status_code == 200
+    assert client.post(path).status_code == 405
+
+
 def test_a_database_that_does_not_answer(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: Any) -> None:
         raise OperationalError("connection refused")
