@@ -93,7 +93,10 @@ class BatchAnswerSerializer(serializers.Serializer[Any]):
 
 
 class CamelCaseUsageSerializer(UsageSerializer):
-    """The same fact, its fields named as in the company's sample data."""
+    """The same fact, its fields named as in the company's sample data.
+
+    A record may have some of its fields in one spelling and some in the other.
+    """
 
 
 class BatchSerializer(serializers.Serializer[Any]):
@@ -133,9 +136,12 @@ class BatchExtension(OpenApiSerializerExtension):
 
     def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
         """Return the schema of the array, which no item makes invalid."""
-        record = auto_schema.resolve_serializer(UsageSerializer, direction).ref
+        records = [
+            auto_schema.resolve_serializer(spelling, direction).ref
+            for spelling in (UsageSerializer, CamelCaseUsageSerializer)
+        ]
         anything = {"description": "Anything else is rejected in its place, and stops no other."}
-        items = {"anyOf": [record, anything]}
+        items = {"anyOf": [*records, anything]}
         return {"type": "array", "items": items, "minItems": 1, "maxItems": MOST_RECORDS}
 
 
@@ -202,6 +208,7 @@ describe_usage = extend_schema(
         (409, CONTENT_TYPE): _problem("The request_id is stored with other content."),
         (413, CONTENT_TYPE): _problem("More than 2 MiB, or more than 1000 records."),
         (415, CONTENT_TYPE): _problem("Not application/json."),
+        (500, CONTENT_TYPE): _problem("The service failed: send the same request again later."),
         (503, CONTENT_TYPE): _problem("Send the same request again: it is recorded once."),
     },
     examples=[

@@ -120,12 +120,8 @@ def _decimal(max_digits: int, decimal_places: int, *, minimum: str) -> dict[str,
     nonzero = "(?=.*[1-9])" if minimum == "exclusiveMinimum" else ""
     return {
         "oneOf": [
-            {
-                "type": "number",
-                minimum: 0,
-                "exclusiveMaximum": 10**before,
-                "multipleOf": 10.0**-decimal_places,
-            },
+            # No multipleOf: many a validator divides floats, and would refuse 0.05.
+            {"type": "number", minimum: 0, "exclusiveMaximum": 10**before},
             _string(
                 rf"{nonzero}0*[0-9]{{1,{before}}}(\.[0-9]{{1,{decimal_places}}}0*)?",
                 _LONGEST_NUMBER,
@@ -155,8 +151,8 @@ class PriceField(ExactDecimalField):
         "type": "string",
         "format": "date-time",
         "description": (
-            "RFC 3339 with an offset or Z; kept to the millisecond. At most 5 minutes ahead and"
-            " at most 366 days back. Default: when the service recorded the usage."
+            "RFC 3339 with an offset or Z, without leap seconds; kept to the millisecond. At most"
+            " 5 minutes ahead and at most 366 days back. Default: when the service recorded it."
         ),
     }
 )
@@ -184,7 +180,7 @@ class UsageSerializer(serializers.Serializer[Any]):
         help_text="Your own name for this fact, unique for ever over the whole service. Send the"
         " same id with every retry of the same fact."
     )
-    customer_id = CustomerIdField(help_text="Who consumed.")
+    customer_id = CustomerIdField(help_text="Who consumed; written without a point.")
     service = ServiceField()
     units_consumed = UnitsField(
         help_text="More than 0; at most 12 digits before and 6 after the point."

@@ -9,9 +9,13 @@ from django.core.signals import request_finished, request_started
 from django.db import close_old_connections
 from django.test import Client
 from hypothesis import HealthCheck, settings
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
 from schemathesis import Case
 
 from billing_project.wsgi import application
+from usage.models import Customer
+from usage.tests.conftest import Post
+from usage.tests.factories import usage_body
 
 pytestmark = pytest.mark.django_db
 
@@ -51,12 +55,33 @@ def test_the_page_loads_nothing_from_another_host(client: Client) -> None:
     assert "http://" not in page
 
 
-def test_both_forms_of_body_are_described(client: Client) -> None:
-    document: dict[str, Any] = client.get("/api/schema/?format=json").json()
+@pytest.fixture
+def described(client: Client) -> dict[str, Any]:
+    return dict(client.get("/api/schema/?format=json").json()["components"])
 
-    bodies = document["components"]["schemas"]["UsageBody"]["oneOf"]
+
+def test_both_forms_of_body_are_described(described: dict[str, Any]) -> None:
+    bodies = described["schemas"]["UsageBody"]["oneOf"]
     assert [body["$ref"].rpartition("/")[2] for body in bodies] == [
         "Usage",
         "CamelCaseUsage",
         "Batch",
     ]
+
+
+def test_a_batch_may_have_records_of_either_spelling(described: dict[str, Any]) -> None:
+    *records, _anything = described["schemas"]["Batch"]["items"]["anyOf"]
+    assert [record["$ref"].rpartition("/")[2] for record in records] == ["Usage", "CamelCaseUsage"]
+
+
+@pytest.mark.parametrize(
+    "number", [0.05, 0.1, 4.15, 1, 1e5, "0.05", "000.100", "58.000000000"], ids=repr
+)
+def test_what_the_service_takes_is_valid_by_the_description(
+    customer: Customer, post: Post, described: dict[str, Any], number: Any
+) -> None:
+    body = usage_body(units_consumed=number, price_per_unit=number)
+    schema = {"$ref": "#/components/schemas/UsageBody", "components": described}
+
+    assert Draft202012Validator(schema).is_valid(body)
+    assert post(body).status_code == 201
