@@ -1,5 +1,7 @@
 """Who is at the other end of a request that a proxy passed on."""
 
+from ipaddress import ip_address
+
 from django.conf import settings
 from django.http import HttpRequest
 
@@ -11,5 +13,11 @@ def client_address(request: HttpRequest) -> str:
     """
     address = str(request.META.get("REMOTE_ADDR", ""))
     seen = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    trusted = settings.FORWARDED_ALLOW_IPS
-    return seen if seen and (address in trusted or "*" in trusted) else address
+    return seen if seen and _is_ours(address) else address
+
+
+def _is_ours(address: str) -> bool:
+    if not address:
+        return True  # a Unix socket, which gunicorn trusts too
+    proxy = ip_address(address)
+    return any(network == "*" or proxy in network for network in settings.FORWARDED_ALLOW_IPS)

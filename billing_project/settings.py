@@ -6,6 +6,7 @@ A file ``.env`` beside manage.py, such as `make run` writes, is read too; the en
 import datetime as dt
 import re
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -59,6 +60,16 @@ def matching(pattern: str) -> Callable[[str], str]:
         return text.strip()
 
     return parse
+
+
+def proxies(text: str) -> IPv4Network | IPv6Network | str:
+    """Parses an address or a network, as gunicorn does, or a star for every one."""
+    if text.strip() == "*":
+        return "*"
+    try:
+        return ip_network(text.strip())
+    except ValueError as error:
+        raise ValidationError(f"{text!r} is no network.") from error
 
 
 # Who may reach the service, and how
@@ -248,7 +259,13 @@ AUTHENTICATION_BACKENDS = [
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "billing_project.proxies.client_address"
 # gunicorn's own variable: the proxies whose word about a request counts.
-FORWARDED_ALLOW_IPS = env.list("FORWARDED_ALLOW_IPS", ["127.0.0.1", "::1"])
+FORWARDED_ALLOW_IPS = setting(
+    env.list,
+    "FORWARDED_ALLOW_IPS",
+    [ip_network("127.0.0.1"), ip_network("::1")],
+    expected="addresses or networks separated by commas, such as 10.0.0.0/8, or *",
+    subcast=proxies,
+)
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = dt.timedelta(minutes=15)
 AXES_RESET_ON_SUCCESS = True

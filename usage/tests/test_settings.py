@@ -9,6 +9,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,13 @@ def test_the_environment_wins_over_dotenv(project: Path, load: Load) -> None:
         ("BILLING_TIME_ZONE", "Europe/Vienna", "TIME_ZONE", "Europe/Vienna"),
         ("BILLING_GRACE_DAYS", "0", "BILLING_GRACE_DAYS", 0),
         ("BILLING_GRACE_DAYS", "366", "BILLING_GRACE_DAYS", 366),
+        ("FORWARDED_ALLOW_IPS", "*", "FORWARDED_ALLOW_IPS", ["*"]),
+        (
+            "FORWARDED_ALLOW_IPS",
+            "10.0.0.0/8, ::1",
+            "FORWARDED_ALLOW_IPS",
+            [ip_network("10.0.0.0/8"), ip_network("::1")],
+        ),
     ],
 )
 def test_a_variable_sets_its_setting(
@@ -153,6 +161,8 @@ def test_a_variable_sets_its_setting(
         ("BILLING_GRACE_DAYS", "-1"),
         ("BILLING_GRACE_DAYS", "367"),
         ("BILLING_GRACE_DAYS", "2.5"),
+        ("FORWARDED_ALLOW_IPS", "proxy.internal"),
+        ("FORWARDED_ALLOW_IPS", "10.0.0.1/8"),
     ],
 )
 def test_a_malformed_value_stops_the_start_with_its_name(
