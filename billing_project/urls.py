@@ -7,10 +7,13 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from usage.api.views import UsageView
 
+# REST framework answers OPTIONS too, but cannot where the answer is a page.
+READ_ONLY = {"http_method_names": ["get", "head"]}
+
 urlpatterns = [
     re_path(r"^api/v1/usage/?$", UsageView.as_view(), name="usage"),
-    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(), name="schema"),
-    re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(), name="docs"),
+    re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**READ_ONLY), name="schema"),
+    re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(**READ_ONLY), name="docs"),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

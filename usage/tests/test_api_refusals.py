@@ -350,7 +350,9 @@ def test_an_unknown_address_under_api(client: Client, path: str) -> None:
 def test_the_description_takes_nothing(client: Client, settings: Settings, path: str) -> None:
     settings.DEBUG = True
 
-    problem(client.post(path), 405, "method_not_allowed")
+    for refused in (client.post(path), client.options(path)):
+        problem(refused, 405, "method_not_allowed")
+        assert refused["Allow"] == "GET, HEAD"
 
 
 def test_an_unknown_host_under_api(client: Client) -> None:
