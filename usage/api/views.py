@@ -5,17 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-from collections.abc import Iterable
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, assert_never, cast
 
 from django.db import Error
 from django.http import HttpResponse
-from rest_framework import exceptions, negotiation
-from rest_framework.parsers import JSONParser
+from rest_framework import exceptions
 from rest_framework.permissions import IsAuthenticated
-from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -36,27 +33,11 @@ _reader = RecordReader()
 _json = json.JSONEncoder().encode  # what json.dumps comes to, by a shorter way
 
 
-class AlwaysJSON(negotiation.BaseContentNegotiation):
-    """There is one format: what a caller says it accepts changes nothing."""
-
-    def select_parser(self, request: Request, parsers: Iterable[Any]) -> Any:
-        return next(iter(parsers))
-
-    def select_renderer(
-        self, request: Request, renderers: Iterable[Any], format_suffix: str | None = None
-    ) -> Any:
-        renderer = next(iter(renderers))
-        return renderer, renderer.media_type
-
-
 class UsageView(APIView):
     """Records usage on the customers' current bills, each fact exactly once."""
 
     authentication_classes = (ApiKeyAuthentication,)
     permission_classes = (IsAuthenticated,)
-    parser_classes = (JSONParser,)
-    renderer_classes = (JSONRenderer,)
-    content_negotiation_class = AlwaysJSON
     http_method_names = ("post",)
     schema = UsageSchema()
 
