@@ -170,6 +170,15 @@ def test_an_instant_is_kept_to_the_millisecond_in_utc(
     assert post(usage_body(occurred_at=sent)).json()["occurred_at"] == kept
 
 
+@pytest.mark.parametrize("instant", ["2026-11-22T10:05:00.000999Z", "2025-11-21T10:00:00Z"])
+def test_usage_may_be_5_minutes_ahead_and_366_days_back(
+    customer: Customer, post: Post, database_clock: Any, instant: str
+) -> None:
+    database_clock.set("2026-11-22T10:00:00Z")
+
+    assert post(usage_body(occurred_at=instant)).status_code == 201
+
+
 def test_the_companys_sample_data_is_taken_as_it_is(post: Post) -> None:
     Customer.objects.create(pk=123, name="Alice")
     Customer.objects.create(pk=456, name="Bob")
