@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from usage.api import problems
 from usage.api.probes import PROBES
@@ -30,16 +30,16 @@ def api_problems(get_response: GetResponse) -> GetResponse:
     def middleware(request: HttpRequest) -> HttpResponseBase:
         response = get_response(request)
         if (
-            response.status_code < 400
-            or not f"{request.path_info}/".startswith("/api/")
-            or response.get("Content-Type") == problems.CONTENT_TYPE
+            response.status_code >= 400
+            and f"{request.path_info}/".startswith("/api/")
+            and response.get("Content-Type") != problems.CONTENT_TYPE
+            and isinstance(response, HttpResponse)
         ):
-            return response
-        problem = problems.of_status(response.status_code).response()
-        for name in ("Allow", "Retry-After", "WWW-Authenticate"):
-            if name in response:
-                problem[name] = response[name]
-        return problem
+            # The same response: it knows that it was logged, and has headers such as Allow.
+            response.content = problems.of_status(response.status_code).response().content
+            response["Content-Type"] = problems.CONTENT_TYPE
+            response["Content-Length"] = str(len(response.content))
+        return response
 
     return middleware
 

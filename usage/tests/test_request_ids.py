@@ -6,6 +6,10 @@ import pytest
 from django.test import Client
 
 from billing_project.log import RequestIdFilter
+from usage import recording
+from usage.models import Customer
+from usage.tests.conftest import Post
+from usage.tests.factories import usage_body
 
 
 @pytest.mark.parametrize("path", ["/livez", "/api/nowhere", "/admin/nowhere"])
@@ -32,3 +36,20 @@ def test_log_lines_name_the_request(client: Client, caplog: pytest.LogCaptureFix
 
     assert {record.__dict__["request_id"] for record in caplog.records} == {"web-17"}
     assert caplog.records[0].levelno == logging.WARNING
+
+
+def test_a_crash_is_logged_once(
+    client: Client,
+    customer: Customer,
+    post: Post,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.delattr(recording, "record")
+    client.raise_request_exception = False
+
+    response = post(usage_body())
+
+    assert response.status_code == 500
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert caplog.records[0].exc_info is not None
