@@ -1,7 +1,8 @@
 """The triggers by which the database refuses to change what is fixed: installing and watching them.
 
-Their SQL lies beside the migrations. Django drops SQLite's triggers when a migration remakes a
-table, so such a migration ends with `RunPython(guards.install_in_migration)`.
+Their SQL lies beside the migrations, for all tables at once. Django drops SQLite's triggers when a
+migration remakes a table, so such a migration ends with `RunPython(guards.install_in_migration)`.
+One that brings a guard on a new table does too, and takes that step out of those before it.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from typing import NamedTuple, cast
 from django.db import Error, connection
 
 from usage.fields import EXACT
-from usage.models import UsageRecord, VoidRefused
-from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
+from usage.models import HistoryEntry, UsageRecord, VoidRefused
+from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH, VOID_PREFIX
 from usage.periods import (
     CLOCK_SKEW,
     LONGEST_LATENESS,
@@ -119,6 +119,8 @@ def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
     reason = reason.strip()
     if not 1 <= len(reason) <= REASON_LENGTH:
         raise VoidRefused(f"Give a reason of 1 to {REASON_LENGTH} characters for voiding.")
+    if not 1 <= len(by) <= ACTOR_LENGTH:
+        raise VoidRefused(f"Name who voids the record, in at most {ACTOR_LENGTH} characters.")
     if voided.voids_id is not None:
         raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
     request_id = VOID_PREFIX + voided.pk
@@ -153,7 +155,25 @@ def _attempt(
     facts = [fact for call in calls for fact in call.facts]
     keys = [call.reported_by_id for call in calls for _ in call.facts]
     enter_gate((fact.customer_id for fact in facts), wait=wait)
-    return _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
+    outcomes = _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
+    if calls[0].own_bill_id is not None:
+        _keep_void(calls[0].void, calls[0].own_bill_id, outcomes[0])
+    return outcomes
+
+
+def _keep_void(void: Void, own_bill_id: int, outcome: Outcome) -> None:
+    """Keep a void in the history of the bill of the record it cancels, and of its own."""
+    if not isinstance(outcome, Recorded) or outcome.replayed:
+        return
+    for bill_id in sorted({own_bill_id, outcome.record.bill_id}):
+        HistoryEntry.objects.keep(
+            HistoryEntry.Action.VOIDED,
+            bill_id=bill_id,
+            by=void.voided_by,
+            at=outcome.record.recorded_at,
+            reason=void.reason,
+            record_id=void.voids_id,
+        )
 
 
 def _ride(calls: Sequence[_Call]) -> list[list[Outcome]] | None:

@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
-from usage.models import BillNotBegun, BillTotalTooLarge, HistoryEntry, VoidRefused
+from usage.models import BillNotBegun, BillTotalTooLarge, VoidRefused
 from usage.transactions import DatabaseUnavailable
 
 REFUSALS = (BillNotBegun, BillTotalTooLarge, VoidRefused)
@@ -85,10 +85,6 @@ class Action(View):
         return reverse(
             f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(self.row.pk)]
         )
-
-    def keep(self, action: HistoryEntry.Action, reason: str = "", **about: Any) -> None:
-        """Keep in a bill's history, for ever, that the user did this."""
-        HistoryEntry.objects.keep(action, by=self.request.user, reason=reason, **about)
 
     def log(self, row: Any, message: str) -> None:
         """Keep in the admin's log that the user changed `row`."""

@@ -77,7 +77,13 @@ class Verify(Action):
             messages.error(self.request, str(difference))
         found = counted(len(differences), "difference") if differences else "no difference"
         result = f"{counted(verification.records, 'record')} read: {found}."
-        self.keep(HistoryEntry.Action.VERIFIED, result, bill=self.row)
+        HistoryEntry.objects.keep(
+            HistoryEntry.Action.VERIFIED,
+            bill_id=self.row.pk,
+            by=self.request.user,
+            at=database_now(),
+            reason=result,
+        )
         if not differences:
             messages.success(self.request, f"The bill agrees with its records. {result}")
 
@@ -109,11 +115,10 @@ class Close(Action):
         }
 
     def act(self, data: dict[str, Any]) -> None:
-        if not self.row.close():
+        if not self.row.close(by=self.request.user, reason=data["reason"]):
             messages.info(self.request, "The bill was closed already; nothing was changed.")
             return
         total = formats.money(self.row.total, self.row.currency)
-        self.keep(HistoryEntry.Action.CLOSED, data["reason"], bill=self.row)
         self.log(self.row, f"Closed at {total}.")
         messages.success(self.request, f"The bill is closed. Its total is {total}.")
 

@@ -31,7 +31,7 @@ from usage.admin.filters import (
 )
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.paging import KeysetChangeList, Position
-from usage.models import HistoryEntry, UsageRecord
+from usage.models import UsageRecord
 from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
 from usage.validators import REQUEST_ID_LENGTH
 
@@ -171,8 +171,6 @@ class Void(Action):
 
     def act(self, data: dict[str, Any]) -> None:
         void = self.row.void(reason=data["reason"], by=self.request.user)
-        for bill in {self.row.bill, void.bill}:
-            self.keep(HistoryEntry.Action.VOIDED, void.void_reason, bill=bill, record=self.row)
         self.log(self.row, f"Voided on bill {void.bill_id}: {data['reason']}")
         messages.success(self.request, f"The record is voided on bill {void.bill_id}.")
 

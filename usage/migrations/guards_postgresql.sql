@@ -96,6 +96,11 @@ CREATE OR REPLACE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_daily
 CREATE OR REPLACE TRIGGER daily_usage_never_truncated BEFORE TRUNCATE ON usage_dailyusage
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
+CREATE OR REPLACE TRIGGER history_never_changes BEFORE UPDATE OR DELETE ON usage_historyentry
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('the history never changes and is never deleted');
+CREATE OR REPLACE TRIGGER history_never_truncated BEFORE TRUNCATE ON usage_historyentry
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+
 CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
     FOR EACH ROW WHEN ((OLD.id, OLD.currency) <> (NEW.id, NEW.currency)) EXECUTE FUNCTION usage_currency_fixed();
 -- The foreign key is checked at the end of the transaction, when another customer may have the id.

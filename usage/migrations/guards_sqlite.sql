@@ -102,6 +102,18 @@ BEGIN
     SELECT RAISE(ABORT, 'daily usage is never deleted');
 END;
 
+DROP TRIGGER IF EXISTS history_never_changes;
+CREATE TRIGGER history_never_changes BEFORE UPDATE ON usage_historyentry
+BEGIN
+    SELECT RAISE(ABORT, 'the history never changes');
+END;
+
+DROP TRIGGER IF EXISTS history_never_deleted;
+CREATE TRIGGER history_never_deleted BEFORE DELETE ON usage_historyentry
+BEGIN
+    SELECT RAISE(ABORT, 'the history is never deleted');
+END;
+
 DROP TRIGGER IF EXISTS customer_keeps_currency;
 CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
 WHEN (OLD.id <> NEW.id OR OLD.currency <> NEW.currency)

@@ -22,6 +22,7 @@ from usage.validators import exact_amount
 
 if TYPE_CHECKING:
     from usage.models.daily_usage import DailyUsage
+    from usage.models.history import HistoryEntry
     from usage.models.usage_record import UsageRecord
 
 
@@ -112,6 +113,7 @@ class Bill(FrozenModel):
     objects = BillManager()
 
     daily_usage: models.Manager[DailyUsage]
+    history: models.Manager[HistoryEntry]
     records: models.Manager[UsageRecord]
 
     class Meta:
@@ -178,17 +180,19 @@ class Bill(FrozenModel):
             return round_amount(self.closed_total, self.minor_unit_digits)
         return total_of(self.lines())
 
-    def close(self) -> bool:
+    def close(self, *, by: object, reason: str = "") -> bool:
         """Close the bill for ever: fix its total, and end its period now if it has not ended.
 
+        The same transaction keeps in its history that `by`, a staff user or a command, did it.
         Returns False, and changes nothing, if it was closed already. Raises BillNotBegun for a
-        bill of the future, BillTotalTooLarge, and DatabaseUnavailable.
+        bill of the future, BillTotalTooLarge, DatabaseUnavailable, and ValidationError if nobody
+        is named or the reason is too long.
         """
-        closed = repeatable(self._close)
+        closed = repeatable(lambda: self._close(by=by, reason=reason))
         self.refresh_from_db()
         return closed
 
-    def _close(self) -> bool:
+    def _close(self, *, by: object, reason: str) -> bool:
         enter_gate([self.customer_id], exclusive=True)
         now = database_now()
         stored = Bill.objects.get(pk=self.pk)
@@ -200,6 +204,8 @@ class Bill(FrozenModel):
                 " close it after that."
             )
         self._freeze(now, total=stored.total, period_end=min(stored.period_end, now))
+        history = apps.get_model("usage", "HistoryEntry")
+        history.objects.keep(history.Action.CLOSED, bill_id=self.pk, by=by, at=now, reason=reason)
         return True
 
     def _freeze(self, now: dt.datetime, *, total: Decimal, period_end: dt.datetime) -> None:

@@ -32,6 +32,7 @@ from usage.validators import (
 # The space keeps a void's id out of reach of the wire.
 VOID_PREFIX = "void "
 REASON_LENGTH = 500
+ACTOR_LENGTH = 150
 
 
 class VoidRefused(Exception):
@@ -72,7 +73,9 @@ class UsageRecord(FrozenModel):
         "self", null=True, on_delete=models.PROTECT, db_index=False, related_name="+"
     )
     void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
-    voided_by = models.CharField(max_length=150, blank=True, help_text="A staff user's name.")
+    voided_by = models.CharField(
+        max_length=ACTOR_LENGTH, blank=True, help_text="A staff user's name."
+    )
 
     objects = models.Manager.from_queryset(FrozenQuerySet)()
 
@@ -140,9 +143,10 @@ class UsageRecord(FrozenModel):
     def void(self, *, reason: str, by: object) -> UsageRecord:
         """Cancel this record by one with negative units, and return that.
 
-        It goes on this record's bill while that is open, else on the current bill. `by` is the
-        staff user. Raises VoidRefused if this is a void, is voided already, or `reason` is
-        empty or too long, and DatabaseUnavailable.
+        It goes on this record's bill while that is open, else on the current bill, and the
+        history of both keeps it. `by` is the staff user. Raises VoidRefused if this is a void, is
+        voided already, or `reason` or the name of `by` is empty or too long, and
+        DatabaseUnavailable.
         """
         # The write path stands on the models; voiding is the one verb that reaches back to it.
         from usage.recording import record_void  # noqa: PLC0415

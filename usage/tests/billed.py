@@ -32,7 +32,7 @@ def make_bills(database_clock: DatabaseClock) -> Bills:
     use("old:1", "58", "0.05", october)
     use("old:2", "10", "0.02", october, service="CDN Storage")
     database_clock.set("2026-11-05T12:00:00Z")
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
     november = database_clock.set("2026-11-10T12:00:00Z")
     use("new:1", "3", "0.05", november)
     use("new:2", "7", "0.02", november, service="CDN Storage")

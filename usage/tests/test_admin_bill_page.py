@@ -57,7 +57,7 @@ def test_the_last_day_is_left_until_it_is_over(
 
 def test_a_closed_bill_has_no_days_left(admin_client: Client, customer: Customer) -> None:
     bill = spend(100)
-    bill.close()
+    bill.close(by="Sam")
 
     context = shown(admin_client, bill)
 
@@ -68,7 +68,7 @@ def test_the_bills_before_and_after_are_a_click_away(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
     first = spend(100)
-    first.close()
+    first.close(by="Sam")
     second = spend(150)
 
     assert shown(admin_client, first)["before"] is None
@@ -82,7 +82,7 @@ def test_bills_of_one_month_share_no_instant(
 ) -> None:
     database_clock.set("2026-11-23T12:34:56.789Z")
     first = spend(100)
-    first.close()
+    first.close(by="Sam")
     second = spend(150)
 
     assert period_of(first) == "2026-11-01 to 2026-11-23 12:34:56"
@@ -93,7 +93,7 @@ def test_a_month_closed_on_its_first_day_is_not_whole(
     customer: Customer, database_clock: DatabaseClock
 ) -> None:
     database_clock.set("2026-11-01T03:00:00Z")
-    spend(100).close()
+    spend(100).close(by="Sam")
 
     assert period_of(spend(1)) == "2026-11-01 03:00:00 to 2026-11-30"
 
@@ -102,7 +102,7 @@ def test_a_month_closed_on_its_first_day_is_not_whole(
 def test_the_change_has_its_sign(
     admin_client: Client, customer: Customer, total: int, change: str
 ) -> None:
-    spend(100).close()
+    spend(100).close(by="Sam")
 
     assert shown(admin_client, spend(total))["before"].change == change
 
@@ -110,7 +110,7 @@ def test_the_change_has_its_sign(
 def test_there_is_no_change_in_per_cent_from_nothing(
     admin_client: Client, customer: Customer
 ) -> None:
-    report(price_per_unit=Decimal(0)).close()
+    report(price_per_unit=Decimal(0)).close(by="Sam")
 
     assert shown(admin_client, spend(5))["before"].change == ""
 
@@ -118,7 +118,7 @@ def test_there_is_no_change_in_per_cent_from_nothing(
 def test_the_chart_has_a_bar_for_every_day_and_one_for_what_came_before(
     admin_client: Client, customer: Customer, now: dt.datetime
 ) -> None:
-    spend(9).close()
+    spend(9).close(by="Sam")
     october = now - dt.timedelta(days=40)
     bill = spend(5, occurred_at=now)
     spend(7, occurred_at=october)

@@ -93,7 +93,7 @@ def test_a_closed_bill_shows_the_total_that_was_fixed(
     admin_client: Client, customer: Customer
 ) -> None:
     bill = report()
-    bill.close()
+    bill.close(by="Sam")
 
     assert "$2.90" in text_of(admin_client.get(page_of(bill)))
     assert "Close this bill" not in text_of(admin_client.get(page_of(bill)))
@@ -105,7 +105,7 @@ def test_late_usage_and_voids_are_marked(
     admin_client: Client, customer: Customer, admin_user: object
 ) -> None:
     bill = report()
-    bill.close()
+    bill.close(by="Sam")
     late = report(occurred_at=bill.period_start)
     record = late.records.get()
     record.void(reason="Counted twice.", by=admin_user)
@@ -148,7 +148,7 @@ def test_filters_and_search(
     admin_client: Client, customer: Customer, query: dict[str, str], found: list[str]
 ) -> None:
     CustomerFactory.create(id=456, name="Bob")
-    report().close()
+    report().close(by="Sam")
     report(customer_id=456)
 
     bills = admin_client.get(list_of("bill", **query)).context["cl"].result_list

@@ -58,7 +58,7 @@ def test_the_page_before_says_where_usage_goes_once_the_month_is_over(
 
 
 def test_closing_twice_changes_nothing(admin_client: Client, bill: Bill) -> None:
-    bill.close()
+    bill.close(by="Sam")
 
     page = text_of(admin_client.get(page_of(bill, "close")))
     response = admin_client.post(page_of(bill, "close"), follow=True)
@@ -97,7 +97,7 @@ def test_what_goes_wrong_is_told(
     error: Exception,
     said: str,
 ) -> None:
-    def fail(bill: Bill) -> bool:
+    def fail(bill: Bill, **_: object) -> bool:
         raise error
 
     monkeypatch.setattr(Bill, "close", fail)

@@ -167,7 +167,7 @@ def test_the_page_shows_the_latest_bills(
 ) -> None:
     database_clock.set("2026-10-20T12:00:00Z")
     october = report(10)
-    october.close()
+    october.close(by="Sam")
     database_clock.set("2026-11-20T12:00:00Z")
     november = report(2)
 

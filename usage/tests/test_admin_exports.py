@@ -146,7 +146,7 @@ def test_the_bill_leads_to_its_exports(admin_client: Client, bill: Bill) -> None
 
 
 def test_bills_are_exported_with_their_totals(admin_client: Client, bill: Bill) -> None:
-    bill.close()
+    bill.close(by="Sam")
     report()
 
     rows = rows_at(admin_client, reverse("admin:usage_bill_export"))
@@ -210,7 +210,7 @@ def test_whatever_was_used_lines_records_page_and_frozen_total_agree(
     shown = client.get(page_of(bill)).context["sums"].total
     lines = rows_at(client, reverse("admin:usage_bill_lines", args=[bill.pk]))
     records = records_at(client, bill=bill.pk)
-    bill.close()
+    bill.close(by="Sam")
 
     assert sum(Decimal(line["amount"]) for line in lines) == bill.total
     assert shown == money(bill.total, currency)

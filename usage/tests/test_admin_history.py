@@ -1,13 +1,14 @@
-"""A bill's page keeps who did what to it, when and why; the history is only ever added to."""
+"""A bill's page keeps who did what to it, when and why, in the transaction that did it."""
 
-from typing import Any
+from decimal import Decimal
 
 import pytest
 from django.contrib.auth.models import User
 from django.core.exceptions import ValidationError
+from django.db import IntegrityError
 from django.test import Client
 
-from usage.models import Bill, Customer, Frozen, HistoryEntry, UsageRecord
+from usage.models import Bill, Customer, HistoryEntry, UsageRecord, VoidRefused
 from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import page_of, report, text_of
 
@@ -41,14 +42,15 @@ def test_closing_twice_is_kept_once(admin_client: Client, bill: Bill) -> None:
 def test_a_void_after_the_close_is_in_the_history_of_both_bills(
     admin_client: Client, bill: Bill
 ) -> None:
-    bill.close()
+    bill.close(by="Sam")
     record = UsageRecord.objects.get()
 
     admin_client.post(page_of(record, "void"), {"reason": "Counted twice."})
 
     other = Bill.objects.exclude(pk=bill.pk).get()
     for shown in (bill, other):
-        assert [entry.record for entry in HistoryEntry.objects.filter(bill=shown)] == [record]
+        (entry,) = HistoryEntry.objects.filter(bill=shown, action="voided")
+        assert entry.record == record
         assert "Counted twice." in text_of(admin_client.get(page_of(shown)))
 
 
@@ -60,35 +62,83 @@ def test_a_void_on_its_own_bill_is_kept_once(admin_client: Client, bill: Bill) -
     assert HistoryEntry.objects.count() == 1
 
 
-def test_an_entry_neither_changes_nor_goes(bill: Bill) -> None:
-    entry = HistoryEntry.objects.keep(HistoryEntry.Action.CLOSED, bill, by="Sam")
+def test_a_close_and_its_entry_have_the_same_instant(bill: Bill) -> None:
+    bill.close(by="Sam", reason="The customer leaves.")
 
-    for change in (
-        entry.save,
-        entry.delete,
-        HistoryEntry.objects.all().delete,
-        lambda: HistoryEntry.objects.update(actor="Mallory"),
-    ):
-        with pytest.raises(Frozen):
-            change()
+    assert HistoryEntry.objects.get().at == bill.closed_at
+
+
+def test_a_void_and_its_entries_have_the_same_instant(bill: Bill) -> None:
+    bill.close(by="Sam")
+    void = UsageRecord.objects.get().void(reason="Counted twice.", by="Sam")
+
+    voided = HistoryEntry.objects.filter(action="voided")
+    assert [entry.at for entry in voided] == [void.recorded_at] * 2
+
+
+def test_a_void_that_is_refused_is_not_kept(bill: Bill) -> None:
+    record = UsageRecord.objects.get()
+    record.void(reason="Counted twice.", by="Sam")
+
+    with pytest.raises(VoidRefused):
+        record.void(reason="Counted twice.", by="Mallory")
+
+    assert [entry.actor for entry in HistoryEntry.objects.all()] == ["Sam"]
+
+
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the database refuse whatever is added to the history."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise IntegrityError("The history is full.")
+
+    monkeypatch.setattr(HistoryEntry, "save", refuse)
+
+
+def test_no_bill_is_closed_without_its_entry(bill: Bill, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+
+    with pytest.raises(IntegrityError):
+        bill.close(by="Sam")
+
+    assert not Bill.objects.get().is_closed
+
+
+def test_no_record_is_voided_without_its_entry(bill: Bill, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch)
+
+    with pytest.raises(IntegrityError):
+        UsageRecord.objects.get().void(reason="Counted twice.", by="Sam")
+
+    assert UsageRecord.objects.count() == 1
+    assert Bill.objects.get().total == Decimal("2.90")
+
+
+@pytest.mark.parametrize(("by", "reason"), [("", ""), ("x" * 151, ""), ("Sam", "x" * 501)])
+def test_nobody_closes_without_a_name_or_with_too_long_a_reason(
+    bill: Bill, by: str, reason: str
+) -> None:
+    with pytest.raises(ValidationError):
+        bill.close(by=by, reason=reason)
+
+    assert not Bill.objects.get().is_closed
+
+
+@pytest.mark.parametrize("by", ["", "x" * 151])
+def test_nobody_voids_without_a_name(bill: Bill, by: str) -> None:
+    with pytest.raises(VoidRefused, match="Name who voids the record"):
+        UsageRecord.objects.get().void(reason="Counted twice.", by=by)
+
+    assert UsageRecord.objects.count() == 1
 
 
 def test_the_history_outlives_the_account(bill: Bill) -> None:
     user = User.objects.create_user("Sam")
-    HistoryEntry.objects.keep(HistoryEntry.Action.CLOSED, bill, by=user)
+    bill.close(by=user)
 
     user.delete()
 
     assert HistoryEntry.objects.get().actor == "Sam"
-
-
-@pytest.mark.parametrize(
-    ("action", "by", "reason"),
-    [("opened", "Sam", ""), ("closed", "", ""), ("closed", "Sam", "x" * 501)],
-)
-def test_a_malformed_entry_is_refused(bill: Bill, action: Any, by: str, reason: str) -> None:
-    with pytest.raises(ValidationError):
-        HistoryEntry.objects.keep(action, bill, by=by, reason=reason)
 
 
 def test_the_admin_has_no_form_for_the_history(admin_client: Client) -> None:

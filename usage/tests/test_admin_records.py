@@ -80,7 +80,7 @@ def test_filters_keep_to_a_customer_a_bill_late_usage_or_voids(
 ) -> None:
     CustomerFactory.create(id=456)
     early = report(request_id="early")
-    early.close()
+    early.close(by="Sam")
     bill = report(request_id="late", occurred_at=early.period_start)
     report(request_id="other", customer_id=456)
     UsageRecord.objects.get(pk="other").void(reason="A test.", by="Sam")

@@ -25,7 +25,7 @@ def contents() -> list[Any]:
 def rows(customer: Customer) -> list[Any]:
     api_key, _ = ApiKey.objects.issue(name="tests")
     bill = report(2, reported_by=api_key)
-    bill.close()
+    bill.close(by="Sam")
     record = UsageRecord.objects.first()
     return [bill, record, api_key, customer]
 

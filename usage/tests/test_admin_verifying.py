@@ -45,7 +45,7 @@ def test_a_difference_is_told(admin_client: Client, bill: Bill) -> None:
 
 
 def test_another_bills_difference_is_not_told(admin_client: Client, bill: Bill) -> None:
-    bill.close()
+    bill.close(by="Sam")
     other = report()
     tamper(other)
 

@@ -50,7 +50,7 @@ def test_the_page_before_says_what_will_happen_and_changes_nothing(
 def test_the_page_before_says_that_a_closed_bill_stays(
     admin_client: Client, record: UsageRecord
 ) -> None:
-    record.bill.close()
+    record.bill.close(by="Sam")
 
     page = text_of(admin_client.get(page_of(record, "void")))
 

@@ -42,7 +42,7 @@ def bill_with(*usage: tuple[str, str], currency: str = "USD", service: str | Non
 def test_closing_fixes_the_total_and_ends_the_period_now(now: dt.datetime) -> None:
     bill = bill_with(("58", "0.05"), ("42", "0.15"))
 
-    assert bill.close()
+    assert bill.close(by="Sam")
 
     stored = Bill.objects.get()
     assert stored.is_closed
@@ -56,7 +56,7 @@ def test_a_period_that_has_ended_keeps_its_end(
     bill = bill_with(("1", "1"))
     later = database_clock.set("2026-12-10T00:00:00Z")
 
-    assert bill.close()
+    assert bill.close(by="Sam")
 
     assert bill.closed_at == later
     assert bill.period_end == dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
@@ -65,12 +65,12 @@ def test_a_period_that_has_ended_keeps_its_end(
 def test_closing_twice_changes_nothing(now: dt.datetime, database_clock: DatabaseClock) -> None:
     bill = bill_with(("1", "1"))
     stale = Bill.objects.get()
-    assert bill.close()
+    assert bill.close(by="Sam")
     before = Bill.objects.values().get()
     database_clock.set("2026-11-20T00:00:00Z")
 
-    assert bill.close() is False
-    assert stale.close() is False  # it was read while the bill was open
+    assert bill.close(by="Sam") is False
+    assert stale.close(by="Sam") is False  # it was read while the bill was open
     assert stale.is_closed
     assert Bill.objects.values().get() == before
 
@@ -84,7 +84,7 @@ def test_a_bill_that_has_not_begun_stays_open(database_clock: DatabaseClock) -> 
     for now in ("2026-10-31T23:59:59.999Z", "2026-11-01T00:00:00Z"):
         database_clock.set(now)
         with pytest.raises(BillNotBegun, match="begins at 2026-11-01 00:00:00 UTC: close it after"):
-            Bill.objects.get().close()
+            Bill.objects.get().close(by="Sam")
     assert not Bill.objects.get().is_closed
 
 
@@ -105,7 +105,7 @@ def test_closing_waits_for_the_gate_before_it_looks_at_the_clock(
     monkeypatch.setattr("usage.models.bill.enter_gate", gate)
     monkeypatch.setattr("usage.models.bill.database_now", clock)
 
-    assert bill.close()
+    assert bill.close(by="Sam")
     assert steps == [f"gate of [{bill.customer_id}], exclusive: True", "clock"]
 
 
@@ -133,7 +133,7 @@ def test_a_line_is_rounded_half_away_from_zero_to_the_currencys_minor_unit(
     (line,) = bill.lines()
     assert str(line.amount) == str(bill.total) == rounded
     assert line.exact_amount == Decimal(price)
-    bill.close()
+    bill.close(by="Sam")
     assert str(bill.total) == rounded
 
 
@@ -155,11 +155,11 @@ def test_a_negative_bill_closes(
 ) -> None:
     bill = bill_with(("1", "2.505"), currency=currency)
     voided = bill.records.get()
-    bill.close()
+    bill.close(by="Sam")
     database_clock.set("2026-11-11T00:00:00Z")
     negative = voided.void(reason="sent twice", by="carol").bill
 
-    assert negative.close()
+    assert negative.close(by="Sam")
     assert str(negative.total) == total
     assert negative.closed_total == Decimal(total)
 
@@ -208,11 +208,11 @@ def test_a_total_at_the_end_of_the_scale_is_exact_or_refused(now: dt.datetime) -
 
     if connection.vendor == "sqlite":
         with pytest.raises(BillTotalTooLarge, match="exceeds what this database can hold exactly"):
-            bill.close()
+            bill.close(by="Sam")
         assert not Bill.objects.get().is_closed
         assert Bill.objects.get().total == total
     else:
-        assert bill.close()
+        assert bill.close(by="Sam")
         assert bill.total == total == Decimal("999999999999000.00")
 
 
@@ -223,5 +223,5 @@ def test_a_bill_without_usage_of_its_own_any_more_closes_at_zero(
     bill = Bill.objects.get()
     bill.records.get().void(reason="sent twice", by="carol")
 
-    assert bill.close()
+    assert bill.close(by="Sam")
     assert str(bill.total) == "0.00"

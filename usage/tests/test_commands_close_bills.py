@@ -102,10 +102,10 @@ def test_a_bill_that_fails_stops_no_other(
     database_clock.set(AFTER_GRACE)
     close = Bill.close
 
-    def close_but_the_second(bill: Bill) -> bool:
+    def close_but_the_second(bill: Bill, *, by: object) -> bool:
         if bill.customer_id == 2:
             raise failure
-        return close(bill)
+        return close(bill, by=by)
 
     monkeypatch.setattr(Bill, "close", close_but_the_second)
 
@@ -128,7 +128,7 @@ def test_a_bill_that_somebody_else_closed_meanwhile_is_passed_over(
     database_clock.set(AFTER_GRACE)
     due = close_bills._due()
     first = next(due)
-    assert Bill.objects.get(pk=first.pk).close()
+    assert Bill.objects.get(pk=first.pk).close(by="Sam")
     monkeypatch.setattr(close_bills, "_due", lambda: iter([first, *due]))
 
     call_command("close_bills")

@@ -9,13 +9,14 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, IntegrityError, models, transaction
 
-from usage.models import ApiKey, Bill, Customer, DailyUsage, UsageRecord
+from usage.models import ApiKey, Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
 
 pytestmark = pytest.mark.django_db
 NOW = dt.datetime(2026, 11, 10, 12, tzinfo=dt.UTC)
 MINUTE, DAY = dt.timedelta(minutes=1), dt.timedelta(days=1)
 MILLISECOND = dt.timedelta(milliseconds=1)
 DIGEST = "0" * 64
+OF_A_BILL = {UsageRecord, DailyUsage, HistoryEntry}
 
 
 @pytest.fixture
@@ -54,13 +55,14 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
             "units": Decimal(1),
             "records": 1,
         },
+        HistoryEntry: {"action": "closed", "actor": "carol", "reason": "", "at": NOW},
     }
     return values[model] | changes
 
 
 def insert(model: type[models.Model], **changes: Any) -> None:
     """Send a row to the database, past what models and their managers refuse."""
-    if model in {UsageRecord, DailyUsage}:
+    if model in OF_A_BILL:
         changes["bill_id"] = Bill.objects.values_list("pk", flat=True).get()
     rows: models.QuerySet[Any] = models.QuerySet(model)
     rows.bulk_create([model(**valid(model, **changes))])
@@ -148,6 +150,15 @@ BAD: dict[str, list[Bad]] = {
     ],
     "daily_usage_slot": [(DailyUsage, {"slot": -1}), (DailyUsage, {"slot": 4})],
     "daily_usage_records": [(DailyUsage, {"records": 0}), (DailyUsage, {"records": -1})],
+    "history_action_known": [(HistoryEntry, {"action": bad}) for bad in ("", "opened", "CLOSED")],
+    "history_actor_given": [(HistoryEntry, {"actor": bad}) for bad in ("", "x" * 151)],
+    "history_reason_fits": [(HistoryEntry, {"reason": "x" * 501})],
+    "history_void_with_record_and_reason": [
+        (HistoryEntry, {"action": "voided", "reason": "sent twice"}),
+        (HistoryEntry, {"action": "voided", "record_id": "cdn:17"}),
+        (HistoryEntry, {"record_id": "cdn:17"}),
+        (HistoryEntry, {"action": "verified", "record_id": "cdn:17", "reason": "sent twice"}),
+    ],
     "daily_usage_price": [(DailyUsage, {"price_per_unit": Decimal(-1)})],
 }
 TWICE: dict[str, Bad] = {
@@ -160,6 +171,7 @@ TWICE: dict[str, Bad] = {
         },
     ),
     "daily_usage_once": (DailyUsage, {}),
+    "history_closed_once": (HistoryEntry, {"actor": "dave"}),
 }
 
 
@@ -184,9 +196,9 @@ def bad_values() -> list[Any]:
 def test_a_bad_value_is_refused_by_its_constraint(
     constraint: str, model: type[models.Model], changes: dict[str, Any], customer: Customer
 ) -> None:
-    if model in {UsageRecord, DailyUsage}:
+    if model in OF_A_BILL:
         Bill.objects.create(**valid(Bill))
-    if "voids_id" in changes:
+    if {"voids_id", "record_id"} & changes.keys():
         insert(UsageRecord)
 
     with pytest.raises(DatabaseError) as error, transaction.atomic():
@@ -199,19 +211,23 @@ def test_a_bad_value_is_refused_by_its_constraint(
 @pytest.mark.parametrize("name", TWICE)
 def test_what_is_there_once_is_not_there_twice(name: str, bill: Bill) -> None:
     model, changes = TWICE[name]
-    if model is DailyUsage:
+    if model is not Bill:
         insert(model)
 
     with pytest.raises(IntegrityError) as error, transaction.atomic():
         insert(model, **changes)
 
     # SQLite names the columns instead.
-    columns = {"bill_open_once": "customer_id, usage_bill.month", "daily_usage_once": "slot"}
+    columns = {
+        "bill_open_once": "customer_id, usage_bill.month",
+        "daily_usage_once": "slot",
+        "history_closed_once": "usage_historyentry.bill_id",
+    }
     assert name in str(error.value) or columns.get(name, "period_start") in str(error.value)
 
 
 def test_good_values_are_taken(bill: Bill) -> None:
-    for model in (Customer, ApiKey, UsageRecord, DailyUsage):
+    for model in (Customer, ApiKey, UsageRecord, DailyUsage, HistoryEntry):
         insert(model)
     insert(UsageRecord, **as_void())
 
@@ -219,6 +235,30 @@ def test_good_values_are_taken(bill: Bill) -> None:
     insert(UsageRecord, request_id="old", occurred_at=NOW - 366 * DAY, service="x" * 100)
     insert(UsageRecord, request_id="free", price_per_unit=Decimal(0), reported_by=None)
     assert UsageRecord.objects.count() == 5
+
+
+def test_history_may_repeat_but_for_the_closing(bill: Bill) -> None:
+    insert(UsageRecord)
+    for _ in range(2):
+        insert(HistoryEntry, action="verified", reason="x" * 500, actor="y" * 150)
+        insert(HistoryEntry, action="voided", record_id="cdn:17", reason="sent twice")
+    assert HistoryEntry.objects.count() == 4
+
+
+def bad_history() -> list[Any]:
+    return [value for value in bad_values() if value.values[1] is HistoryEntry]
+
+
+@pytest.mark.parametrize(("constraint", "model", "changes"), bad_history())
+def test_bad_history_is_refused_in_a_sentence(
+    constraint: str, model: type[models.Model], changes: dict[str, Any], bill: Bill
+) -> None:
+    insert(UsageRecord)
+
+    with pytest.raises(ValidationError) as error:
+        model(**valid(model, **changes), bill=bill).full_clean()
+
+    assert all(message.endswith(".") for message in error.value.messages)
 
 
 @pytest.mark.parametrize(

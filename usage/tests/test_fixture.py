@@ -93,10 +93,10 @@ def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
 def test_after_a_bill_was_closed_it_changes_nothing(samples: DatabaseClock) -> None:
     samples.set("2026-10-21T12:00:00Z")
     use()
-    assert Bill.objects.get(customer=123).close()  # early, so that its period ends
+    assert Bill.objects.get(customer=123).close(by="Sam")  # early, so that its period ends
     samples.set("2026-10-22T12:00:00Z")
     use()
-    assert Bill.objects.get(customer=456).close()
+    assert Bill.objects.get(customer=456).close(by="Sam")
     before = dump()
 
     load()
@@ -203,7 +203,7 @@ def test_a_dump_with_closed_bills_is_refused_whole(
     rich: DatabaseClock, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     rich.set("2026-10-22T12:00:00Z")
-    assert Bill.objects.get(customer=123).close()
+    assert Bill.objects.get(customer=123).close(by="Sam")
     file = dump_to(tmp_path / "dump.json", natural=False)
     request.getfixturevalue("emptied")
 
@@ -221,7 +221,7 @@ def emptied(db: None) -> None:
             guards.remove(connection)
         else:
             cursor.execute("SET LOCAL session_replication_role = replica")
-        for table in ("dailyusage", "usagerecord", "bill", "customer"):
+        for table in ("historyentry", "dailyusage", "usagerecord", "bill", "customer"):
             cursor.execute(f"DELETE FROM usage_{table}")
         if connection.vendor == "sqlite":
             guards.install(connection)

@@ -66,7 +66,7 @@ def test_bills_larger_than_a_transaction_are_loaded_in_parts(
 
 def test_closed_bills_get_nothing() -> None:
     generate(customers=1, records=10, months=1)
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
 
     with pytest.raises(CommandError, match="are closed"):
         generate(customers=1, records=10, months=1)

@@ -9,7 +9,7 @@ from django.db import DatabaseError, IntegrityError, connection, models, transac
 from django.db.models.deletion import ProtectedError
 
 from usage import guards
-from usage.models import ApiKey, Bill, Customer, DailyUsage, Frozen, UsageRecord
+from usage.models import ApiKey, Bill, Customer, DailyUsage, Frozen, HistoryEntry, UsageRecord
 from usage.recording import record
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
@@ -29,7 +29,7 @@ def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
     database_clock.set("2026-11-10T12:00:00Z")
     record([FactFactory.build(request_id="closed")], reported_by_id=None)
     bill: Bill = Bill.objects.get()
-    bill.close()
+    bill.close(by="Sam")
     database_clock.set("2026-11-11T12:00:00Z")
     record([FactFactory.build(request_id="open")], reported_by_id=None)
     return bill
@@ -51,7 +51,7 @@ def refused(attempt: Callable[[], object], message: str | None = None) -> None:
 
 
 def everything() -> list[Any]:
-    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage)
+    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry)
     return [list(table._base_manager.order_by("pk").values()) for table in tables]
 
 
@@ -70,7 +70,7 @@ def plain(model: type[models.Model]) -> models.QuerySet[Any]:
 
 def test_all_guards_stand_after_the_migrations() -> None:
     assert guards.missing(connection) == set()
-    assert len(guards.expected(connection)) == (18 if connection.vendor == "postgresql" else 15)
+    assert len(guards.expected(connection)) == (20 if connection.vendor == "postgresql" else 17)
 
 
 # Records
@@ -362,6 +362,40 @@ def test_daily_usage_is_not_replaced(opened: Bill) -> None:
     refused(run(sql), "daily usage is never deleted")
 
 
+# History
+
+
+@pytest.mark.parametrize("column", [field.column for field in HistoryEntry._meta.fields])
+def test_no_column_of_the_history_changes(column: str, closed: Bill) -> None:
+    refused(run(f"UPDATE usage_historyentry SET {column} = {column}"), "the history never changes")
+
+
+def test_the_history_is_neither_changed_nor_deleted_through_the_orm(closed: Bill) -> None:
+    entry = HistoryEntry.objects.get()
+    refused(lambda: plain(HistoryEntry).update(actor="Mallory"), "the history never changes")
+    refused(lambda: plain(HistoryEntry).all().delete(), "never deleted")
+    for change in (
+        entry.save,
+        entry.delete,
+        HistoryEntry.objects.all().delete,
+        lambda: HistoryEntry.objects.update(actor="Mallory"),
+    ):
+        with pytest.raises(Frozen):
+            change()
+
+
+def test_the_history_is_not_deleted(closed: Bill) -> None:
+    refused(run("DELETE FROM usage_historyentry"), "never deleted")
+
+
+@on_sqlite
+def test_the_history_is_not_replaced(closed: Bill) -> None:
+    refused(
+        run("INSERT OR REPLACE INTO usage_historyentry SELECT * FROM usage_historyentry"),
+        "the history is never deleted",
+    )
+
+
 # Customers and keys
 
 
@@ -421,7 +455,14 @@ def test_a_key_is_revoked(api_key: str) -> None:
 
 @on_postgresql
 @pytest.mark.parametrize(
-    "table", ["usage_usagerecord", "usage_bill", "usage_dailyusage", "usage_apikey"]
+    "table",
+    [
+        "usage_usagerecord",
+        "usage_bill",
+        "usage_dailyusage",
+        "usage_apikey",
+        "usage_historyentry",
+    ],
 )
 def test_no_table_is_emptied(table: str, opened: Bill) -> None:
     with connection.cursor() as cursor:

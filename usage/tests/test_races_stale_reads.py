@@ -120,7 +120,7 @@ def test_the_database_itself_refuses_usage_on_a_bill_read_before_it_was_closed(
 ) -> None:
     recorded(fact())
     before = accounts(ALICE)
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
     first_read("accounts", before)
 
     with pytest.raises(DatabaseError, match="usage goes on an open bill"):
@@ -132,7 +132,7 @@ def test_the_database_itself_refuses_usage_on_a_bill_read_before_it_was_closed(
 
 def test_after_a_close_usage_goes_on_a_bill_for_the_rest_of_the_month() -> None:
     recorded(fact())
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
 
     recorded(fact())
 
@@ -216,7 +216,7 @@ def wait_until_somebody_waits(books: Books) -> None:
 
 def test_a_close_waits_for_the_record_that_entered_the_gate_first(meanwhile: Any) -> None:
     recorded(fact())
-    started = meanwhile(Statements, "insert_records", lambda: Bill.objects.get().close())
+    started = meanwhile(Statements, "insert_records", lambda: Bill.objects.get().close(by="Sam"))
 
     recorded(fact())
 
@@ -230,7 +230,7 @@ def test_a_record_waits_for_the_close_that_entered_the_gate_first(meanwhile: Any
     recorded(fact())
     started = meanwhile(Bill, "_freeze", lambda: recorded(fact()))
 
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
 
     (outcome,) = started[0].result(PATIENCE_SECONDS)
     closed, rest = Bill.objects.order_by("period_start")

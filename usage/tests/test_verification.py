@@ -50,7 +50,7 @@ def test_usage_may_be_dated_ahead_into_the_next_month_or_past_an_early_close(
     skew = dt.timedelta(minutes=4)
     use("past:the:close", "1", "2", database_clock.set("2026-11-30T12:00:00Z") + skew)
     database_clock.set("2026-11-30T12:01:00Z")
-    Bill.objects.get().close()
+    Bill.objects.get().close(by="Sam")
     use("next:month", "1", "2", database_clock.set("2026-11-30T23:58:00Z") + skew)
 
     assert list(Bill.objects.values_list("month__month", flat=True)) == [12, 11]
@@ -86,6 +86,6 @@ def test_a_currencys_own_digits_count(customer: Customer) -> None:
     for customer_id in (1, 2):
         use(f"in:{customer_id}", "1", "1.5015", None, customer_id=customer_id)
         bill = Bill.objects.get(customer=customer_id)
-        assert bill.close()
+        assert bill.close(by="Sam")
 
     assert list(Verification().differences()) == []

@@ -65,7 +65,7 @@ def test_it_is_voided_once_also_after_its_bill_was_closed(
 ) -> None:
     usage.void(reason="sent twice", by="carol")
     database_clock.set("2099-01-15T00:00:00Z")
-    assert Bill.objects.get().close()
+    assert Bill.objects.get().close(by="Sam")
 
     with pytest.raises(VoidRefused, match="voided already"):
         usage.void(reason="sent twice", by="carol")
@@ -132,7 +132,7 @@ def test_a_void_that_there_is_no_room_for_is_refused_in_a_sentence(
         record([fact], reported_by_id=None)
         if number == 4:
             database_clock.set(f"2026-11-10T12:00:0{part + 1}Z")
-            assert Bill.objects.open().get().close()
+            assert Bill.objects.open().get().close(by="Sam")
     *most, last = UsageRecord.objects.order_by("pk")
     for usage in most:
         usage.void(reason="sent twice", by="carol")

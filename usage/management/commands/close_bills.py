@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from usage.models import Bill, BillTotalTooLarge, HistoryEntry
+from usage.models import Bill, BillTotalTooLarge
 from usage.transactions import DatabaseUnavailable, database_now
 from usage.verification import counted
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         done = failed = 0
         for bill in _due():
             try:
-                if dry_run or _close(bill):
+                if dry_run or bill.close(by="close_bills"):
                     said = "Would close" if dry_run else "Closed"
                     self.stdout.write(f"{said} {_described(bill)}")
                     done += 1
@@ -36,13 +36,6 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{counted(failed, 'bill')} could not be closed: run the command again."
             )
-
-
-def _close(bill: Bill) -> bool:
-    closed = bill.close()
-    if closed:
-        HistoryEntry.objects.keep(HistoryEntry.Action.CLOSED, bill, by="close_bills")
-    return closed
 
 
 def _due() -> Iterator[Bill]:
