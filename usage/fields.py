@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Context, Decimal, InvalidOperation
+from string import Formatter
 from typing import Any, cast
 
 from django.core import checks
@@ -265,13 +266,11 @@ class PerEngine(models.Func):
         return self._as(self.sqlite_template, compiler, context)
 
     def _as(self, template: str, compiler: Any, context: dict[str, Any]) -> Any:
-        parts: list[str] = []
-        params: list[Any] = []
-        for expression in self.get_source_expressions():
-            sql, more = compiler.compile(expression)
-            parts.append(sql)
-            params += more
-        return template.format(*parts), tuple(params)
+        parts = [compiler.compile(expression) for expression in self.get_source_expressions()]
+        # A part that stands in the template twice needs its parameters twice.
+        places = [int(place) for _, place, _, _ in Formatter().parse(template) if place]
+        params = [param for place in places for param in parts[place][1]]
+        return template.format(*(sql for sql, _ in parts)), tuple(params)
 
 
 class AmountBelowLimit(PerEngine):

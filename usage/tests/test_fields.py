@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from django.core.exceptions import FieldError, ValidationError
 from django.db import IntegrityError, connection, models, transaction
-from django.db.models import Avg, ExpressionWrapper, F, Max, Min, OuterRef, Subquery, Sum, Value
+from django.db.models import Avg, ExpressionWrapper, F, Max, Min, OuterRef, Q, Subquery, Sum, Value
 from django.db.models.functions import Coalesce, Greatest
 from django.db.utils import DatabaseError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from usage.fields import ExactDecimalField, ExactSum
+from usage.fields import CleanText, ExactDecimalField, ExactSum
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 
 pytestmark = pytest.mark.django_db
@@ -363,3 +363,10 @@ def test_it_is_dumped_in_full(bill: Bill) -> None:
     row = day(bill, 0, units=Decimal("0.000001"))
     assert DailyUsage._meta.get_field("units").value_to_string(row) == "0.000001"
     assert Bill._meta.get_field("closed_total").value_to_string(bill) == ""
+
+
+def test_a_condition_that_names_its_part_more_than_once_is_checked_before_saving() -> None:
+    condition = Q(CleanText(F("service")))
+
+    assert condition.check({"service": "CDN"})
+    assert not condition.check({"service": "a\x1bb"})
