@@ -60,6 +60,14 @@ def validate_name(value: str) -> None:
         )
 
 
+def shown(text: str, *, length: int) -> str:
+    """Return any text as it can be kept and shown: trimmed, cut, its unseen characters replaced."""
+    cut = text if len(text) <= length else f"{text[: length - 1]}…"
+    if _has_unseen(cut):
+        cut = "".join("\N{REPLACEMENT CHARACTER}" if _has_unseen(c) else c for c in cut)
+    return cut.strip()
+
+
 def _has_unseen(text: str) -> bool:
     return not text.isprintable() and any(unicodedata.category(c) in _UNSEEN for c in text)
 

@@ -23,6 +23,7 @@ from usage.api.openapi import UsageSchema, describe_usage
 from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import FieldError, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
+from usage.api.traffic import traffic
 from usage.recording import Conflict, Fact, Outcome, Recorded, Refused
 from usage.statements import StoredRecord
 from usage.transactions import DatabaseUnavailable, is_unavailable
@@ -41,35 +42,43 @@ class UsageView(APIView):
     http_method_names = ("post",)
     schema = UsageSchema()
 
+    # Who asks, once that is known, and what was sent, once that is read.
+    team: Team | None = None
+    body: Any = None
+
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Let the caller in; there is no format, version or throttle to find out."""
         self.perform_authentication(request)
         self.check_permissions(request)
+        self.team = cast("Team", request.user)
 
     @describe_usage
     def post(self, request: Request) -> HttpResponse:
         check_media_type(request._request)
-        body = parse_json(read_body(request._request))
-        team = cast("Team", request.user)
+        body = self.body = parse_json(read_body(request._request))
+        api_key_id = cast("Team", self.team).api_key_id
         if isinstance(body, list):
-            return _batch(body, team.api_key_id)
+            return _batch(body, api_key_id)
         if not isinstance(body, dict):
             raise problems.invalid_json("The body is one record, or an array of records.")
-        (outcome,) = recording.record([_reader.read(body)], reported_by_id=team.api_key_id)
-        return _single(outcome)
+        (outcome,) = recording.record([_reader.read(body)], reported_by_id=api_key_id)
+        return _single(outcome, api_key_id)
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # rendered already
         problem = _problem_of(exc)
         if problem is None:
             raise exc
+        if self.team and problem.status < 500:  # with a 503 nothing was decided
+            traffic.refused(self.team.api_key_id, [(problem, self.body)])
         self.headers = {}
         drop_body(self.request._request)
         return problem.response()
 
 
-def _single(outcome: Outcome) -> HttpResponse:
+def _single(outcome: Outcome, api_key_id: int) -> HttpResponse:
     if not isinstance(outcome, Recorded):
         raise _refusal(outcome)
+    traffic.recorded(api_key_id, created=int(not outcome.replayed), replayed=int(outcome.replayed))
     headers = {"Idempotent-Replayed": "true"} if outcome.replayed else {}
     return HttpResponse(
         record_json(outcome.record),
@@ -92,19 +101,25 @@ def _batch(items: list[Any], api_key_id: int) -> HttpResponse:
     read = [_read(item) for item in items]
     facts = [fact for fact in read if isinstance(fact, Fact)]
     outcomes = iter(recording.record(facts, reported_by_id=api_key_id) if facts else ())
-    answers = [
-        _answer(item, next(outcomes) if isinstance(fact, Fact) else fact)
-        for item, fact in zip(items, read, strict=True)
-    ]
+    results = [_result(next(outcomes)) if isinstance(fact, Fact) else fact for fact in read]
+    answers = [_answer(item, result) for item, result in zip(items, results, strict=True)]
     statuses = [status for status, _ in answers]
+    refused = [
+        (result, item)
+        for item, result in zip(items, results, strict=True)
+        if isinstance(result, Problem)
+    ]
     summary = {
         "created": statuses.count(201),
         "replayed": statuses.count(200),
-        "rejected": sum(status >= 400 for status in statuses),
+        "rejected": len(refused),
     }
-    results = ", ".join([result for _, result in answers])
+    traffic.recorded(api_key_id, created=summary["created"], replayed=summary["replayed"])
+    if refused:
+        traffic.refused(api_key_id, refused)
+    written = ", ".join([result for _, result in answers])
     return HttpResponse(
-        f'{{"results": [{results}], "summary": {json.dumps(summary)}}}',
+        f'{{"results": [{written}], "summary": {json.dumps(summary)}}}',
         status=207,
         content_type="application/json",
     )
@@ -117,20 +132,23 @@ def _read(item: Any) -> Fact | Problem:
         return problem
 
 
-def _answer(item: Any, outcome: Outcome | Problem) -> tuple[int, str]:
+def _result(outcome: Outcome) -> Recorded | Problem:
+    return outcome if isinstance(outcome, Recorded) else _refusal(outcome)
+
+
+def _answer(item: Any, result: Recorded | Problem) -> tuple[int, str]:
     """Return the status of one item of a batch, and its result as JSON."""
-    if isinstance(outcome, Recorded):
-        status = 200 if outcome.replayed else 201
-        request_id = _json(outcome.record.request_id)
-        record = record_json(outcome.record)
+    if isinstance(result, Recorded):
+        status = 200 if result.replayed else 201
+        request_id = _json(result.record.request_id)
+        record = record_json(result.record)
         return status, f'{{"status": {status}, "request_id": {request_id}, "record": {record}}}'
-    problem = outcome if isinstance(outcome, Problem) else _refusal(outcome)
-    result = {
-        "status": problem.status,
+    document = {
+        "status": result.status,
         "request_id": _request_id(item),
-        "error": problem.document(),
+        "error": result.document(),
     }
-    return problem.status, json.dumps(result)
+    return result.status, json.dumps(document)
 
 
 def _request_id(item: Any) -> str | None:

@@ -6,6 +6,7 @@ from usage.models.bill import Bill, BillNotBegun, BillTotalTooLarge, Line
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
+from usage.models.traffic import Counts, Refusal, RefusalNote, Traffic
 from usage.models.usage_record import UsageRecord, VoidRefused
 
 __all__ = [
@@ -13,11 +14,15 @@ __all__ = [
     "Bill",
     "BillNotBegun",
     "BillTotalTooLarge",
+    "Counts",
     "Customer",
     "DailyUsage",
     "Frozen",
     "HistoryEntry",
     "Line",
+    "Refusal",
+    "RefusalNote",
+    "Traffic",
     "UsageRecord",
     "VoidRefused",
 ]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import secrets
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from django.db import models
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
+from usage.periods import midnight
 from usage.transactions import database_now
 from usage.validators import validate_name
+
+if TYPE_CHECKING:
+    from usage.models.traffic import Refusal, Traffic
 
 _MARK = "ub_"
 _PREFIX_LENGTH = 8
@@ -34,6 +40,20 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
     def live(self) -> ApiKeyQuerySet:
         """Return the keys that let their holder in."""
         return self.filter(revoked_at__isnull=True)
+
+    def unused_since(self, day: dt.date) -> ApiKeyQuerySet:
+        """Return the live keys made before `day`, of the billing time zone, and not used since."""
+        made_before = self.live().filter(created_at__lt=midnight(day))
+        return made_before.exclude(traffic__day__gte=day)
+
+    def in_turn(self, ids: Iterable[int]) -> set[int]:
+        """Return those of these ids that exist; others that ask for them wait for this transaction.
+
+        They are locked in one order, so nobody waits in a circle, and in a way that neither
+        recording nor a look at the key waits for.
+        """
+        asked = self.filter(pk__in=set(ids)).order_by("pk")
+        return set(asked.select_for_update(no_key=True).values_list("pk", flat=True))
 
     def issue(self, *, name: str) -> tuple[ApiKey, str]:
         """Create a key for the team called `name`; return it and its text, which is kept nowhere.
@@ -75,6 +95,9 @@ class ApiKey(models.Model):
     revoked_at = models.DateTimeField(null=True, editable=False)
 
     objects = models.Manager.from_queryset(ApiKeyQuerySet)()
+
+    traffic: models.Manager[Traffic]
+    refusals: models.Manager[Refusal]
 
     class Meta:
         verbose_name = "API key"

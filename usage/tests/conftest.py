@@ -11,6 +11,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from usage import guards, transactions
 from usage.api.authentication import known_keys
+from usage.api.traffic import traffic
 from usage.models import ApiKey, Customer
 from usage.tests.books import Books, copied, default_database, new_books
 from usage.tests.factories import CustomerFactory
@@ -41,6 +42,13 @@ def database_clock(monkeypatch: pytest.MonkeyPatch) -> DatabaseClock:
 @pytest.fixture(autouse=True)
 def _no_known_keys() -> None:
     known_keys.clear()
+
+
+@pytest.fixture(autouse=True)
+def _traffic_waits_for_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that wants to see traffic flushes it; no thread disturbs the others."""
+    traffic.clear()
+    monkeypatch.setattr(traffic, "_start", lambda: None)
 
 
 @pytest.fixture

@@ -63,11 +63,18 @@ class Service:
     """A running service on a database; stopped at the end of the with block."""
 
     def __init__(
-        self, books: Books, *, url: str | None = None, workers: int = 2, threads: int = 8
+        self,
+        books: Books,
+        *,
+        url: str | None = None,
+        workers: int = 2,
+        threads: int = 8,
+        application: str = "billing_project.wsgi",
     ) -> None:
         self.books = books
         self.port = 0
         self._url = url or books.url
+        self._application = application
         self._options = ["--workers", str(workers), "--threads", str(threads)]
         self._customers = iter(CUSTOMERS)
         self._stack = contextlib.ExitStack()
@@ -92,7 +99,7 @@ class Service:
             return subprocess.Popen(
                 [
                     *(sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn"),
-                    *("billing_project.wsgi", "--bind", f"fd://{listener.fileno()}"),
+                    *(self._application, "--bind", f"fd://{listener.fileno()}"),
                     *self._options,
                 ],
                 cwd=settings.BASE_DIR,
@@ -118,6 +125,14 @@ class Service:
 
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self._process.pid).children()
+
+    def stop_workers(self) -> None:
+        """End every worker as a deployment does, and wait for that; gunicorn starts new ones."""
+        workers = self.workers()
+        for worker in workers:
+            worker.terminate()
+        _, alive = psutil.wait_procs(workers, PATIENCE_SECONDS)
+        assert not alive, self.log()
 
     def kill_workers(self) -> None:
         """End every worker at once by SIGKILL; gunicorn starts new ones."""

@@ -9,7 +9,16 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, IntegrityError, models, transaction
 
-from usage.models import ApiKey, Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
+from usage.models import (
+    ApiKey,
+    Bill,
+    Customer,
+    DailyUsage,
+    HistoryEntry,
+    Refusal,
+    Traffic,
+    UsageRecord,
+)
 
 pytestmark = pytest.mark.django_db
 NOW = dt.datetime(2026, 11, 10, 12, tzinfo=dt.UTC)
@@ -56,6 +65,8 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
             "records": 1,
         },
         HistoryEntry: {"action": "closed", "actor": "carol", "reason": "", "at": NOW},
+        Traffic: {"day": NOW.date()},
+        Refusal: {"at": NOW, "status": 400, "code": "invalid_json", "detail": "It is not JSON."},
     }
     return values[model] | changes
 
@@ -64,6 +75,8 @@ def insert(model: type[models.Model], **changes: Any) -> None:
     """Send a row to the database, past what models and their managers refuse."""
     if model in OF_A_BILL:
         changes["bill_id"] = Bill.objects.values_list("pk", flat=True).get()
+    if model in {Traffic, Refusal}:
+        changes["api_key_id"] = ApiKey.objects.get_or_create(**valid(ApiKey))[0].pk
     rows: models.QuerySet[Any] = models.QuerySet(model)
     rows.bulk_create([model(**valid(model, **changes))])
 
@@ -160,6 +173,15 @@ BAD: dict[str, list[Bad]] = {
         (HistoryEntry, {"action": "verified", "record_id": "cdn:17", "reason": "sent twice"}),
     ],
     "daily_usage_price": [(DailyUsage, {"price_per_unit": Decimal(-1)})],
+    "traffic_not_negative": [
+        (Traffic, {name: -1}) for name in ("created", "replayed", "conflicting", "refused")
+    ],
+    "refusal_status": [(Refusal, {"status": status}) for status in (200, 399, 500, 503)],
+    "refusal_code": [(Refusal, {"code": code}) for code in ("", "a\nb", "x" * 41)],
+    "refusal_detail": [(Refusal, {"detail": text}) for text in ("", "a\x1bb", " a", "x" * 501)],
+    "refusal_request_id": [(Refusal, {"request_id": text}) for text in ("a\x7fb", "a ", "x" * 129)],
+    "refusal_service": [(Refusal, {"service": text}) for text in ("a\tb", " a", "x" * 101)],
+    "refusal_customer_id": [(Refusal, {"customer_id": bad}) for bad in (0, -1)],
 }
 TWICE: dict[str, Bad] = {
     "bill_period_once": (Bill, {"closed_at": NOW, "closed_total": Decimal(0)}),
@@ -172,6 +194,7 @@ TWICE: dict[str, Bad] = {
     ),
     "daily_usage_once": (DailyUsage, {}),
     "history_closed_once": (HistoryEntry, {"actor": "dave"}),
+    "traffic_once": (Traffic, {}),
 }
 
 
@@ -222,12 +245,13 @@ def test_what_is_there_once_is_not_there_twice(name: str, bill: Bill) -> None:
         "bill_open_once": "customer_id, usage_bill.month",
         "daily_usage_once": "slot",
         "history_closed_once": "usage_historyentry.bill_id",
+        "traffic_once": "api_key_id, usage_traffic.day",
     }
     assert name in str(error.value) or columns.get(name, "period_start") in str(error.value)
 
 
 def test_good_values_are_taken(bill: Bill) -> None:
-    for model in (Customer, ApiKey, UsageRecord, DailyUsage, HistoryEntry):
+    for model in (Customer, ApiKey, UsageRecord, DailyUsage, HistoryEntry, Traffic, Refusal):
         insert(model)
     insert(UsageRecord, **as_void())
 
@@ -235,6 +259,7 @@ def test_good_values_are_taken(bill: Bill) -> None:
     insert(UsageRecord, request_id="old", occurred_at=NOW - 366 * DAY, service="x" * 100)
     insert(UsageRecord, request_id="free", price_per_unit=Decimal(0), reported_by=None)
     assert UsageRecord.objects.count() == 5
+    insert(Refusal, request_id="x" * 128, service="漢" * 100, customer_id=1, detail="x" * 500)
 
 
 def test_history_may_repeat_but_for_the_closing(bill: Bill) -> None:
@@ -285,3 +310,14 @@ def test_another_currency_is_refused_in_a_sentence_once_there_are_bills(bill: Bi
     customer.currency = "EUR"
     with pytest.raises(ValidationError, match="has bills in another currency: make a new customer"):
         customer.full_clean()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("status", 503), ("code", "a\x1bb"), ("detail", "a\x1bb"), ("request_id", "a\x1bb")],
+)
+def test_a_bad_refusal_is_refused_in_a_sentence(field: str, value: Any, db: None) -> None:
+    api_key = ApiKey.objects.create(**valid(ApiKey))
+    with pytest.raises(ValidationError) as error:
+        Refusal(**valid(Refusal, api_key=api_key, **{field: value})).full_clean()
+    assert all(message.endswith(".") for message in error.value.messages)

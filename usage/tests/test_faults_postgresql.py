@@ -40,7 +40,7 @@ def relay(books_to_copy: Books) -> Iterator[Relay]:
 def service(books_to_copy: Books, relay: Relay) -> Iterator[Service]:
     """The running service behind the relay."""
     books = books_to_copy._replace(url=relay.behind)
-    with Service(books, url=relay.url) as service:
+    with Service(books, url=relay.url, application="usage.tests.unflushed") as service:
         yield service
 
 

@@ -50,7 +50,12 @@ def count(books: Books, request: pytest.FixtureRequest) -> Iterator[Counter]:
 def postgresql_statements(books: Books) -> Iterator[Post]:
     """As a relay between a running service and the server sees them."""
     # One thread, and so one connection, which is warm after the first request.
-    with Relay(books.url) as relay, Service(books, url=relay.url, workers=1, threads=1) as service:
+    with (
+        Relay(books.url) as relay,
+        Service(
+            books, url=relay.url, workers=1, threads=1, application="usage.tests.unflushed"
+        ) as service,
+    ):
         caller = service.caller()
 
         def post(body: Any) -> list[str]:

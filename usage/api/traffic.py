@@ -1,0 +1,205 @@
+"""What became of each team's records: counted in memory, added to the database now and then.
+
+A request adds to numbers, and sends no statement for it; a thread of the process folds them in
+every few seconds and once more when the process ends. What the database cannot take waits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime as dt
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple
+
+from django.db import Error, connections, transaction
+from django.utils import timezone
+
+from usage.api.problems import Problem
+from usage.api.serializers import camel_case
+from usage.models import Counts, Refusal, RefusalNote, Traffic
+from usage.models.customer import LARGEST_ID
+from usage.models.traffic import CODE_LENGTH, DETAIL_LENGTH, KEPT_REFUSALS
+from usage.periods import day_of, midnight
+from usage.transactions import is_unavailable
+from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+# What the end of a process waits for; gunicorn gives one 30 seconds.
+_LAST_FLUSH_SECONDS = 10.0
+# So many keys' refusals are remembered between two flushes, whatever comes: 10,000, some 20 MB.
+_MOST_KEYS_REFUSED = 200
+
+Added = dict[tuple[int, dt.date], Counts]
+RefusedItem = tuple[Problem, Any]  # with what was sent, as far as it was read
+
+
+class _Day(NamedTuple):
+    """A day of the billing time zone; begins and ends in seconds of the Unix epoch."""
+
+    day: dt.date
+    begins: float
+    ends: float
+
+    @classmethod
+    def at(cls, now: float) -> _Day:
+        day = day_of(dt.datetime.fromtimestamp(now, dt.UTC))
+        next_day = day + dt.timedelta(days=1)
+        return cls(day, midnight(day).timestamp(), midnight(next_day).timestamp())
+
+
+class TrafficCounter:
+    """The counts of one process since they were last added to the database.
+
+    They are added `every` so many seconds, by a thread that the first count starts. Safe for
+    threads. A forked process begins with none: the others are its parent's to add.
+    """
+
+    def __init__(self, *, every: float = FLUSH_SECONDS) -> None:
+        self.every = every
+        self._today = _Day(dt.date.min, 0, 0)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything, the thread too."""
+        self._lock = Lock()
+        self._counts: Added = {}
+        self._notes: dict[int, deque[RefusalNote]] = {}
+        self._thread: Thread | None = None
+        self._ends = Event()
+        self._is_waiting = False
+
+    def recorded(self, api_key_id: int, *, created: int, replayed: int) -> None:
+        """Count records that were answered as stored."""
+        self._add(api_key_id, Counts(created=created, replayed=replayed))
+
+    def refused(self, api_key_id: int, refused: Sequence[RefusedItem]) -> None:
+        """Count refusals and conflicts, and remember the last of them."""
+        conflicts = sum(problem.status == 409 for problem, _ in refused)
+        now = timezone.now()
+        last = [_note(now, problem, sent) for problem, sent in refused[-KEPT_REFUSALS:]]
+        self._add(api_key_id, Counts(conflicting=conflicts, refused=len(refused) - conflicts), last)
+
+    def _add(self, api_key_id: int, counts: Counts, refusals: Iterable[RefusalNote] = ()) -> None:
+        now = time.time()
+        if not self._today.begins <= now < self._today.ends:
+            self._today = _Day.at(now)
+        key = api_key_id, self._today.day
+        with self._lock:
+            known = self._counts.get(key)
+            self._counts[key] = known.plus(counts) if known else counts
+            self._remember(api_key_id, refusals)
+        if self._thread is None:
+            self._start()
+
+    def _remember(self, api_key_id: int, refusals: Iterable[RefusalNote]) -> None:
+        for refusal in refusals:
+            if api_key_id in self._notes or len(self._notes) < _MOST_KEYS_REFUSED:
+                of_key = self._notes.setdefault(api_key_id, deque(maxlen=KEPT_REFUSALS))
+                of_key.append(refusal)
+
+    def flush(self) -> None:
+        """Add what was counted to the database; never raises, what it cannot take waits."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+            refusals, self._notes = self._notes, {}
+        if not counts:
+            return
+        committing = False
+        try:
+            with transaction.atomic(durable=True):
+                Traffic.objects.fold(counts)
+                Refusal.objects.keep(refusals)
+                committing = True
+        except Exception as error:  # noqa: BLE001 - nobody is there to be told
+            self._failed(error, counts, refusals, committing=committing)
+        else:
+            self._is_waiting = False
+
+    def _failed(
+        self,
+        error: Exception,
+        counts: Added,
+        refusals: dict[int, deque[RefusalNote]],
+        *,
+        committing: bool,
+    ) -> None:
+        # A commit without an answer may have gone through, and nothing is counted twice.
+        is_lost = committing and getattr(error.__cause__, "pgcode", "") is None
+        if not isinstance(error, Error) or not is_unavailable(error) or is_lost:
+            logger.error("Some traffic of API keys was not counted.", exc_info=error)
+            return
+        if not self._is_waiting:
+            logger.warning("The traffic of API keys waits for the database.", exc_info=error)
+        self._is_waiting = True
+        with self._lock:
+            newer, self._notes = self._notes, {}
+            for key, added in counts.items():
+                self._counts[key] = self._counts.get(key, Counts()).plus(added)
+            for by_key in (refusals, newer):
+                for api_key_id, of_key in by_key.items():
+                    self._remember(api_key_id, of_key)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                thread = Thread(target=self._run, args=[self._ends], name="traffic", daemon=True)
+                # Without threads left, or at the very end, the next one who counts tries again.
+                with contextlib.suppress(RuntimeError):
+                    thread.start()
+                    self._thread = thread
+
+    def _run(self, ends: Event) -> None:
+        is_last = False
+        while not is_last:
+            is_last = ends.wait(self.every)
+            self.flush()
+            with contextlib.suppress(Error):
+                connections.close_all()  # this thread's own; it would idle until the next time
+
+    def stop(self) -> None:
+        """Let the thread flush for the last time, and wait for it, though not for ever."""
+        thread, self._thread = self._thread, None
+        ends, self._ends = self._ends, Event()
+        if thread is not None:
+            ends.set()
+            thread.join(_LAST_FLUSH_SECONDS)
+
+
+def _note(at: dt.datetime, problem: Problem, sent: Any) -> RefusalNote:
+    return RefusalNote(
+        at,
+        problem.status,
+        shown(problem.code, length=CODE_LENGTH),
+        shown(problem.detail, length=DETAIL_LENGTH),
+        _text(sent, "request_id", REQUEST_ID_LENGTH),
+        _customer_id(sent),
+        _text(sent, "service", SERVICE_LENGTH),
+    )
+
+
+def _named(sent: Any, name: str) -> Any:
+    return sent.get(name, sent.get(camel_case(name))) if isinstance(sent, dict) else None
+
+
+def _text(sent: Any, name: str, length: int) -> str:
+    value = _named(sent, name)
+    return shown(value, length=length) if isinstance(value, str) else ""
+
+
+def _customer_id(sent: Any) -> int | None:
+    value = _named(sent, "customer_id")
+    is_id = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_ID
+    return value if is_id else None
+
+
+traffic = TrafficCounter()
+atexit.register(traffic.stop)
+os.register_at_fork(after_in_child=traffic.clear)
