@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -9,9 +10,10 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from usage.admin import formats
+from usage.admin import formats, traffic
 from usage.admin.actions import Action
 from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
 from usage.models import ApiKey
@@ -62,8 +64,10 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         revoke = self.admin_site.admin_view(Revoke.as_view(model_admin=self))
+        page = self.admin_site.admin_view(traffic.TrafficPage.as_view(model_admin=self))
         return [
             path("<path:object_id>/revoke/", revoke, name="usage_apikey_revoke"),
+            path("<path:object_id>/traffic/", page, name="usage_apikey_traffic"),
             *super().get_urls(),
         ]
 
@@ -85,6 +89,20 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         self.log_addition(request, api_key, "Issued.")
         return self.page(
             request, "usage/admin/api_key_issued.html", api_key, key=key, title="API key issued"
+        )
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return (*self.list_display, *(["last_used"] if traffic.may_see(request) else []))
+
+    def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
+        last_used = traffic.last_used(list(rows))
+        for api_key in rows:
+            api_key.shown_last_used = last_used[api_key.pk]
+
+    @admin.display(description="last used")
+    def last_used(self, api_key: Any) -> SafeString:
+        return format_html(
+            '<a href="{}">{}</a>', traffic.url_of(api_key.pk), api_key.shown_last_used
         )
 
     @admin.display(description="name")
@@ -111,6 +129,8 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             "records_url": reverse(
                 "admin:usage_usagerecord_changelist", query={"reported_by": row.pk}
             ),
+            "traffic_url": traffic.url_of(row.pk) if traffic.may_see(request) else None,
+            "last_used": traffic.last_used([row])[row.pk],
             "created_at": formats.moment(row.created_at),
             "revoked_at": formats.moment(row.revoked_at) if row.revoked_at else None,
         }

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from usage.admin import formats
+from usage.admin import formats, traffic
 from usage.admin.bill_page import period_of
 from usage.admin.records import rows_of, url_of
 from usage.models import Bill, HistoryEntry, UsageRecord
@@ -42,7 +42,7 @@ class Done(NamedTuple):
 
 def overview(request: HttpRequest) -> dict[str, Any]:
     """Return what the user may see of what needs attention."""
-    return {**_bills(request), **_records(request)}
+    return {**_bills(request), **_records(request), **traffic.overview(request)}
 
 
 def _bills(request: HttpRequest) -> dict[str, Any]:

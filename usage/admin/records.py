@@ -10,12 +10,12 @@ from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponseBase
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from usage.admin import exports, formats
+from usage.admin import exports, formats, traffic
 from usage.admin.actions import Action
 from usage.admin.filters import (
     BillFilter,
@@ -213,6 +213,12 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return RecordChangeList
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        refused = traffic.refused_under(request)
+        return super().changelist_view(request, {**refused, **(extra_context or {})})
 
     def get_list_display(self, request: HttpRequest) -> Any:
         of_one_customer = request.GET.keys() & {"bill", "customer"}

@@ -20,7 +20,7 @@ from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH
 
 KEPT_REFUSALS = 50
 CODE_LENGTH = 40
-DETAIL_LENGTH = 500
+DETAIL_LENGTH = 300
 
 
 class Counts(NamedTuple):

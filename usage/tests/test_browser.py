@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # has no types
 from django.contrib.auth.models import Group, Permission, User
+from django.db import transaction
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
-from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.models import ApiKey, Bill, Customer, Refusal, RefusalNote, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, report
 
@@ -52,10 +54,15 @@ def browser() -> Iterator[Browser]:
 def bill(browser: Browser, guards_lifted_for_teardown: None, live_server: LiveServer) -> Bill:
     for role, permissions in ROLES.items():
         group, _ = Group.objects.get_or_create(name=role)
-        group.permissions.set(Permission.objects.filter(codename__in=permissions))
+        group.permissions.set(
+            Permission.objects.filter(codename__in=[*permissions, "view_traffic"])
+        )
     customer: Customer = CustomerFactory.create(id=123, name="Acme <script>alert(1)</script>")
     api_key, _ = ApiKey.objects.issue(name="CDN")
     report(3, service="Storage", reported_by=api_key)
+    note = RefusalNote(timezone.now(), 404, "unknown_customer", "No such customer.", "cdn:17")
+    with transaction.atomic():
+        Refusal.objects.keep({api_key.pk: [note]})
     return report(request_id="cdn:1", service="Compute", customer_id=customer.pk)
 
 
@@ -210,6 +217,8 @@ def test_no_page_has_a_serious_violation(staff: Staff, bill: Bill) -> None:
         page_of(bill, "verify"),
         page_of(record, "void"),
         page_of(api_key, "revoke"),
+        page_of(api_key, "traffic"),
+        list_of("usagerecord", q="cdn:17"),
         "/admin/usage/apikey/add/",
         "/admin/usage/customer/add/",
     ):

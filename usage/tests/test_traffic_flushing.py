@@ -141,7 +141,7 @@ def flush_cut_at(place: int, fate: str, books: Books) -> str | None:
 def test_a_full_disk_loses_nothing(key: int, own_books: Books) -> None:
     if not own_books.is_sqlite:
         pytest.skip("A file's size is limited where there is a file.")
-    refuse(traffic, key, *("x" * 400 for _ in range(50)))
+    refuse(traffic, key, *("x" * 300 for _ in range(50)))
     with connections["default"].cursor() as cursor:
         cursor.execute("PRAGMA page_count")
         cursor.execute(f"PRAGMA max_page_count = {cursor.fetchone()[0]}")

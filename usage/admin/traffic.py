@@ -1,0 +1,181 @@
+"""What came by each API key: counts per day, and the last refusals, which are not on any bill."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, NamedTuple
+
+from django.contrib.admin.utils import quote
+from django.contrib.admin.views.main import SEARCH_VAR
+from django.core.exceptions import PermissionDenied
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.views.generic import View
+
+from usage.admin import formats
+from usage.admin.pages import ReadOnlyAdmin
+from usage.models import ApiKey, Counts, Refusal, Traffic
+from usage.models.traffic import KEPT_REFUSALS
+from usage.periods import day_of
+
+DAYS_SHOWN = 30
+DAYS_UNUSED = 90
+_SHOWN = 10
+
+
+class DayRow(NamedTuple):
+    """A day's counts as a page shows them; none if nothing came."""
+
+    day: str
+    counts: list[str]
+
+
+class RefusalRow(NamedTuple):
+    """A refusal as a page shows it; the record is the one that a conflict met."""
+
+    at: SafeString
+    key_url: str
+    key: SafeString
+    status: int
+    code: str
+    request_id: str
+    record_url: str
+    customer_id: int | None
+    service: str
+    detail: str
+
+
+class KeyRow(NamedTuple):
+    """A key as the overview shows it."""
+
+    url: str
+    key: SafeString
+    conflicting: str = ""
+    refused: str = ""
+    last_used: str = ""
+
+
+def may_see(request: HttpRequest) -> bool:
+    """Tell whether the user may see what came by which key."""
+    return request.user.has_perms(["usage.view_apikey", "usage.view_traffic"])
+
+
+def url_of(api_key_id: int) -> str:
+    """Return the address of a key's traffic."""
+    return reverse("admin:usage_apikey_traffic", args=[api_key_id])
+
+
+class TrafficPage(View):
+    """The last 30 days of one key, and what was refused to it."""
+
+    http_method_names = ["get", "head"]
+
+    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
+
+    def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        if not may_see(request):
+            raise PermissionDenied
+        row: ApiKey = self.model_admin.row(request, object_id)
+        refusals = Refusal.objects.filter(api_key=row).select_related("api_key")
+        return self.model_admin.page(
+            request,
+            "usage/admin/traffic.html",
+            row,
+            title="Traffic",
+            row_url=reverse("admin:usage_apikey_change", args=[row.pk]),
+            row_name=self.model_admin.row_name(row),
+            key=formats.api_key(row),
+            refusals_caption=f"The last refusals, {KEPT_REFUSALS} at most",
+            refusals=_rows(refusals[:KEPT_REFUSALS]),
+            **_days(row),
+        )
+
+
+def _days(api_key: ApiKey) -> dict[str, Any]:
+    today = _today()
+    first = today - dt.timedelta(days=DAYS_SHOWN - 1)
+    by_day = {row.day: row.counts for row in Traffic.objects.filter(api_key=api_key).since(first)}
+    days = [today - dt.timedelta(days=back) for back in range(DAYS_SHOWN)]
+    total = Counts()
+    for counts in by_day.values():
+        total = total.plus(counts)
+    return {
+        "days": [_day_row(f"{day:%Y-%m-%d}", by_day.get(day)) for day in days],
+        "total": _day_row(f"{DAYS_SHOWN} days", total),
+    }
+
+
+def _day_row(day: str, counts: Counts | None) -> DayRow:
+    return DayRow(day, [formats.number(count) for count in counts or ()])
+
+
+def _rows(refusals: Any) -> list[RefusalRow]:
+    return [
+        RefusalRow(
+            formats.moment(refusal.at),
+            url_of(refusal.api_key_id),
+            formats.api_key(refusal.api_key),
+            refusal.status,
+            refusal.code,
+            refusal.request_id,
+            _record_url(refusal),
+            refusal.customer_id,
+            refusal.service,
+            refusal.detail,
+        )
+        for refusal in refusals
+    ]
+
+
+def _record_url(refusal: Refusal) -> str:
+    if refusal.code != "request_id_conflict":
+        return ""
+    return reverse("admin:usage_usagerecord_change", args=[quote(refusal.request_id)])
+
+
+def refused_under(request: HttpRequest) -> dict[str, Any]:
+    """Return what was refused under the request_id that is searched for."""
+    request_id = request.GET.get(SEARCH_VAR, "").strip()
+    if not request_id or not may_see(request):
+        return {}
+    refusals = Refusal.objects.of_request(request_id).select_related("api_key")
+    return {"asked_for": request_id, "refusals": _rows(refusals[:_SHOWN]), "kept": KEPT_REFUSALS}
+
+
+def last_used(api_keys: list[ApiKey]) -> dict[int, str]:
+    """Return in words when each of these keys was used last, by its id."""
+    days = Traffic.objects.last_days(api_keys)
+    return {row.pk: f"{days[row.pk]:%Y-%m-%d}" if row.pk in days else "never" for row in api_keys}
+
+
+def overview(request: HttpRequest) -> dict[str, Any]:
+    """Return which keys have trouble today, and which nobody seems to need."""
+    if not may_see(request):
+        return {}
+    today = _today()
+    troubled = Traffic.objects.on(today).troubled().select_related("api_key")
+    unused = ApiKey.objects.unused_since(today - dt.timedelta(days=DAYS_UNUSED))
+    shown = list(unused.order_by("created_at")[:_SHOWN])
+    last = last_used(shown)
+    return {
+        "troubled_keys": [
+            KeyRow(
+                url_of(row.api_key_id),
+                formats.api_key(row.api_key),
+                conflicting=formats.number(row.conflicting),
+                refused=formats.number(row.refused),
+            )
+            for row in troubled.order_by(-(F("conflicting") + F("refused")), "api_key")[:_SHOWN]
+        ],
+        "unused_keys": [
+            KeyRow(url_of(row.pk), formats.api_key(row), last_used=last[row.pk]) for row in shown
+        ],
+        "days_unused": DAYS_UNUSED,
+    }
+
+
+def _today() -> dt.date:
+    return day_of(timezone.now())
