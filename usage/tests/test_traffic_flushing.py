@@ -7,11 +7,12 @@ import datetime as dt
 import itertools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client
 
 from usage.api.problems import invalid_json
@@ -231,6 +232,24 @@ def test_processes_that_flush_at_once_neither_wait_in_a_circle_nor_lose_a_count(
     assert {row.created for row in Traffic.objects.all()} == {80}
     assert "was not counted" not in caplog.text
     assert "deadlock" not in caplog.text
+
+
+def test_recording_does_not_wait_for_those_that_flush(key: int, own_books: Books) -> None:
+    if own_books.is_sqlite:
+        pytest.skip("SQLite has one transaction at a time.")
+    headers = {"Authorization": f"Bearer {own_books.key}"}
+
+    def post() -> int:
+        body = usage_body(customer_id=1)
+        answer = Client().post(
+            "/api/v1/usage/", body, content_type="application/json", headers=headers
+        )
+        connections.close_all()
+        return answer.status_code
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as pool:
+        Traffic.objects.fold({(key, DAY): Counts(created=1)})
+        assert pool.submit(post).result() == 201
 
 
 def test_without_a_thread_counting_goes_on(key: int, monkeypatch: pytest.MonkeyPatch) -> None:
