@@ -113,7 +113,7 @@ def repeatable(
     give_up = (time.monotonic() if began is None else began) + _LAST_START_SECONDS
     for attempt in count(1):
         # A lost connection repeats the transaction, so that no question is needed whether it lives.
-        connection.health_check_done = True
+        connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
             with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
                 return work()
