@@ -22,6 +22,8 @@ from usage.transactions import database_now
 from usage.validators import exact_amount
 
 LATEST_RECORDS = 10
+# Of more the smaller stand as one until all are asked for, so that the page stays below 60 kB.
+LINES_SHOWN = 40
 _HISTORY_SHOWN = 50
 
 
@@ -35,6 +37,14 @@ class LineRow(NamedTuple):
     amount: str
     share: float
     records_url: str
+
+
+class OtherLines(NamedTuple):
+    """The lines that the page does not show one by one."""
+
+    number: str
+    records: str
+    amount: str
 
 
 class Sums(NamedTuple):
@@ -69,6 +79,11 @@ def period_of(bill: Bill) -> str:
     """Return a bill's month, or its days, with the time of a boundary inside of a day."""
     if (bill.period_start, bill.period_end) == month_bounds(bill.month):
         return f"{bill.month:%B %Y}"
+    return dates_of(bill)
+
+
+def dates_of(bill: Bill) -> str:
+    """Return the first and the last day of a bill's period, with the time where one is cut."""
     last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
     start = _inside_of_day(bill.period_start) or day_of(bill.period_start)
     return f"{start} to {_inside_of_day(bill.period_end) or last}"
@@ -99,15 +114,27 @@ def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
     )
 
 
-def _per_cent(amount: Decimal, whole: Decimal) -> float:
+def per_cent(amount: Decimal, whole: Decimal) -> float:
+    """Return what part of a whole an amount is, for a bar; nothing if it is not charged."""
     return round(float(amount / whole * 100), 1) if amount > 0 else 0.0
+
+
+def change_of(amount: Decimal, before: Decimal) -> str:
+    """Return how an amount differs from one before, in per cent with its sign, if it can."""
+    if not before:
+        return ""
+    if before > 0 and amount > 10 * before:
+        return "more than ten times as much"
+    share = EXACT.divide(EXACT.multiply(EXACT.subtract(amount, before), Decimal(100)), abs(before))
+    return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 class BillPage:
     """One bill, read once."""
 
-    def __init__(self, bill: Bill) -> None:
+    def __init__(self, bill: Bill, *, all_lines: bool = False) -> None:
         self.bill = bill
+        self.all_lines = all_lines
         self.currency = bill.currency
         self.now = database_now()
         self.lines = bill.lines()
@@ -124,17 +151,21 @@ class BillPage:
             "customer": formats.customer(bill.customer),
             "period": period_of(bill),
             "state": state_of(bill, overdue=overdue),
+            "dates": dates_of(bill),
             "period_start": formats.moment(bill.period_start),
             "period_end": formats.moment(bill.period_end),
             "closed_at": formats.moment(bill.closed_at) if bill.closed_at else None,
             "newest": formats.moment(self.latest[0].recorded_at) if self.latest else None,
             "lines": self.line_rows(),
+            "other_lines": self.other_lines(),
             "sums": sums_of(self.lines, self.total, self.currency),
             "projection": self.projection(),
             "days_left": self.days_left(),
             "record_count": formats.number(sum(line.records for line in self.lines)),
             "before": before,
             "after": after,
+            "chart_caption": f"Exact amount per day on which usage occurred, in {self.currency}"
+            + (", today hatched" if self.days_left() else ""),
             "chart": self.chart(),
             "latest": self.latest_rows(),
             "records_url": self.records_url(),
@@ -173,13 +204,33 @@ class BillPage:
                 units=formats.number(line.units),
                 records=formats.number(line.records),
                 amount=formats.money(line.amount, self.currency),
-                share=_per_cent(line.amount, charged),
+                share=per_cent(line.amount, charged),
                 records_url=self.records_url(
                     service=line.service, price=formats.plain(line.price_per_unit)
                 ),
             )
-            for line in self.lines
+            for line in self.shown_lines()
         ]
+
+    def shown_lines(self) -> list[Line]:
+        """Return the largest lines, in their order, or all of them."""
+        if self.all_lines or len(self.lines) <= LINES_SHOWN:
+            return self.lines
+        ordered = sorted(self.lines, key=lambda line: abs(line.amount), reverse=True)
+        largest = set(ordered[:LINES_SHOWN])
+        return [line for line in self.lines if line in largest]
+
+    def other_lines(self) -> OtherLines | None:
+        """Return what the lines that are not shown add up to, if there are any."""
+        shown = set(self.shown_lines())
+        others = [line for line in self.lines if line not in shown]
+        if not others:
+            return None
+        return OtherLines(
+            formats.number(len(others)),
+            formats.number(sum(line.records for line in others)),
+            formats.money(total_of(others), self.currency),
+        )
 
     def projection(self) -> str:
         """Return the total at the end if usage goes on as it was; nothing in the first day."""
@@ -239,9 +290,7 @@ class BillPage:
             return None
         bill.customer = self.bill.customer
         total = bill.total
-        change = ""
-        if total:
-            per_cent = EXACT.divide((self.total - total) * 100, abs(total))
-            change = f"{per_cent:+,.1f} %".replace("-", "−")
         url = reverse("admin:usage_bill_change", args=[bill.pk])
-        return Neighbour(url, period_of(bill), formats.money(total, self.currency), change)
+        return Neighbour(
+            url, period_of(bill), formats.money(total, self.currency), change_of(self.total, total)
+        )

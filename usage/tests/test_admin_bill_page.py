@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from usage.admin.bill_page import period_of
+from usage.admin.bill_page import LINES_SHOWN, period_of
 from usage.admin.charts import Value, bar_chart
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import DatabaseClock
@@ -73,8 +73,14 @@ def test_the_bills_before_and_after_are_a_click_away(
 
     assert shown(admin_client, first)["before"] is None
     assert shown(admin_client, first)["after"].url == page_of(second)
+    assert shown(admin_client, first)["dates"] == "2026-11-01 to 2026-11-10"
     before = shown(admin_client, second)["before"]
-    assert before == (page_of(first), "2026-11-01 to 2026-11-10", "$100.00", "+50.0 %")
+    assert before == (
+        page_of(first),
+        "2026-11-01 to 2026-11-10",
+        "$100.00",
+        "+50.0\N{NO-BREAK SPACE}%",
+    )
 
 
 def test_bills_of_one_month_share_no_instant(
@@ -98,13 +104,21 @@ def test_a_month_closed_on_its_first_day_is_not_whole(
     assert period_of(spend(1)) == "2026-11-01 03:00:00 to 2026-11-30"
 
 
-@pytest.mark.parametrize(("total", "change"), [(50, "−50.0 %"), (100, "+0.0 %")])
+@pytest.mark.parametrize(
+    ("total", "change"), [(50, "−50.0\N{NO-BREAK SPACE}%"), (100, "+0.0\N{NO-BREAK SPACE}%")]
+)
 def test_the_change_has_its_sign(
     admin_client: Client, customer: Customer, total: int, change: str
 ) -> None:
     spend(100).close(by="Sam")
 
     assert shown(admin_client, spend(total))["before"].change == change
+
+
+def test_a_change_beyond_measure_is_said_in_words(admin_client: Client, customer: Customer) -> None:
+    spend(1).close(by="Sam")
+
+    assert shown(admin_client, spend(11))["before"].change == "more than ten times as much"
 
 
 def test_there_is_no_change_in_per_cent_from_nothing(
@@ -171,6 +185,35 @@ def test_shares_are_of_what_is_charged(admin_client: Client, customer: Customer)
     UsageRecord.objects.get(pk="wrong").void(reason="A test.", by="Sam")
 
     assert [row.share for row in shown(admin_client, bill)["lines"]] == [75.0, 25.0, 0.0]
+
+
+def test_of_many_lines_the_smaller_stand_as_one_until_all_are_asked_for(
+    admin_client: Client, customer: Customer
+) -> None:
+    for number in range(LINES_SHOWN + 2):
+        bill = spend(100 - number, service=f"S{number:02}")
+
+    context = shown(admin_client, bill)
+
+    assert [row.service for row in context["lines"]] == [f"S{n:02}" for n in range(LINES_SHOWN)]
+    assert context["other_lines"] == ("2", "2", "$119.00")
+    assert context["sums"].total == "$3,339.00"
+    everything = admin_client.get(page_of(bill), {"lines": "all"}).context
+    assert len(everything["lines"]) == LINES_SHOWN + 2
+    assert everything["other_lines"] is None
+
+
+def test_a_large_credit_is_no_small_line(admin_client: Client, customer: Customer) -> None:
+    bill = spend(1000, request_id="wrong", service="A credit")
+    bill.close(by="Sam")
+    UsageRecord.objects.get(pk="wrong").void(reason="A test.", by="Sam")
+    for number in range(LINES_SHOWN):
+        bill = spend(1 + number, service=f"S{number:02}")
+
+    context = shown(admin_client, bill)
+
+    assert context["lines"][0].amount == "−$1,000.00"
+    assert context["other_lines"] == ("1", "1", "$1.00")
 
 
 def test_a_bill_of_nothing_is_shown(admin_client: Client, customer: Customer) -> None:

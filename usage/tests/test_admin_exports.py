@@ -185,12 +185,18 @@ def test_only_who_may_see_may_export(bill: Bill) -> None:
         assert nobody.get(address).status_code == 403
 
 
+def amount_of(said: str) -> Decimal:
+    """Return the number in an amount of money as a page says it."""
+    return Decimal("".join(c for c in said.replace("−", "-") if c in "-.0123456789"))
+
+
 @given(
     st.lists(
         st.tuples(
             st.sampled_from(["Compute", "Storage"]),
             st.decimals("0.000001", "999999.999999", places=6),
             st.decimals("0", "9.999999999999", places=12),
+            st.booleans(),
         ),
         min_size=1,
         max_size=8,
@@ -199,21 +205,31 @@ def test_only_who_may_see_may_export(bill: Bill) -> None:
 )
 @settings(max_examples=15, deadline=None)
 def test_whatever_was_used_lines_records_page_and_frozen_total_agree(
-    usage: list[tuple[str, Decimal, Decimal]], currency: str
+    usage: list[tuple[str, Decimal, Decimal, bool]], currency: str
 ) -> None:
     customer = CustomerFactory.create(currency=currency)
-    for service, units, price in usage:
-        bill = report(customer_id=customer.pk, service=service, units=units, price_per_unit=price)
+    for number, (service, units, price, is_voided) in enumerate(usage):
+        bill = report(
+            request_id=(request_id := f"{customer.pk}:{number}"),
+            customer_id=customer.pk,
+            service=service,
+            units=units,
+            price_per_unit=price,
+        )
+        if is_voided:
+            UsageRecord.objects.get(pk=request_id).void(reason="A test.", by="Sam")
     client = Client()
     client.force_login(User.objects.create_superuser(f"admin of {customer.pk}"))
 
-    shown = client.get(page_of(bill)).context["sums"].total
+    page = client.get(page_of(bill)).context
     lines = rows_at(client, reverse("admin:usage_bill_lines", args=[bill.pk]))
     records = records_at(client, bill=bill.pk)
     bill.close(by="Sam")
 
     assert sum(Decimal(line["amount"]) for line in lines) == bill.total
-    assert shown == money(bill.total, currency)
+    assert sum(amount_of(line.amount) for line in page["lines"]) == bill.total
+    assert amount_of(page["sums"].total) == bill.total == bill.closed_total
+    assert page["sums"].total == money(bill.total, currency)
     exact = sum(Decimal(record["amount"]) for record in records)
     assert exact == sum(Decimal(line["exact_amount"]) for line in lines)
     assert {record["currency"] for record in records} == {currency}
