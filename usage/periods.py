@@ -52,6 +52,14 @@ def grace_end(month: dt.date) -> dt.datetime:
     return midnight(next_month(month) + dt.timedelta(days=settings.BILLING_GRACE_DAYS))
 
 
+def last_due_month(now: dt.datetime) -> dt.date:
+    """Return the latest month that is over at the instant `now`, its grace too."""
+    month = previous_month(month_of(now))
+    while grace_end(month) >= now:
+        month = previous_month(month)
+    return month
+
+
 def is_open_to_usage(month: dt.date, now: dt.datetime) -> bool:
     """Tell whether usage of `month` goes on a bill of that month at the instant `now`."""
     return month_bounds(month).start - CLOCK_SKEW <= now <= grace_end(month)

@@ -16,7 +16,7 @@ from django.db.models import F, Q, Sum
 from usage.fields import EXACT, CurrencyCode, ExactDecimalField, ExactSum, FirstDayOfMonth
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.customer import Customer, minor_unit_digits
-from usage.periods import grace_end, month_of, previous_month
+from usage.periods import last_due_month
 from usage.transactions import database_now, enter_gate, repeatable
 from usage.validators import exact_amount
 
@@ -73,10 +73,7 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
 
     def due(self, now: dt.datetime) -> BillQuerySet:
         """Return the open bills whose month and grace are over at the instant `now`."""
-        month = previous_month(month_of(now))
-        while grace_end(month) >= now:
-            month = previous_month(month)
-        return self.open().filter(month__lte=month)
+        return self.open().filter(month__lte=last_due_month(now))
 
     def lines(self) -> dict[int, list[Line]]:
         """Return the lines of each of these bills by bill id, by service and price."""

@@ -21,3 +21,6 @@ from billing_project.settings import *  # noqa: F403 - after the environment is 
 
 # Hashing a password the way production does takes longer than most tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+# What a page keeps for the next one would let a test see what was there before.
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}

@@ -54,6 +54,19 @@ def test_as_many_queries_at_1000_records_as_at_10_and_none_counts_or_skips_recor
         assert "OFFSET" not in sql or sql.endswith("LIMIT 2 OFFSET 9999")
 
 
+@pytest.mark.parametrize("path", ["/admin/", "bill", "usagerecord"])
+def test_a_page_of_much_stays_below_60_kilobytes(
+    admin_client: Client, customer: Customer, path: str
+) -> None:
+    api_key, _ = ApiKey.objects.issue(name="Content delivery")
+    for number in range(100):
+        service = f"Database Hosting in region {number}"
+        bill = report(service=service, request_id=f"{number}" * 20, reported_by=api_key)
+    address = {"bill": page_of(bill), "usagerecord": list_of("usagerecord")}.get(path, path)
+
+    assert len(admin_client.get(address).content) < 60_000
+
+
 def test_the_list_of_bills_reads_all_totals_at_once(
     admin_client: Client, customer: Customer
 ) -> None:

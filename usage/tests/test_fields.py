@@ -13,7 +13,7 @@ from django.db.utils import DatabaseError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from usage.fields import CleanText, ExactDecimalField, ExactSum
+from usage.fields import AmountSum, CleanText, ExactDecimalField, ExactSum
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 
 pytestmark = pytest.mark.django_db
@@ -300,6 +300,27 @@ def test_sums_beyond_64_bits_are_exact(bill: Bill) -> None:
     assert DailyUsage.objects.aggregate(total=ExactSum("units"))["total"] == 20 * most
     grouped = DailyUsage.objects.values("service").annotate(total=ExactSum("units"))
     assert grouped.get()["total"] == 20 * most
+
+
+def test_amounts_are_summed_exactly(bill: Bill) -> None:
+    units, prices = st.integers(-SQLITE_MOST, SQLITE_MOST), st.integers(0, 10**18 - 1)
+
+    @given(st.lists(st.tuples(units, prices), max_size=12))
+    @example([(SQLITE_MOST, 10**18 - 1)] * 12)
+    @example([(-SQLITE_MOST, 10**18 - 1)] * 12)
+    @example([(-1, 1), (-(10**9) - 1, 10**9 + 1), (10**9 - 1, 10**9 - 1)])
+    def check(numbers: list[tuple[int, int]]) -> None:
+        with transaction.atomic():
+            DailyUsage.objects.bulk_create(
+                day(bill, at, units=Decimal(n).scaleb(-6), price_per_unit=Decimal(p).scaleb(-12))
+                for at, (n, p) in enumerate(numbers)
+            )
+            total = DailyUsage.objects.aggregate(total=AmountSum("units", "price_per_unit"))
+            transaction.set_rollback(True)
+        exact = sum(units * price for units, price in numbers)
+        assert total["total"] == (Decimal(exact).scaleb(-18, WIDE) if numbers else None)
+
+    check()
 
 
 def test_the_ordinary_sum_is_exact_or_fails(bill: Bill) -> None:

@@ -1,0 +1,152 @@
+"""What the bills of this month and the last add up to: by currency, day, service and bill.
+
+It is read from daily usage, so the work grows with customers, services and days, and not with
+records. What took long to add up is kept for a while, and says of when it is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import heapq
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import NamedTuple
+
+from django.core.cache import cache
+from django.db import Error
+from django.db.models import F, Max, Min, Q
+
+from usage.fields import AmountSum
+from usage.models import DailyUsage
+from usage.periods import month_of, previous_month
+from usage.transactions import is_unavailable
+
+SHOWN = 10
+# What takes less is added up anew for every page. Other figures are kept so much longer than
+# adding them up takes that it is a hundredth of a process's time.
+WORTH_KEEPING_SECONDS = 0.1
+KEPT_TIMES, MOST_KEPT_SECONDS = 100, 600
+
+
+class Amount(NamedTuple):
+    """The exact amount of one service on one day, on all bills of a month in one currency."""
+
+    currency: str
+    month: dt.date
+    day: dt.date
+    service: str
+    amount: Decimal
+
+
+class PriceRange(NamedTuple):
+    """The lowest and the highest unit price of a customer's service, this month and the last."""
+
+    customer_id: int
+    service: str
+    low: Decimal
+    high: Decimal
+    low_before: Decimal | None
+    high_before: Decimal | None
+
+
+class Figures(NamedTuple):
+    """What is added up over all customers, as of an instant."""
+
+    as_of: dt.datetime
+    amounts: list[Amount]
+    # The number of open bills, and the largest ones' ids, by currency.
+    open_bills: dict[str, int]
+    largest: dict[str, list[int]]
+    prices: list[PriceRange]
+
+    @property
+    def month(self) -> dt.date:
+        return month_of(self.as_of)
+
+    @property
+    def currencies(self) -> list[str]:
+        """The currencies of the two months, the one with the most open bills first."""
+        found = {amount.currency for amount in self.amounts}
+        return sorted(found, key=lambda currency: (-self.open_bills.get(currency, 0), currency))
+
+    def of(self, currency: str) -> Iterator[Amount]:
+        return (amount for amount in self.amounts if amount.currency == currency)
+
+
+def figures(now: dt.datetime) -> Figures | None:
+    """Return the figures, at most ten minutes old; None if the database gave up on them."""
+    key = f"overview-{month_of(now)}"
+    kept: list[Figures | None] | None = cache.get(key)
+    if kept is not None:
+        return kept[0]
+    began = time.monotonic()
+    try:
+        found = _read(now)
+    except Error as error:
+        if not is_unavailable(error):
+            raise
+        found = None
+    took = time.monotonic() - began
+    if took >= WORTH_KEEPING_SECONDS:
+        cache.set(key, [found], min(KEPT_TIMES * took, MOST_KEPT_SECONDS))
+    return found
+
+
+def _read(now: dt.datetime) -> Figures:
+    month = month_of(now)
+    months = (previous_month(month), month)
+    return Figures(now, _amounts(months), *_open_bills(months), _prices(*months))
+
+
+def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
+    rows = (
+        DailyUsage.objects.filter(bill__month__in=months)
+        .values_list("bill__currency", "bill__month", "day", "service")
+        .annotate(amount=AmountSum("units", "price_per_unit"))
+        .order_by()
+    )
+    return [Amount(*row) for row in rows]
+
+
+def _open_bills(
+    months: tuple[dt.date, dt.date],
+) -> tuple[dict[str, int], dict[str, list[int]]]:
+    rows = (
+        DailyUsage.objects.filter(bill__month__in=months, bill__closed_at=None)
+        .values_list("bill__currency", "bill_id")
+        .annotate(amount=AmountSum("units", "price_per_unit"))
+        .order_by()
+    )
+    number: Counter[str] = Counter()
+    largest: dict[str, list[tuple[Decimal, int]]] = defaultdict(list)
+    for currency, bill_id, amount in rows:
+        number[currency] += 1
+        keep = heapq.heappush if number[currency] <= SHOWN else heapq.heappushpop
+        keep(largest[currency], (amount, bill_id))
+    ids = {
+        currency: [bill_id for _, bill_id in sorted(bills, reverse=True)]
+        for currency, bills in largest.items()
+    }
+    return dict(number), ids
+
+
+def _prices(before: dt.date, month: dt.date) -> list[PriceRange]:
+    """Return where a price is more than twice another of the month, or not as the month before."""
+    of_month, of_month_before = Q(bill__month=month), Q(bill__month=before)
+    rows = (
+        DailyUsage.objects.filter(bill__month__in=(before, month))
+        .values_list("customer_id", "service")
+        .annotate(
+            low=Min("price_per_unit", filter=of_month),
+            high=Max("price_per_unit", filter=of_month),
+            low_before=Min("price_per_unit", filter=of_month_before),
+            high_before=Max("price_per_unit", filter=of_month_before),
+        )
+        .filter(
+            Q(high__gt=F("low") + F("low")) | ~Q(low=F("low_before")) | ~Q(high=F("high_before"))
+        )
+        .order_by("customer_id", "service")
+    )
+    return [PriceRange(*row) for row in rows[: SHOWN + 1]]
