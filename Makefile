@@ -11,13 +11,14 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sqlite test-postgresql lint requirements
+.PHONY: help run test test-sqlite test-postgresql lint requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
+	@echo "make screenshots   take the pictures in docs/ anew; needs chromium, on the PATH or in CHROMIUM"
 	@echo "make requirements  compile requirements*.txt from requirements*.in, ARGS=--upgrade to newer versions"
 
 run: $(VENV)/production .env
@@ -52,6 +53,9 @@ lint: $(VENV)/development
 
 bench: $(VENV)/development
 	@$(RUN) benchmarks $(ARGS)
+
+screenshots: $(VENV)/development
+	@$(RUN) usage.tests.screenshots
 
 requirements: $(VENV)/development
 	$(COMPILE) $(ARGS) requirements.in -o requirements.txt

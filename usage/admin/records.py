@@ -91,8 +91,8 @@ def rows_of(records: Iterable[UsageRecord]) -> list[RecordRow]:
             units=formats.number(record.units),
             price=formats.exact_money(record.price_per_unit, record.bill.currency),
             amount=formats.exact_money(record.amount, record.bill.currency),
-            occurred_at=formats.moment(record.occurred_at),
-            recorded_at=formats.moment(record.recorded_at),
+            occurred_at=formats.minute(record.occurred_at),
+            recorded_at=formats.minute(record.recorded_at),
             reported_by=_reporter(record),
             marks=marks_of(record, voided=record.pk in voided),
         )
