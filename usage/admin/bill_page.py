@@ -13,9 +13,9 @@ from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
-from usage.admin.records import RecordRow, rows_of, url_of
+from usage.admin.records import RecordRow, rows_of, to_show, url_of
 from usage.fields import EXACT, ExactSum
-from usage.models import Bill, Line
+from usage.models import Bill, Line, UsageRecord
 from usage.models.bill import round_amount, total_of
 from usage.periods import day_of, midnight, month_bounds
 from usage.transactions import database_now
@@ -139,8 +139,8 @@ class BillPage:
         self.now = database_now()
         self.lines = bill.lines()
         self.total = bill.total if bill.is_closed else total_of(self.lines)
-        latest = bill.records.order_by("-recorded_at", "request_id")[:LATEST_RECORDS]
-        self.latest = list(latest.select_related("customer", "bill", "reported_by"))
+        latest = to_show(UsageRecord.objects.filter(bill=bill))
+        self.latest = list(latest.order_by("-recorded_at", "request_id")[:LATEST_RECORDS])
 
     def context(self) -> dict[str, Any]:
         """Return what the template shows."""

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from django.core.cache import cache
 from django.db import Error
-from django.db.models import F, Max, Min, Q
+from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
 from usage.fields import AmountSum
-from usage.models import DailyUsage
+from usage.models import Customer, DailyUsage
 from usage.periods import month_of, previous_month
 from usage.transactions import is_unavailable
 
@@ -45,6 +45,8 @@ class PriceRange(NamedTuple):
 
     customer_id: int
     service: str
+    customer: str
+    currency: str
     low: Decimal
     high: Decimal
     low_before: Decimal | None
@@ -136,10 +138,13 @@ def _prices(before: dt.date, month: dt.date) -> list[PriceRange]:
     """Return where a price is more than twice another of the month, or not as the month before."""
     # The bill's customer, not the row's: so that an index has all that is read of a row.
     of_month, of_month_before = Q(bill__month=month), Q(bill__month=before)
+    customer = Customer.objects.filter(pk=OuterRef("bill__customer"))
     rows = (
         DailyUsage.objects.filter(bill__month__in=(before, month))
         .values_list("bill__customer", "service")
         .annotate(
+            name=Subquery(customer.values("name")),
+            currency=Subquery(customer.values("currency")),
             low=Min("price_per_unit", filter=of_month),
             high=Max("price_per_unit", filter=of_month),
             low_before=Min("price_per_unit", filter=of_month_before),

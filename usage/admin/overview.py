@@ -18,10 +18,10 @@ from usage.admin import formats, traffic
 from usage.admin.bill_page import change_of, per_cent, period_of
 from usage.admin.charts import Value, bar_chart
 from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
-from usage.admin.records import rows_of, url_of
+from usage.admin.records import rows_of, to_show, url_of
 from usage.fields import EXACT
 from usage.models import Bill, Customer, HistoryEntry, UsageRecord
-from usage.models.bill import round_amount, total_of
+from usage.models.bill import lines_of, round_amount, total_of
 from usage.models.customer import minor_unit_digits
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
 from usage.transactions import database_now
@@ -152,7 +152,7 @@ def bills(asked: Asked) -> dict[str, Any]:
         .order_by("month", "customer_id")[:SHOWN]
     )
     largest = [found[pk] for found in [open_bills.in_bulk(ids)] for pk in ids if pk in found]
-    lines = Bill.objects.filter(pk__in={bill.pk for bill in (*overdue, *largest)}).lines()
+    lines = lines_of([*overdue, *largest])
     totals = {bill.pk: total_of(lines.get(bill.pk, [])) for bill in (*overdue, *largest)}
     largest.sort(key=lambda bill: totals[bill.pk], reverse=True)
     return {
@@ -166,9 +166,8 @@ def prices(asked: Asked) -> dict[str, Any]:
     if not asked.may_see("bill") or asked.figures is None:
         return {}
     found = asked.figures.prices
-    customers = Customer.objects.in_bulk({row.customer_id for row in found})
     return {
-        "prices": [_price_row(asked, row, customers[row.customer_id]) for row in found[:SHOWN]],
+        "prices": [_price_row(asked, row) for row in found[:SHOWN]],
         "more_prices": len(found) > SHOWN,
         "last_month_name": f"{asked.last_month:%B}",
     }
@@ -179,9 +178,7 @@ def late_usage(asked: Asked) -> dict[str, Any]:
     if not asked.may_see("usagerecord"):
         return {}
     late = UsageRecord.objects.filter(late=True, recorded_at__gte=month_bounds(asked.month).start)
-    newest = late.select_related("customer", "bill", "reported_by").order_by(
-        "-recorded_at", "request_id"
-    )
+    newest = to_show(late).order_by("-recorded_at", "request_id")
     return {
         "late_records": rows_of(newest[:SHOWN]),
         "late_url": reverse("admin:usage_usagerecord_changelist", query={"late": 1}),
@@ -305,16 +302,16 @@ def _bill_row(bill: Bill, total: Decimal) -> BillRow:
     )
 
 
-def _price_row(asked: Asked, row: PriceRange, customer: Customer) -> PriceRow:
+def _price_row(asked: Asked, row: PriceRange) -> PriceRow:
     query = {"customer": row.customer_id, "service": row.service, "since": f"{asked.last_month}"}
     before = ""
     if row.low_before is not None and row.high_before is not None:
-        before = _range(row.low_before, row.high_before, customer.currency)
+        before = _range(row.low_before, row.high_before, row.currency)
     return PriceRow(
         reverse("admin:usage_usagerecord_changelist", query=query),
-        formats.customer(customer),
+        formats.customer(Customer(id=row.customer_id, name=row.customer)),
         row.service,
-        _range(row.low, row.high, customer.currency),
+        _range(row.low, row.high, row.currency),
         before,
     )
 

@@ -9,7 +9,8 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet, Value
+from django.db.models.functions import Concat
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
@@ -61,10 +62,11 @@ def url_of(request_id: str) -> str:
     return reverse("admin:usage_usagerecord_change", args=[quote(request_id)])
 
 
-def voided_among(records: Iterable[UsageRecord]) -> set[str]:
-    """Return the ids of those records that others cancel."""
-    voids = [VOID_PREFIX + record.pk for record in records]
-    return set(UsageRecord.objects.filter(pk__in=voids).values_list("voids_id", flat=True))
+def to_show(records: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
+    """Let each record bring what its row shows; its `is_voided` says whether another cancels it."""
+    void = UsageRecord.objects.filter(pk=Concat(Value(VOID_PREFIX), OuterRef("pk")))
+    shown: QuerySet[Any, Any] = records.annotate(is_voided=Exists(void))
+    return shown.select_related("customer", "bill", "reported_by")
 
 
 def marks_of(record: UsageRecord, *, voided: bool) -> list[SafeString]:
@@ -79,10 +81,8 @@ def marks_of(record: UsageRecord, *, voided: bool) -> list[SafeString]:
     return marks
 
 
-def rows_of(records: Iterable[UsageRecord]) -> list[RecordRow]:
-    """Return records as a bill's page shows them; each comes with its customer and key."""
-    shown = list(records)
-    voided = voided_among(shown)
+def rows_of(records: Iterable[Any]) -> list[RecordRow]:
+    """Return records as a bill's page shows them; they come from `to_show`."""
     return [
         RecordRow(
             url=url_of(record.pk),
@@ -94,9 +94,9 @@ def rows_of(records: Iterable[UsageRecord]) -> list[RecordRow]:
             occurred_at=formats.minute(record.occurred_at),
             recorded_at=formats.minute(record.recorded_at),
             reported_by=_reporter(record),
-            marks=marks_of(record, voided=record.pk in voided),
+            marks=marks_of(record, voided=record.is_voided),
         )
-        for record in shown
+        for record in records
     ]
 
 
@@ -227,7 +227,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         ]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("customer", "bill", "reported_by")
+        return to_show(super().get_queryset(request))
 
     def get_urls(self) -> list[URLPattern]:
         void = self.admin_site.admin_view(Void.as_view(model_admin=self))
@@ -257,9 +257,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         return queryset.filter(pk__in=[term, VOID_PREFIX + term]), False
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
-        voided = voided_among(rows)
         for record in rows:
-            record.shown_marks = marks_of(record, voided=record.pk in voided)
+            record.shown_marks = marks_of(record, voided=record.is_voided)
 
     @admin.display(description="customer")
     def customer_name(self, record: UsageRecord) -> SafeString:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -77,7 +77,7 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
 
     def lines(self) -> dict[int, list[Line]]:
         """Return the lines of each of these bills by bill id, by service and price."""
-        return _lines({bill.pk: bill.minor_unit_digits for bill in self})
+        return lines_of(self)
 
 
 class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # made at run time
@@ -163,7 +163,7 @@ class Bill(FrozenModel):
 
     def lines(self) -> list[Line]:
         """Return the bill's lines, by service and price."""
-        return _lines({self.pk: self.minor_unit_digits})[self.pk]
+        return lines_of([self])[self.pk]
 
     @property
     def minor_unit_digits(self) -> int:
@@ -217,7 +217,9 @@ class Bill(FrozenModel):
             ) from error
 
 
-def _lines(digits: Mapping[int, int]) -> dict[int, list[Line]]:
+def lines_of(bills: Iterable[Bill]) -> dict[int, list[Line]]:
+    """Return the lines of each of these bills by bill id, by service and price; read at once."""
+    digits = {bill.pk: bill.minor_unit_digits for bill in bills}
     daily_usage = apps.get_model("usage", "DailyUsage").objects
     rows = (
         daily_usage.filter(bill__in=list(digits))

@@ -1,15 +1,20 @@
 """No page costs more when there are more records."""
 
 from collections.abc import Callable
+from decimal import Decimal
+from importlib import import_module
 
 import pytest
 from django.test import Client
 
 from usage.models import ApiKey, Bill, Customer, UsageRecord
-from usage.tests.staff import about_records, list_of, page_of, queries, report
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import CustomerFactory
+from usage.tests.staff import about_records, list_of, page_of, queries, report, staff
 
 pytestmark = pytest.mark.django_db
 
+ROLES: dict[str, list[str]] = import_module("usage.migrations.0004_roles").ROLES
 PAGES: dict[str, Callable[[], str]] = {
     "overview": lambda: "/admin/",
     "customers": lambda: list_of("customer"),
@@ -52,6 +57,27 @@ def test_as_many_queries_at_1000_records_as_at_10_and_none_counts_or_skips_recor
         assert "SUM(" not in sql
         assert "LIMIT" in sql or "request_id" in sql.partition("WHERE")[2]
         assert "OFFSET" not in sql or sql.endswith("LIMIT 2 OFFSET 9999")
+
+
+def test_the_first_page_takes_at_most_15_queries_with_something_in_every_section(
+    customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-10-20T12:00:00Z")
+    report()
+    early = report(customer_id=CustomerFactory.create().pk)
+    early.close(by="Sam")
+    now = database_clock.set("2026-11-20T12:00:00Z")
+    report(price_per_unit=Decimal(5), occurred_at=now)
+    report(customer_id=early.customer_id, occurred_at=early.period_start)
+    viewer = staff(*ROLES["Billing viewers"])
+    viewer.get("/admin/")
+
+    with queries() as statements:
+        context = viewer.get("/admin/").context
+
+    for section in ("accrued", "services", "largest", "overdue", "prices", "late_records", "done"):
+        assert context[section], section
+    assert len(statements) <= 15
 
 
 @pytest.mark.parametrize("path", ["/admin/", "bill", "usagerecord"])
