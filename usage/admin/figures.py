@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ SHOWN = 10
 # adding them up takes that it is a hundredth of a process's time.
 WORTH_KEEPING_SECONDS = 0.1
 KEPT_TIMES, MOST_KEPT_SECONDS = 100, 600
+RETRIED_AFTER_SECONDS = 60
+_one_at_a_time = threading.Lock()
 
 
 class Amount(NamedTuple):
@@ -80,20 +83,27 @@ class Figures(NamedTuple):
 def figures(now: dt.datetime) -> Figures | None:
     """Return the figures, at most ten minutes old; None if the database gave up on them."""
     key = f"overview-{month_of(now)}"
-    kept: list[Figures | None] | None = cache.get(key)
-    if kept is not None:
-        return kept[0]
-    began = time.monotonic()
+    # Whoever comes meanwhile waits for what is added up, instead of having it added up once more.
+    with _one_at_a_time:
+        kept: list[Figures | None] | None = cache.get(key)
+        if kept is not None:
+            return kept[0]
+        began = time.monotonic()
+        found = _read_unless_unavailable(now)
+        took = time.monotonic() - began
+        if took >= WORTH_KEEPING_SECONDS:
+            most = MOST_KEPT_SECONDS if found else RETRIED_AFTER_SECONDS
+            cache.set(key, [found], min(KEPT_TIMES * took, most))
+        return found
+
+
+def _read_unless_unavailable(now: dt.datetime) -> Figures | None:
     try:
-        found = _read(now)
+        return _read(now)
     except Error as error:
         if not is_unavailable(error):
             raise
-        found = None
-    took = time.monotonic() - began
-    if took >= WORTH_KEEPING_SECONDS:
-        cache.set(key, [found], min(KEPT_TIMES * took, MOST_KEPT_SECONDS))
-    return found
+        return None
 
 
 def _read(now: dt.datetime) -> Figures:

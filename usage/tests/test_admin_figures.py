@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import time_machine
 from django.core.cache import cache
 from django.db import OperationalError
 from django.test import Client, override_settings
@@ -69,6 +70,25 @@ def test_what_is_added_up_at_once_is_not_kept(
     for amount in ("$2.90", "$5.80"):
         report()
         assert admin_client.get("/admin/").context["accrued"].amount == amount
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(("gave_up", "seconds"), [(False, 600), (True, 60)])
+def test_it_is_kept_for_ten_minutes_at_most_and_tried_again_after_one(
+    now: dt.datetime, monkeypatch: pytest.MonkeyPatch, gave_up: bool, seconds: int
+) -> None:
+    monkeypatch.setattr(figures, "WORTH_KEEPING_SECONDS", 0)
+    monkeypatch.setattr(figures, "KEPT_TIMES", 10**9)
+    if gave_up:
+        monkeypatch.setattr(figures, "_read_unless_unavailable", lambda now: None)
+    with time_machine.travel(now, tick=False) as clock:
+        first = figures.figures(now)
+        newer = figures.Figures(now + dt.timedelta(days=1), [], {}, {}, [])
+        monkeypatch.setattr(figures, "_read_unless_unavailable", lambda now: newer)
+        clock.shift(seconds - 1)
+        assert figures.figures(now) == first
+        clock.shift(2)
+        assert figures.figures(now) == newer
 
 
 def fail(*_: Any) -> None:

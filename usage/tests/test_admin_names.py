@@ -1,5 +1,7 @@
 """Names that are HTML, run right to left or are very long are shown harmlessly everywhere."""
 
+from decimal import Decimal
+
 import pytest
 from django.test import Client
 
@@ -29,10 +31,13 @@ def test_a_name_is_text_on_every_page(admin_client: Client, name: str) -> None:
         request_id="<script>alert(2)</script>",
         reported_by=api_key,
     )
-    record = UsageRecord.objects.get()
+    service = UsageRecord.objects.get().service
+    report(customer_id=customer.pk, service=service, price_per_unit=Decimal(7), reported_by=api_key)
+    record = UsageRecord.objects.get(pk="<script>alert(2)</script>")
     void = record.void(reason=name, by=name[:150])
 
     for address in (
+        "/admin/",
         *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
         *(page_of(row) for row in (customer, bill, record, void, api_key)),
         page_of(bill, "close"),
@@ -58,7 +63,13 @@ def test_a_name_cannot_turn_the_id_beside_it_around(admin_client: Client) -> Non
     customer = CustomerFactory.create(id=902, name="\N{RIGHT-TO-LEFT OVERRIDE}abc")
     bill = report(customer_id=customer.pk)
 
-    for address in (list_of("bill"), list_of("usagerecord"), page_of(bill), page_of(bill, "close")):
+    for address in (
+        "/admin/",
+        list_of("bill"),
+        list_of("usagerecord"),
+        page_of(bill),
+        page_of(bill, "close"),
+    ):
         assert "abc</bdi> (902)" in text_of(admin_client.get(address))
 
 
@@ -68,6 +79,7 @@ def test_pages_of_ours_have_no_inline_script_or_style(admin_client: Client) -> N
     record = UsageRecord.objects.get()
 
     for address in (
+        "/admin/",
         *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
         *(page_of(row) for row in (customer, bill, record)),
         page_of(bill, "close"),
