@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(
 )
 # On a busy machine; one that has time needs a hundredth of it.
 PATIENCE_MILLISECONDS = 30_000
+MOST_TABS = 60
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
@@ -102,6 +103,15 @@ class Staff:
             self.page.get_by_role("link", name=link).click()
         with Path(download.value.path()).open(newline="") as file:
             return list(csv.DictReader(file))
+
+    def tab_to(self, name: str) -> None:
+        """Press the Tab key until what is called so has the focus."""
+        focused = "document.activeElement.value || document.activeElement.textContent"
+        for _ in range(MOST_TABS):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate(focused).strip() == name:
+                return
+        raise AssertionError(f"The Tab key never came to {name!r}.")
 
     def is_too_wide(self) -> bool:
         """Tell whether this page must be pushed sideways."""
@@ -191,6 +201,20 @@ def test_a_viewer_verifies_a_bill(staff: Staff, bill: Bill) -> None:
     page.get_by_role("button", name="Verify the bill").click()
 
     expect(page.get_by_text("The bill agrees with its records.")).to_be_visible()
+
+
+def test_a_bill_is_closed_by_keyboard_alone(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing staff")
+    page = staff.page
+    staff.open(page_of(bill))
+
+    staff.tab_to("Close this bill…")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Close this bill?")).to_be_visible()
+    staff.tab_to("Close the bill")
+    page.keyboard.press("Enter")
+
+    expect(page.get_by_text("The bill is closed.")).to_be_visible()
 
 
 def test_a_bill_prints_as_a_statement(staff: Staff, bill: Bill) -> None:
