@@ -145,18 +145,21 @@ def bills(asked: Asked) -> dict[str, Any]:
     if not asked.may_see("bill"):
         return {}
     ids = asked.figures.largest.get(asked.currency, []) if asked.figures else []
-    open_bills = Bill.objects.open().select_related("customer")
-    overdue = list(
-        Bill.objects.due(asked.now)
-        .select_related("customer")
-        .order_by("month", "customer_id")[:SHOWN]
+    due = Bill.objects.due(asked.now).order_by("month", "customer_id")
+    wanted = Q(pk__in=ids) | Q(pk__in=due.values("pk")[:SHOWN])
+    shown = list(Bill.objects.open().filter(wanted).select_related("customer"))
+    lines = lines_of(shown)
+    totals = {bill.pk: total_of(lines.get(bill.pk, [])) for bill in shown}
+    last_due = last_due_month(asked.now)
+    overdue = sorted(
+        (bill for bill in shown if bill.month <= last_due),
+        key=lambda bill: (bill.month, bill.customer_id),
     )
-    largest = [found[pk] for found in [open_bills.in_bulk(ids)] for pk in ids if pk in found]
-    lines = lines_of([*overdue, *largest])
-    totals = {bill.pk: total_of(lines.get(bill.pk, [])) for bill in (*overdue, *largest)}
-    largest.sort(key=lambda bill: totals[bill.pk], reverse=True)
+    largest = sorted(
+        (bill for bill in shown if bill.pk in ids), key=lambda bill: totals[bill.pk], reverse=True
+    )
     return {
-        "overdue": [_bill_row(bill, totals[bill.pk]) for bill in overdue],
+        "overdue": [_bill_row(bill, totals[bill.pk]) for bill in overdue[:SHOWN]],
         "largest": [_bill_row(bill, totals[bill.pk]) for bill in largest],
     }
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
-from django.db.models import F
+from django.db.models import F, Max, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -148,7 +148,11 @@ def refused_under(request: HttpRequest) -> dict[str, Any]:
 def last_used(api_keys: list[ApiKey]) -> dict[int, str]:
     """Return in words when each of these keys was used last, by its id."""
     days = Traffic.objects.last_days(api_keys)
-    return {row.pk: f"{days[row.pk]:%Y-%m-%d}" if row.pk in days else "never" for row in api_keys}
+    return {row.pk: _day(days.get(row.pk)) for row in api_keys}
+
+
+def _day(day: dt.date | None) -> str:
+    return f"{day:%Y-%m-%d}" if day else "never"
 
 
 def overview(request: HttpRequest) -> dict[str, Any]:
@@ -157,9 +161,8 @@ def overview(request: HttpRequest) -> dict[str, Any]:
         return {}
     today = _today()
     troubled = Traffic.objects.on(today).troubled().select_related("api_key")
-    unused = ApiKey.objects.unused_since(today - dt.timedelta(days=DAYS_UNUSED))
-    shown = list(unused.order_by("created_at")[:_SHOWN])
-    last = last_used(shown)
+    since = today - dt.timedelta(days=DAYS_UNUSED)
+    unused: QuerySet[Any] = ApiKey.objects.unused_since(since).order_by("created_at")
     return {
         "troubled_keys": [
             KeyRow(
@@ -171,7 +174,8 @@ def overview(request: HttpRequest) -> dict[str, Any]:
             for row in troubled.order_by(-(F("conflicting") + F("refused")), "api_key")[:_SHOWN]
         ],
         "unused_keys": [
-            KeyRow(url_of(row.pk), formats.api_key(row), last_used=last[row.pk]) for row in shown
+            KeyRow(url_of(row.pk), formats.api_key(row), last_used=_day(row.last_day))
+            for row in unused.annotate(last_day=Max("traffic__day"))[:_SHOWN]
         ],
         "days_unused": DAYS_UNUSED,
     }

@@ -1,13 +1,15 @@
 """No page costs more when there are more records."""
 
+import datetime as dt
 from collections.abc import Callable
 from decimal import Decimal
 from importlib import import_module
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
-from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.models import ApiKey, Bill, Customer, Traffic, UsageRecord
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import about_records, list_of, page_of, queries, report, staff
@@ -33,6 +35,12 @@ PAGES: dict[str, Callable[[], str]] = {
     "key": lambda: page_of(ApiKey.objects.get()),
     "deleting a customer": lambda: page_of(Customer.objects.get(), "delete"),
 }
+
+
+SECTIONS = (
+    *("accrued", "services", "largest", "overdue", "prices", "late_records", "done"),
+    *("troubled_keys", "unused_keys"),
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -69,13 +77,17 @@ def test_the_first_page_takes_at_most_15_queries_with_something_in_every_section
     now = database_clock.set("2026-11-20T12:00:00Z")
     report(price_per_unit=Decimal(5), occurred_at=now)
     report(customer_id=early.customer_id, occurred_at=early.period_start)
-    viewer = staff(*ROLES["Billing viewers"])
+    ApiKey.objects.issue(name="unused")
+    ApiKey.objects.update(created_at=timezone.now() - dt.timedelta(days=100))
+    api_key, _ = ApiKey.objects.issue(name="cdn")
+    Traffic.objects.create(api_key=api_key, day=timezone.now().date(), refused=1)
+    viewer = staff(*ROLES["Billing viewers"], "view_traffic")
     viewer.get("/admin/")
 
     with queries() as statements:
         context = viewer.get("/admin/").context
 
-    for section in ("accrued", "services", "largest", "overdue", "prices", "late_records", "done"):
+    for section in SECTIONS:
         assert context[section], section
     assert len(statements) <= 15
 
