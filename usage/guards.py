@@ -2,7 +2,7 @@
 
 Their SQL lies beside the migrations, for all tables at once. Django drops SQLite's triggers when a
 migration remakes a table, so such a migration ends with `RunPython(guards.install_in_migration)`.
-One that brings a guard on a new table does too, and takes that step out of those before it.
+So does one that brings a guard on a new table, and the step goes out of the migrations before it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 from django.db import migrations
 
+from usage import guards
+
 
 class Migration(migrations.Migration):
-    """Empty: the guards are installed when every table that they stand on is there."""
+    """Let the database itself refuse to change records, history and closed bills."""
 
     dependencies = [("usage", "0001_initial")]
 
-    operations = []
+    operations = [migrations.RunPython(guards.install_in_migration, elidable=False)]

@@ -27,7 +27,7 @@ from usage.tests.staff import list_of, page_of, report
 CHROMIUM = (
     os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 )
-ROLES: dict[str, list[str]] = import_module("usage.migrations.0004_roles").ROLES
+ROLES: dict[str, list[str]] = import_module("usage.migrations.0003_roles").ROLES
 
 pytestmark = pytest.mark.skipif(
     not CHROMIUM, reason="no browser: install chromium, or name one with CHROMIUM=/path/to/it"
@@ -60,9 +60,7 @@ def browser() -> Iterator[Browser]:
 def bill(browser: Browser, guards_lifted_for_teardown: None, live_server: LiveServer) -> Bill:
     for role, permissions in ROLES.items():
         group, _ = Group.objects.get_or_create(name=role)
-        group.permissions.set(
-            Permission.objects.filter(codename__in=[*permissions, "view_traffic"])
-        )
+        group.permissions.set(Permission.objects.filter(codename__in=permissions))
     customer: Customer = CustomerFactory.create(id=123, name="Acme <script>alert(1)</script>")
     api_key, _ = ApiKey.objects.issue(name="CDN")
     report(3, service="Storage", reported_by=api_key)

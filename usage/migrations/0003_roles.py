@@ -3,7 +3,10 @@ from typing import Any
 from django.contrib.auth.management import create_permissions
 from django.db import migrations
 
-SEE = ["view_customer", "view_bill", "view_usagerecord", "view_apikey", "view_historyentry"]
+SEE = [
+    *("view_customer", "view_bill", "view_usagerecord", "view_historyentry"),
+    *("view_apikey", "view_traffic"),
+]
 ACT = ["change_bill", "change_usagerecord"]
 MANAGE = ["add_customer", "change_customer", "add_apikey", "change_apikey"]
 ROLES = {
@@ -33,7 +36,7 @@ class Migration(migrations.Migration):
     """Staff have one of three roles; a superuser needs none."""
 
     dependencies = [
-        ("usage", "0003_history"),
+        ("usage", "0002_guards"),
         ("auth", "0012_alter_user_first_name_max_length"),
         ("contenttypes", "0002_remove_content_type_name"),
     ]
