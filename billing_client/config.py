@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import math
 import os
 import re
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from billing_client.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "/api/v1/usage/"
+# Sockets take 24 days; who asks for more than this one means for ever, which no call should take.
+LONGEST_SECONDS = 86_400
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -24,7 +25,8 @@ class Limits:
     """How long a request may take, in seconds, and how often it may be tried.
 
     read is for the whole answer, however slowly its bytes come; total is for all attempts and
-    the waits between them. Raises ConfigurationError if one is not a finite number above 0.
+    the waits between them. Raises ConfigurationError if one is not a number above 0, or is more
+    than a day.
     """
 
     connect: float = 3.05
@@ -35,9 +37,10 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("connect", "read", "total"):
             value = getattr(self, name)
-            if not _is_a(value, int | float) or not 0 < value < math.inf:
+            if not _is_a(value, int | float) or not 0 < value <= LONGEST_SECONDS:
                 raise ConfigurationError(
-                    f"{name}_timeout is {value!r}, expected a finite number of seconds above 0."
+                    f"{name}_timeout is {value!r}, expected a number of seconds above 0 and "
+                    f"at most {LONGEST_SECONDS}."
                 )
         if not _is_a(self.attempts, int) or self.attempts < 1:
             raise ConfigurationError(
@@ -103,7 +106,8 @@ def _split(url: str) -> SplitResult:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ConfigurationError(
-            f"The billing URL {url!r} is not an http or https address with a host."
+            "The billing URL is not an http or https address with a host; "
+            "expected one such as https://billing.example.com."
         )
     if parts.query or parts.fragment or url.endswith(("?", "#")):
         raise ConfigurationError(
