@@ -39,7 +39,11 @@ class Call(Generic[_T]):
         self._request_ids = tuple(request_ids)
         self._read = read
         self._trace_id = uuid4().hex
-        self._request = transport.prepare(body, trace_id=self._trace_id)
+        try:
+            self._request = transport.prepare(body, trace_id=self._trace_id)
+        except BillingError as error:
+            self._name(error)
+            raise
         self._deadline = Deadline(limits.total)
 
     def result(self) -> _T:
@@ -78,9 +82,12 @@ class Call(Generic[_T]):
             return self._read(self._transport.post(self._request, seconds=seconds))
         except BillingError as error:
             self.ambiguous = self.ambiguous or error.ambiguous
-            self.stamp(error)
-            error.request_ids = self._request_ids
+            self._name(error)
             raise
+
+    def _name(self, error: BillingError) -> None:
+        self.stamp(error)
+        error.request_ids = self._request_ids
 
     def _log(self, details: Any) -> None:
         error = details["exception"]

@@ -192,8 +192,9 @@ def test_address_and_key_come_from_the_environment(
 def test_a_closed_client_says_so(billing: BillingClient) -> None:
     billing.record_usage(**FACT)
     billing.close()
-    with pytest.raises(ConfigurationError, match="closed"):
+    with pytest.raises(ConfigurationError, match="closed") as caught:
         billing.record_usage(**FACT)
+    assert (caught.value.request_ids, caught.value.attempts) == (("cdn:17",), 0)
 
 
 def test_every_error_is_a_billing_error(billing: BillingClient, server: FaultyServer) -> None:

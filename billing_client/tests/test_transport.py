@@ -22,7 +22,7 @@ def failed(url: str) -> BillingError:
 def test_a_host_that_cannot_be_one_is_a_wrong_address() -> None:
     error = failed("https://*.example.com")
     assert isinstance(error, ConfigurationError)
-    assert (error.attempts, error.ambiguous) == (0, False)
+    assert (error.attempts, error.ambiguous, len(error.request_ids)) == (0, False, 1)
 
 
 @pytest.mark.parametrize("proxy", ["http://", "gopher://127.0.0.1:70"])
