@@ -33,6 +33,7 @@ _ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
 # The words of a server or a proxy that will refuse the next attempt as well.
 _NEVER_BETTER = {501, 505}
 _LONGEST_QUOTE = 500
+_LONGEST_DETAIL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +96,20 @@ def refusal(answer: Answer) -> BillingError:
     return error
 
 
+def quoted(text: str, longest: int = _LONGEST_QUOTE) -> str:
+    """What somebody else said, on one short line without anything a terminal would obey.
+
+    It goes into messages and logs, whose lines it must neither forge nor flood.
+    """
+    cut = text[: longest + 1]
+    shown = " ".join("".join(c if c.isprintable() else " " for c in cut).split())
+    return shown if len(cut) <= longest else f"{shown[:longest]}…"
+
+
 def _failure(answer: Answer, problem: dict[str, Any]) -> BillingError:
     status = answer.status
     said = _said(answer, problem)
-    if 200 <= status < 300:
+    if status < 300:  # also 1xx, after which the answer is still to come
         return _unreadable(answer, "does not name the usage that was sent")
     if 300 <= status < 400:
         return ConfigurationError(
@@ -206,12 +217,14 @@ def _detail(problem: dict[str, Any]) -> str:
     detail = _text(problem, "detail") or _text(problem, "title") or _text(problem, "code")
     untold = [fault for fault in _fields(problem) if fault.detail.rstrip(".") not in detail]
     faults = "; ".join(f"{fault.field}: {fault.detail.rstrip('.')}" for fault in untold)
-    return ": ".join(part for part in (detail.rstrip("."), faults) if part)
+    said = ": ".join(part for part in (detail.rstrip("."), faults) if part)
+    return quoted(said, _LONGEST_DETAIL)
 
 
 def _target(answer: Answer) -> str:
     try:
-        return urlsplit(answer.headers.get("Location", "")).hostname or "the same host"
+        host = urlsplit(answer.headers.get("Location", "")).hostname
+        return quoted(host) if host else "the same host"
     except ValueError:
         return "an unreadable address"
 
@@ -221,9 +234,8 @@ def _is_integer(value: object) -> TypeGuard[int]:
 
 
 def _text(problem: dict[str, Any], name: str) -> str:
-    """A short text on one line, because it goes into logs and messages."""
     value = problem.get(name)
-    return " ".join(value.split())[:_LONGEST_QUOTE] if isinstance(value, str) else ""
+    return quoted(value) if isinstance(value, str) else ""
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from billing_client.answers import Answer
+from billing_client.answers import Answer, quoted
 from billing_client.connections import Attempt, TimedAdapter, current_attempt
 from billing_client.errors import BillingError, ConfigurationError, UnavailableError
 from billing_client.version import __version__
@@ -117,7 +117,7 @@ class Transport:
         try:
             return self._session().prepare_request(request)
         except _BAD_ADDRESS as error:
-            failure = _failure(error, sent=False)
+            failure = self._failure(error, sent=False)
         raise failure
 
     def post(self, request: requests.PreparedRequest, *, seconds: float) -> Answer:
@@ -132,7 +132,7 @@ class Transport:
         try:
             return self._exchange(request, seconds)
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = _failure(error, sent=attempt.sent)
+            failure = self._failure(error, sent=attempt.sent)
         finally:
             current_attempt.reset(token)
         # Raised out here so that the original, whose request holds the key, is not its context.
@@ -170,6 +170,26 @@ class Transport:
         session = self._sessions.get(_Process.name())
         return session or self._sessions.setdefault(_Process.name(), _new_session())
 
+    def _failure(self, error: Exception, *, sent: bool) -> BillingError:
+        root = _root(error)
+        # An answer that is not HTTP is in the words of the error, as far as it came.
+        said = quoted(self._auth.hidden_in(str(root).encode(errors="replace")).decode())
+        reason = f"{type(root).__name__}: {said}" if said else type(root).__name__
+        if isinstance(error, _BAD_ADDRESS) or not _is_network(error):
+            return ConfigurationError(
+                f"The billing service cannot be called: {reason}; "
+                "correct the URL, proxy or CA bundle."
+            )
+        if isinstance(root, ssl.SSLError) and not isinstance(root, _TLS_HUNG_UP) and not sent:
+            return ConfigurationError(
+                f"TLS to the billing service failed: {reason}; check the URL and the certificates."
+            )
+        return UnavailableError(
+            f"No whole answer came from the billing service: {reason}; "
+            "resend later under the same id.",
+            ambiguous=sent,
+        )
+
 
 def _new_session() -> requests.Session:
     session = _Session()
@@ -188,23 +208,6 @@ def _body(response: requests.Response) -> bytes:
                 "the answer is too long to be the service's"
             )
     return bytes(body)
-
-
-def _failure(error: Exception, *, sent: bool) -> BillingError:
-    root = _root(error)
-    reason = f"{type(root).__name__}: {root}" if str(root) else type(root).__name__
-    if isinstance(error, _BAD_ADDRESS) or not _is_network(error):
-        return ConfigurationError(
-            f"The billing service cannot be called: {reason}; correct the URL, proxy or CA bundle."
-        )
-    if isinstance(root, ssl.SSLError) and not isinstance(root, _TLS_HUNG_UP) and not sent:
-        return ConfigurationError(
-            f"TLS to the billing service failed: {reason}; check the URL and the certificates."
-        )
-    return UnavailableError(
-        f"No whole answer came from the billing service: {reason}; resend later under the same id.",
-        ambiguous=sent,
-    )
 
 
 def _is_network(error: Exception) -> bool:

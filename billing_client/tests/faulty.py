@@ -306,8 +306,19 @@ def garbage_chunks(exchange: Exchange) -> None:
     exchange.sock.sendall(b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n")
 
 
-def not_http(exchange: Exchange) -> None:
-    exchange.sock.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+def raw(data: bytes) -> Behaviour:
+    """An answer byte for byte, in HTTP or not."""
+
+    def behaviour(exchange: Exchange) -> None:
+        exchange.sock.sendall(data)
+        exchange.sock.shutdown(socket.SHUT_WR)
+        exchange.server.stopping.wait(0.05)
+
+    behaviour.__name__ = f"{data[:40]!r}"
+    return behaviour
+
+
+not_http = raw(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
 def garbage_tls(exchange: Exchange) -> None:

@@ -18,6 +18,7 @@ from billing_client.tests.faulty import (
     Exchange,
     FaultyServer,
     cut,
+    raw,
     refuse,
     reply,
     stall,
@@ -54,6 +55,8 @@ FAULTS: dict[str, Callable[[Exchange], None]] = {
     "stall": stall,
     "redirect": reply(302, Location=f"https://example.com/?key={KEY}"),
     "refused": refuse(401, "not_authenticated"),
+    "a status line": raw(f"HTTP/1.1 {KEY} Bearer\r\n\r\n".encode()),
+    "a chunk": raw(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{KEY}\r\n".encode()),
 }
 
 
@@ -169,17 +172,38 @@ def test_a_retry_of_a_batch_names_the_first_id_and_counts_the_rest(
     assert "attempt 1 for a and 2 more failed" in caplog.text
 
 
-def test_the_services_words_stay_on_one_short_line(
-    billing: BillingClient, server: FaultyServer, caplog: pytest.LogCaptureFixture
+FORGED = "no\nERROR forged\r\n\x1b[31m\u202e\x08" + "x" * 10_000
+FAULT = {"field": FORGED, "code": FORGED, "detail": FORGED}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        refuse(503, "service_unavailable", more={"detail": FORGED}),
+        refuse(503, "service_unavailable", more={"errors": [FAULT] * 100}),
+        raw(FORGED.encode()),
+    ],
+    ids=["detail", "errors", "no HTTP"],
+)
+def test_what_others_say_stays_on_one_short_line(
+    twice: BillingClient, server: FaultyServer, caplog: pytest.LogCaptureFixture, said: Any
 ) -> None:
-    """Or whoever answers could forge lines of the caller's log, or flood it."""
-    detail = "no\nERROR forged\r\n" + "x" * 10_000
-    server.script.append(refuse(503, "service_unavailable", more={"detail": detail}))
-    billing.record_usage(**FACT)
-    message = caplog.records[0].getMessage()
-    assert "\n" not in message
-    assert "\r" not in message
-    assert len(message) < 1000
+    """Or whoever answers could forge lines of the caller's log, flood it, or speak to terminals."""
+    server.script.extend([said] * 2)
+    with pytest.raises(BillingError) as caught:
+        twice.record_usage(**FACT)
+    for message in (caplog.records[0].getMessage(), str(caught.value)):
+        assert message.isprintable()
+        assert len(message) < 1300
+
+
+def test_where_a_redirect_leads_is_told_in_short(
+    billing: BillingClient, server: FaultyServer
+) -> None:
+    server.script.append(reply(302, Location="http://" + "x" * 10_000))
+    with pytest.raises(BillingError, match="redirect to xxx") as caught:
+        billing.record_usage(**FACT)
+    assert len(str(caught.value)) < 1000
 
 
 def test_an_error_carries_the_id_the_service_logged_it_under(
