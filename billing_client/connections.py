@@ -8,7 +8,9 @@ here, below requests.
 from __future__ import annotations
 
 import io
+import queue
 import socket
+from collections import deque
 from contextvars import ContextVar
 from http.client import HTTPResponse
 from time import monotonic
@@ -99,8 +101,35 @@ class _TimedHTTPS(_Timed, HTTPSConnection):
     pass
 
 
+class _Idle:
+    """What queue.LifoQueue is to a pool of connections, without its lock.
+
+    Another thread of the parent may hold that at a fork, and the child would wait for it for
+    ever: urllib3 empties every pool when it is dropped and when the interpreter exits.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._connections: deque[Any] = deque()
+
+    def put(self, connection: Any, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as queue has it
+        if len(self._connections) >= self._most:
+            raise queue.Full
+        self._connections.append(connection)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        try:
+            return self._connections.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def qsize(self) -> int:
+        return len(self._connections)
+
+
 class _Pool(HTTPConnectionPool):
     ConnectionCls = _Timed
+    QueueCls = _Idle  # type: ignore[assignment]  # a pool asks no more of it than that
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
         current_attempt.get().sent = False

@@ -84,6 +84,41 @@ def test_a_forked_child_never_uses_its_parents_sockets(server: FaultyServer) -> 
     assert list(server.service.stored) == ["parent:1", "child:0", "child:1", "child:2", "parent:2"]
 
 
+HELD = """
+import os, sys, threading
+from billing_client import BillingClient
+
+billing = BillingClient(sys.argv[1], sys.argv[2])
+fact = dict(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
+billing.record_usage(**fact)
+(session,) = billing._transport._sessions.values()
+pools = session.get_adapter(sys.argv[1]).poolmanager.pools
+idle = pools[pools.keys().pop()].pool
+locked, over = threading.Event(), threading.Event()
+
+def use():
+    with getattr(idle, "mutex", threading.Lock()):
+        locked.set()
+        over.wait()
+
+threading.Thread(target=use).start()
+locked.wait()
+child = os.fork()
+if child == 0:
+    billing.record_usage(**fact)
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0
+over.set()
+"""
+
+
+def test_a_child_ends_though_another_thread_used_the_idle_connections_at_the_fork(
+    server: FaultyServer,
+) -> None:
+    subprocess.run([sys.executable, "-c", HELD, server.url, KEY], check=True, cwd=ROOT, timeout=20)
+    assert connections(server) == [0, 1]
+
+
 def test_a_fork_outside_python_is_noticed_by_the_pid(
     billing: BillingClient, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
