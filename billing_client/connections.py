@@ -19,6 +19,7 @@ from typing import Any
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import LocationParseError, NewConnectionError
 
 # More idle connections than this would be closed; urllib3 logs a warning for each.
 KEPT_CONNECTIONS = 64
@@ -83,6 +84,48 @@ class _TimedResponse(HTTPResponse):
 
 class _Timed(HTTPConnection):
     response_class = _TimedResponse
+    # Who sets http.client's own prints what is sent, and with it the key.
+    debuglevel = 0
+
+    def _new_conn(self) -> socket.socket:
+        """Try the host's addresses in turn, as urllib3 does, but not beyond the attempt's end."""
+        failure = OSError(f"{self.host} has no address")
+        try:
+            for family, kind, protocol, _, address in self._addresses():
+                try:
+                    return self._connected(socket.socket(family, kind, protocol), address)
+                except OSError as error:
+                    failure = error
+        except OSError as error:
+            failure = error
+        raise NewConnectionError(self, str(failure)) from failure
+
+    def _addresses(self) -> list[Any]:
+        try:
+            host = self._dns_host.strip("[]")
+            return list(socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM))
+        except UnicodeError:
+            raise LocationParseError(f"'{self.host}', label empty or too long") from None
+
+    def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            sock.settimeout(self._patience())
+            sock.connect(address)
+            sock.settimeout(self._patience())  # what is left of it is for the handshake of TLS
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _tunnel(self) -> None:
+        super()._tunnel()
+        self.sock.settimeout(self._patience())
+
+    def _patience(self) -> float:
+        left = current_attempt.get().left()
+        return left if self.timeout is None else min(self.timeout, left)
 
     def endheaders(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
@@ -95,6 +138,7 @@ class _Timed(HTTPConnection):
         for start in range(0, len(data), _SLICE):
             self.sock.settimeout(current_attempt.get().left())
             super().send(data[start : start + _SLICE])
+        self.sock.settimeout(self._patience())  # for the proxy's answer to CONNECT
 
 
 class _TimedHTTPS(_Timed, HTTPSConnection):

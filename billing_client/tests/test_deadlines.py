@@ -6,15 +6,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 
 from billing_client import BillingClient, UnavailableError
+from billing_client.connections import Attempt, _Timed, current_attempt
 from billing_client.tests.conftest import KEY, Sleeps
 from billing_client.tests.faulty import (
     Behaviour,
+    Exchange,
     FaultyServer,
     chunked,
     endless,
@@ -112,6 +114,101 @@ def test_a_peer_that_does_not_read_is_given_up(pause: float) -> None:
             transport.post(request, seconds=0.3)
         transport.close()
     assert caught.value.ambiguous is True
+
+
+@pytest.fixture
+def deaf() -> Iterator[tuple[str, int]]:
+    """An address where nobody takes connections: its queue is full, and no refusal is sent."""
+    with ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(3):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+
+def test_a_host_of_many_addresses_is_given_no_more_than_the_total(
+    deaf: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, *[deaf] * 100)
+    billing = BillingClient("http://billing.localhost", KEY, total_timeout=0.4)
+    with billing, within(4), pytest.raises(UnavailableError, match="time") as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.ambiguous is False
+
+
+def test_an_address_that_does_not_answer_leaves_the_others_their_turn(
+    deaf: tuple[str, int], server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve_to(monkeypatch, deaf, ("127.0.0.1", server.port))
+    billing = BillingClient("http://billing.localhost", KEY, connect_timeout=0.1, attempts=1)
+    with billing:
+        assert billing.record_usage(**FACT).status == "created"
+
+
+def test_a_host_without_an_address_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve_to(monkeypatch)
+    billing = BillingClient("http://billing.localhost", KEY, attempts=1)
+    with billing, pytest.raises(UnavailableError, match="has no address") as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.ambiguous is False
+
+
+@pytest.fixture
+def attempt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """An attempt of 4 seconds on a clock that stands still until a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr("billing_client.connections.monotonic", lambda: now[0])
+    token = current_attempt.set(Attempt(4))
+    yield now
+    current_attempt.reset(token)
+
+
+def test_what_connecting_took_is_not_given_again_to_the_handshake(
+    server: FaultyServer, attempt: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.socket.connect
+
+    def slowly(sock: socket.socket, address: tuple[str, int]) -> None:
+        connect(sock, address)
+        attempt[0] += 3
+
+    monkeypatch.setattr(socket.socket, "connect", slowly)
+    with _Timed("127.0.0.1", server.port, timeout=3)._new_conn() as sock:
+        assert sock.gettimeout() == 1
+
+
+@pytest.mark.usefixtures("attempt")
+def test_a_proxy_answers_within_the_connect_timeout(server: FaultyServer) -> None:
+    connection = _Timed("127.0.0.1", server.port, timeout=3)
+    connection.connect()
+    connection.send(b"CONNECT")
+    assert connection.sock.gettimeout() == 3
+    connection.close()
+
+
+def test_what_a_proxy_took_is_not_given_again_to_the_handshake(
+    server: FaultyServer, attempt: list[float]
+) -> None:
+    def slowly(exchange: Exchange) -> None:
+        attempt[0] += 3
+        exchange.sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        exchange.keep = True
+
+    server.script.append(slowly)
+    connection = _Timed("127.0.0.1", server.port, timeout=3.5)
+    connection.set_tunnel("billing.localhost", 443)
+    connection.connect()
+    assert connection.sock.gettimeout() == 1
+    connection.close()
 
 
 def test_time_that_is_over_before_the_first_byte_sends_nothing(server: FaultyServer) -> None:

@@ -178,7 +178,7 @@ def test_a_connection_that_takes_too_long_is_not_ambiguous(
     def slow(*_: object, **__: object) -> None:
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr("urllib3.util.connection.create_connection", slow)
+    monkeypatch.setattr(socket.socket, "connect", slow)
     assert failed(billing).ambiguous is False
 
 

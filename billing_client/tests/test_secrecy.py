@@ -7,6 +7,7 @@ import logging
 import pickle
 import traceback
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def test_no_error_log_or_pickle_has_the_key(
     assert not any(KEY in text for text in shown)
     assert KEY.encode() not in pickle.dumps(error)
     assert any(KEY in str(request.header("Authorization")) for request in server.seen)
+
+
+def test_the_standard_librarys_tracing_does_not_print_the_key(
+    billing: BillingClient,
+    server: FaultyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(HTTPConnection, "debuglevel", 1)
+    billing.record_usage(**FACT)
+    assert KEY not in capsys.readouterr().out
 
 
 def test_no_error_drags_along_the_request_that_holds_the_key(

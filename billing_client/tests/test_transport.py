@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import queue
+
 import pytest
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import PoolManager
 
 from billing_client import BillingClient, BillingError, ConfigurationError
-from billing_client.connections import Attempt, TimedAdapter
+from billing_client.connections import Attempt, TimedAdapter, _Idle
 from billing_client.tests.conftest import KEY
 from billing_client.transport import _root
 
@@ -19,10 +21,23 @@ def failed(url: str) -> BillingError:
     return caught.value
 
 
-def test_a_host_that_cannot_be_one_is_a_wrong_address() -> None:
-    error = failed("https://*.example.com")
+@pytest.mark.parametrize(
+    ("host", "attempts"), [("*.example.com", 0), ("a..example.com", 1), ("x" * 64, 1)]
+)
+def test_a_host_that_cannot_be_one_is_a_wrong_address(host: str, attempts: int) -> None:
+    error = failed(f"https://{host}")
     assert isinstance(error, ConfigurationError)
-    assert (error.attempts, error.ambiguous, len(error.request_ids)) == (0, False, 1)
+    assert (error.attempts, error.ambiguous, len(error.request_ids)) == (attempts, False, 1)
+
+
+def test_idle_connections_are_kept_up_to_a_number() -> None:
+    idle = _Idle(1)
+    idle.put("first")
+    with pytest.raises(queue.Full):
+        idle.put("second")
+    assert (idle.qsize(), idle.get()) == (1, "first")
+    with pytest.raises(queue.Empty):
+        idle.get()
 
 
 @pytest.mark.parametrize("proxy", ["http://", "gopher://127.0.0.1:70"])
