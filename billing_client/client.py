@@ -24,10 +24,10 @@ class BillingClient:
     url      the service's address, with or without a path before /api; BILLING_URL if not given
     api_key  as create_api_key printed it; BILLING_API_KEY if not given
 
-    Times are in seconds: ``connect_timeout`` for a connection, ``read_timeout`` for the whole
-    answer of one attempt, ``total_timeout`` for one request with all its ``attempts`` and the
-    waits between them, on a monotonic clock. Only name resolution is outside: the system's
-    resolver has a clock of its own.
+    Times are in seconds: ``connect_timeout`` for each address of the host, ``read_timeout`` for
+    the whole answer of one attempt, ``total_timeout`` for one request with all its ``attempts``
+    and the waits between them, on a monotonic clock. Only name resolution is outside: the
+    system's resolver has a clock of its own.
 
     Safe to share between threads. After a fork the child opens connections of its own. Proxies
     and CA bundles are taken from the environment as requests does, ~/.netrc is not. Raises
@@ -94,7 +94,8 @@ class BillingClient:
         Raises the errors of record_usage when a whole request fails. Then ``error.receipts`` is
         what was delivered before, and ``error.request_ids`` are the ids taken from the iterable
         that have no receipt: resend those, under their ids. An error of the iterable's own
-        passes through; resend all under the same ids, what was recorded is replayed.
+        passes through, with a note of how many have receipts; resend all under the same ids, what
+        was recorded is replayed.
         """
         receipts = Receipts()
         unanswered: list[str] = []
@@ -105,6 +106,13 @@ class BillingClient:
         except BillingError as error:
             error.receipts = receipts
             error.request_ids = tuple(dict.fromkeys([*unanswered, *error.request_ids]))
+            raise
+        except BaseException as error:
+            error.add_note(
+                f"record_many had receipts for the first {len(receipts)} usage records; "
+                f"{len(unanswered)} more were taken and have none"
+                + (f", from {unanswered[0]} to {unanswered[-1]}." if unanswered else ".")
+            )
             raise
         return receipts
 

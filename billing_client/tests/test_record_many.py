@@ -171,13 +171,43 @@ def test_an_error_of_ours_inside_the_iterable_tells_it_too(
     assert caught.value.request_ids == ("n1000", "wrong")
 
 
-def test_an_error_of_the_iterables_own_passes_through(billing: BillingClient, usage: Make) -> None:
+def test_an_error_of_the_iterables_own_passes_through_and_tells_what_was_delivered(
+    billing: BillingClient, usage: Make
+) -> None:
     def source() -> Iterator[Usage]:
-        yield usage()
+        for n in range(1003):
+            yield usage(f"n{n}")
         raise KeyError("row")
 
-    with pytest.raises(KeyError, match="row"):
+    with pytest.raises(KeyError, match="row") as caught:
         billing.record_many(source())
+    (note,) = caught.value.__notes__
+    assert "receipts for the first 1000 usage records; 3 more were taken and have none" in note
+    assert "from n1000 to n1002" in note
+
+
+def test_an_error_of_the_iterables_own_at_the_end_of_a_batch(
+    billing: BillingClient, usage: Make
+) -> None:
+    def source() -> Iterator[Usage]:
+        yield from (usage() for _ in range(1000))
+        raise KeyError("row")
+
+    with pytest.raises(KeyError) as caught:
+        billing.record_many(source())
+    assert caught.value.__notes__[0].endswith("0 more were taken and have none.")
+
+
+def test_an_interruption_of_a_request_tells_what_may_be_stored(
+    billing: BillingClient, usage: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("billing_client.transport.Transport.post", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        billing.record_many([usage("a"), usage("b")])
+    assert "2 more were taken and have none, from a to b" in caught.value.__notes__[0]
 
 
 def test_something_else_than_usage_is_refused(billing: BillingClient, usage: Make) -> None:
