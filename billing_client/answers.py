@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlsplit
 
 from billing_client.errors import (
@@ -60,7 +60,7 @@ def read_record(answer: Answer, request_id: str) -> Receipt:
 def read_batch(answer: Answer, request_ids: Sequence[str]) -> Receipts:
     """One receipt for each record of a batch; raises unless every one has its verdict."""
     verdicts = read_verdicts(answer, request_ids)
-    receipts = Receipts(verdict for verdict in verdicts if verdict is not None)
+    receipts = Receipts([verdict for verdict in verdicts if verdict is not None])
     if len(receipts) < len(verdicts):
         missing = len(verdicts) - len(receipts)
         raise _unreadable(
@@ -144,7 +144,7 @@ def _verdict(result: object, request_id: str) -> Receipt | None:
     if not isinstance(result, dict) or result.get("request_id") != request_id:
         return None
     status = result.get("status")
-    if not _is_integer(status):
+    if type(status) is not int:  # JSON's true is one to isinstance
         return None
     if status in _ACKNOWLEDGED:
         return _acknowledged(status, result.get("record"), request_id)
@@ -167,7 +167,7 @@ def _acknowledged(status: int, record: object, request_id: str) -> Receipt | Non
     bill_id = bill.get("id") if isinstance(bill, dict) else None
     amount = record.get("amount")
     late = record.get("late")
-    if not (_is_integer(bill_id) and isinstance(late, bool)):
+    if type(bill_id) is not int or not isinstance(late, bool):
         return None
     if not (isinstance(amount, str) and _AMOUNT.fullmatch(amount)):
         return None
@@ -227,10 +227,6 @@ def _target(answer: Answer) -> str:
         return quoted(host) if host else "the same host"
     except ValueError:
         return "an unreadable address"
-
-
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _text(problem: dict[str, Any], name: str) -> str:

@@ -23,16 +23,19 @@ def exact(value: Number, *, whole: int, places: int) -> Decimal:
     number = _as_decimal(value)
     if not number.is_finite():
         raise ValueError("is not a number")
-    if number == 0:
+    if number.is_zero():
         return Decimal(0)
-    if number < 0:
+    if number.is_signed():
         raise ValueError("is negative")
     if number.adjusted() >= whole:
         raise ValueError(f"has more than {whole} digits before the point")
+    if isinstance(value, int):
+        return number
     plain = _without_trailing_zeros(number)
-    if plain is None or len(plain.as_tuple().digits) - 1 - plain.adjusted() > places:
+    exponent = -places - 1 if plain is None else plain.adjusted() + 1 - len(plain.as_tuple().digits)
+    if plain is None or exponent < -places:
         raise ValueError(f"has more than {places} digits after the point{_printed(value)}")
-    return Decimal(format(plain, "f"))
+    return plain if exponent <= 0 else Decimal(int(plain))
 
 
 def product(one: Decimal, other: Decimal) -> Decimal:
@@ -41,13 +44,15 @@ def product(one: Decimal, other: Decimal) -> Decimal:
 
 
 def _as_decimal(value: Number) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, int | str | Decimal | float):
-        raise ValueError(f"is a {type(value).__name__}, not an int, str, Decimal or float")
+    if isinstance(value, str):
+        if not PLAIN.fullmatch(value):
+            raise ValueError('is not written in plain digits such as "58" or "0.05"')
+        return Decimal(value)
     if isinstance(value, float):
         # Not repr(): subclasses such as numpy's print their own name around the digits.
         return Decimal(float.__repr__(value))
-    if isinstance(value, str) and not PLAIN.fullmatch(value):
-        raise ValueError('is not written in plain digits such as "58" or "0.05"')
+    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
+        raise ValueError(f"is a {type(value).__name__}, not an int, str, Decimal or float")
     return Decimal(value)
 
 

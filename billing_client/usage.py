@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from os import urandom
 from typing import Any
 
 from billing_client.decimals import Number, exact, product
@@ -19,6 +19,9 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _LARGEST_CUSTOMER_ID = 2**63 - 1
 _AMOUNT_LIMIT = 10**12
+# NFC takes quadratic time in the worst case, and makes one character of four at most.
+_LONGEST_SPELLING = 400
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -66,47 +69,47 @@ class Usage:
             "service": service,
             "units_consumed": units_consumed,
             "price_per_unit": price_per_unit,
-            "request_id": str(uuid.uuid4()) if request_id is None else request_id,
+            "request_id": _random_id() if request_id is None else request_id,
             "occurred_at": occurred_at,
         }
-        for name, value in _checked(given).items():
-            object.__setattr__(self, name, value)
+        faults: list[FieldError] = []
+        for name, value in given.items():
+            try:
+                object.__setattr__(self, name, _RULES[name](value))
+            except ValueError as unfit:
+                faults.append(FieldError(name, "invalid", f"{name} {unfit}"))
+        if not faults and product(self.units_consumed, self.price_per_unit) >= _AMOUNT_LIMIT:
+            text = "units_consumed times price_per_unit is not below 1000000000000"
+            faults.append(FieldError("units_consumed", "amount_too_large", text))
+        if faults:
+            ids = [self.request_id] if hasattr(self, "request_id") else []
+            raise ValidationError(_sentence(faults), fields=faults, request_ids=ids)
 
     def to_wire(self) -> dict[str, Any]:
         """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z."""
-        wire: dict[str, Any] = {
-            "request_id": self.request_id,
-            "customer_id": self.customer_id,
-            "service": self.service,
-            "units_consumed": format(self.units_consumed, "f"),
-            "price_per_unit": format(self.price_per_unit, "f"),
-        }
-        if self.occurred_at is not None:
-            instant = self.occurred_at.isoformat(timespec="milliseconds")
-            wire["occurred_at"] = instant.replace("+00:00", "Z")
+        wire: dict[str, Any] = json.loads(self.to_json())
         return wire
 
     def to_json(self) -> bytes:
         """The bytes that are sent, in UTF-8; the same for the same usage, every time."""
-        return json.dumps(self.to_wire(), ensure_ascii=False, separators=(",", ":")).encode()
+        # Written out: making a dict and having it encoded takes four times as long.
+        wire = (
+            f'{{"request_id":{_quoted(self.request_id)},"customer_id":{self.customer_id}'
+            f',"service":{_quoted(self.service)},"units_consumed":"{self.units_consumed:f}"'
+            f',"price_per_unit":"{self.price_per_unit:f}"'
+        )
+        if self.occurred_at is not None:
+            # In UTC already, and cut to the millisecond.
+            instant = self.occurred_at.replace(tzinfo=None).isoformat(timespec="milliseconds")
+            wire += f',"occurred_at":"{instant}Z"'
+        return f"{wire}}}".encode()
 
 
-def _checked(given: dict[str, Any]) -> dict[str, Any]:
-    """Every value in its kept form, or one ValidationError for all the fields that are wrong."""
-    kept: dict[str, Any] = {}
-    faults: list[FieldError] = []
-    for name, value in given.items():
-        try:
-            kept[name] = _RULES[name](value)
-        except ValueError as unfit:
-            faults.append(FieldError(name, "invalid", f"{name} {unfit}"))
-    if not faults and product(kept["units_consumed"], kept["price_per_unit"]) >= _AMOUNT_LIMIT:
-        text = "units_consumed times price_per_unit is not below 1000000000000"
-        faults.append(FieldError("units_consumed", "amount_too_large", text))
-    if faults:
-        ids = [kept["request_id"]] if "request_id" in kept else []
-        raise ValidationError(_sentence(faults), fields=faults, request_ids=ids)
-    return kept
+def _random_id() -> str:
+    """A UUID of version 4 (RFC 9562), whose object would take twice as long to make."""
+    digits = urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) % 4]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def _sentence(faults: list[FieldError]) -> str:
@@ -125,10 +128,13 @@ def _customer_id(value: object) -> int:
 def _service(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"is a {type(value).__name__}, expected a str")
-    name = unicodedata.normalize("NFC", value.strip())
+    name = value.strip()
+    if not name.isascii() and len(name) <= _LONGEST_SPELLING:
+        name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= 100:
         raise ValueError(f"has {len(name)} characters after trimming, expected 1 to 100")
-    if any(unicodedata.category(character) in _UNPRINTABLE for character in name):
+    # What cannot be printed is few characters more, and faster to find.
+    if not name.isprintable() and any(unicodedata.category(c) in _UNPRINTABLE for c in name):
         raise ValueError(
             "has control, format, surrogate or line separator characters, expected printable text"
         )
@@ -151,7 +157,7 @@ def _request_id(value: object) -> str:
         raise ValueError(f"is a {type(value).__name__}, expected a str")
     if not _REQUEST_ID.fullmatch(value):
         raise ValueError("is not 1 to 128 printable ASCII characters without spaces")
-    return value
+    return str.__str__(value)
 
 
 def _occurred_at(value: object) -> datetime | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import http
 import json
 import pickle
 import uuid
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -34,9 +36,18 @@ def refused(**changes: Any) -> ValidationError:
 
 def test_the_id_is_a_random_uuid_made_once() -> None:
     usage = made()
-    assert uuid.UUID(usage.request_id).version == 4
     assert usage.to_json() == usage.to_json()
     assert usage.request_id != made().request_id
+
+
+def test_random_ids_are_uuids_of_version_4() -> None:
+    ids = {made().request_id for _ in range(200)}
+    assert len(ids) == 200
+    assert {(uuid.UUID(made_id).version, uuid.UUID(made_id).variant) for made_id in ids} == {
+        (4, uuid.RFC_4122)
+    }
+    assert {str(uuid.UUID(made_id)) for made_id in ids} == ids
+    assert {made_id[19] for made_id in ids} == set("89ab")
 
 
 def test_it_cannot_be_changed() -> None:
@@ -75,6 +86,7 @@ def test_other_customer_ids_are_refused(customer_id: object) -> None:
         ("e\u0301" * 100, "é" * 100),
         ("云存储 ☁", "云存储 ☁"),
         ("\U0001f4be" * 100, "\U0001f4be" * 100),
+        ('C:\\"CDN"/', 'C:\\"CDN"/'),
     ],
 )
 def test_services_are_kept_trimmed_and_composed(service: str, kept: str) -> None:
@@ -104,9 +116,26 @@ def test_other_services_are_refused(service: object) -> None:
     assert [fault.field for fault in refused(service=service).fields] == ["service"]
 
 
-@pytest.mark.parametrize("request_id", ["x", "!~" * 64, "cdn:2026-11-22:17"])
+def test_a_text_far_too_long_is_refused_before_its_marks_are_sorted() -> None:
+    """Which takes quadratic time: minutes for these."""
+    assert refused(service="a" + "\u0316\u0301" * 500_000).fields[0].field == "service"
+
+
+@pytest.mark.parametrize("request_id", ["x", "!~" * 64, "cdn:2026-11-22:17", '\\"\\'])
 def test_ids_at_their_bounds(request_id: str) -> None:
     assert made(request_id=request_id).to_wire()["request_id"] == request_id
+
+
+def test_texts_and_numbers_of_other_kinds_are_kept_as_plain_ones() -> None:
+    """A member of an enumeration, say, would print, pickle and compare in a way of its own."""
+
+    class Name(str, Enum):  # noqa: UP042 - what StrEnum mends is what is tested
+        ID = "cdn:17"
+
+    usage = made(request_id=Name.ID, service=Name.ID, customer_id=http.HTTPStatus.OK)
+    kept = (usage.request_id, usage.service, usage.customer_id)
+    assert kept == ("cdn:17", "cdn:17", 200)
+    assert [type(value) for value in kept] == [str, str, int]
 
 
 @pytest.mark.parametrize(
