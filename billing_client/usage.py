@@ -37,7 +37,7 @@ class Usage:
     request_id      the idempotency key: 1 to 128 printable ASCII characters without spaces.
                     A random UUID if not given. Make it once per fact and keep it for every
                     retry, also across a crash of your own process: the service bills an id once,
-                    and the same fact under two ids twice.
+                    and the same fact under two ids twice. ``dataclasses.replace`` keeps it.
     occurred_at     when it was used: a datetime with a time zone, kept in UTC and cut (not
                     rounded) to the millisecond. None means when the service records it.
                     Text is not accepted; ``datetime.fromisoformat`` reads RFC 3339. How far back

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from billing_client import BillingClient, ConfigurationError
+from billing_client.config import Limits
 
 URL = "https://billing.example.com"
 KEY = "bk_secret_0123456789"
@@ -74,6 +75,12 @@ def test_a_missing_setting_names_its_variable(missing: str | None) -> None:
 def test_a_setting_of_another_type_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="The api_key is a bytes"):
         BillingClient(URL, b"key")  # type: ignore[arg-type]  # as untyped callers do
+
+
+def test_limits_are_finite_by_default() -> None:
+    with BillingClient(URL, KEY) as billing:
+        limits = billing._limits
+    assert limits == Limits() == Limits(connect=3.05, read=10, attempts=5, total=30)
 
 
 @pytest.mark.parametrize("name", ["connect_timeout", "read_timeout", "total_timeout"])

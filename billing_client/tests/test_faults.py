@@ -39,6 +39,7 @@ from billing_client.tests.faulty import (
     trickle_head,
     truncate,
 )
+from billing_client.tests.service import recorded
 
 FACT: dict[str, Any] = {
     "customer_id": 123,
@@ -78,6 +79,7 @@ FAULTS = {
     "103": reply(103),
     "early hints": raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\n\r\n{}"),
     "another's answer": for_another,
+    "a batch's answer": reply(207, {"results": [], **recorded(FACT)}),
     "array": reply(201, []),
     "invalid json": reply(201, b'{"request_id": "cdn:17"'),
     "not utf-8": reply(201, b"\xff\xfe\x00"),

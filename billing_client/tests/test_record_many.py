@@ -79,6 +79,32 @@ def test_an_id_that_repeats_is_a_replay(billing: BillingClient, usage: Make) -> 
     assert [receipt.status for receipt in receipts] == ["created", "replayed"]
 
 
+def test_an_id_that_repeats_in_another_batch_has_a_receipt_for_each_time(
+    billing: BillingClient, server: FaultyServer, usage: Make
+) -> None:
+    facts = [usage(f"n{n}") for n in range(1000)]
+    receipts = billing.record_many([*facts, facts[-1], usage("n0", units=1)])
+    assert [receipt.request_id for receipt in receipts] == [
+        *(fact.request_id for fact in facts),
+        "n999",
+        "n0",
+    ]
+    assert [receipt.status for receipt in receipts[999:]] == ["created", "replayed", "rejected"]
+
+
+def test_the_same_usages_again_are_the_same_bytes_also_after_a_failure_on_the_way(
+    billing: BillingClient, server: FaultyServer, usage: Make
+) -> None:
+    facts = [usage() for _ in range(1500)]
+    server.script.extend([honest, after_commit(reply(401))])
+    with pytest.raises(AuthenticationError):
+        billing.record_many(facts)
+    receipts = billing.record_many(facts)
+    assert {receipt.status for receipt in receipts} == {"replayed"}
+    first, second, *again = [request.body for request in server.seen]
+    assert again == [first, second]
+
+
 def test_batches_have_at_most_1000_records(
     billing: BillingClient, server: FaultyServer, usage: Make
 ) -> None:
@@ -287,10 +313,16 @@ def test_a_missing_or_unreadable_verdict_is_never_an_acknowledgement(
     assert len(server.seen) == 2
 
 
+def as_200(exchange: Any) -> None:
+    body = exchange.honest().partition(b"\r\n\r\n")[2]
+    reply(200, body)(exchange)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
         for_another,
+        as_200,
         reply(207, b""),
         reply(207, b'{"results": '),
         reply(207, b"[" * 100_000),
