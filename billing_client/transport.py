@@ -175,6 +175,8 @@ class Transport:
         # An answer that is not HTTP is in the words of the error, as far as it came.
         said = quoted(self._auth.hidden_in(str(root).encode(errors="replace")).decode())
         reason = f"{type(root).__name__}: {said}" if said else type(root).__name__
+        if isinstance(error, requests.exceptions.ProxyError):
+            reason += ", at the proxy"
         if isinstance(error, _BAD_ADDRESS) or not _is_network(error):
             return ConfigurationError(
                 f"The billing service cannot be called: {reason}; "

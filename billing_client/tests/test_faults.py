@@ -191,6 +191,7 @@ def test_a_proxy_that_is_away_is_not_ambiguous(
     monkeypatch.setenv("http_proxy", closed)
     error = failed(billing)
     assert (error.attempts, error.ambiguous) == (5, False)
+    assert "Connection refused, at the proxy; resend" in str(error)
 
 
 def test_a_proxy_is_used_and_what_it_loses_is_ambiguous(

@@ -102,6 +102,13 @@ def test_no_error_drags_along_the_request_that_holds_the_key(
     assert not isinstance(caught.value.__context__, OSError)
 
 
+def test_a_key_too_short_to_be_one_is_not_taken_out_of_the_words_of_an_answer(
+    server: FaultyServer,
+) -> None:
+    with BillingClient(server.url, "cdn") as billing:
+        assert billing.record_usage(**FACT, request_id="cdn:17").status == "created"
+
+
 def test_no_repr_has_the_key(billing: BillingClient, server: FaultyServer) -> None:
     transport = billing._transport
     assert repr(billing) == f"<BillingClient for {server.url}/api/v1/usage/>"
