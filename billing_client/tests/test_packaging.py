@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tomllib
 import venv
 from pathlib import Path
@@ -38,9 +39,31 @@ def test_it_needs_only_requests_and_backoff() -> None:
     assert project["requires-python"] == ">=3.11"
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+TYPED = """
+from decimal import Decimal
+from typing import assert_type
+
+from billing_client import BillingClient, ConflictError, Receipt, Receipts, Usage
+
+with BillingClient("https://billing.example.com", api_key="key") as billing:
+    receipt = billing.record_usage(
+        customer_id=1, service="x", units_consumed=1.5, price_per_unit=Decimal(1)
+    )
+    assert_type(receipt, Receipt)
+    assert_type(receipt.amount, Decimal | None)
+    usage = Usage(customer_id=1, service="x", units_consumed="1", price_per_unit=0)
+    try:
+        assert_type(billing.record_many(usage for _ in range(3)), Receipts)
+    except ConflictError as error:
+        assert_type(error.conflicting_fields, tuple[str, ...])
+    billing.record_usage(customer_id="1")  # type: ignore[call-arg, arg-type]
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty environment that the client was installed into; needs a package index."""
+    tmp_path = tmp_path_factory.mktemp("installed")
     source = tmp_path / "billing_client"
     left_behind = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
     shutil.copytree(PROJECT, source, ignore=left_behind)
@@ -52,13 +75,13 @@ def installed(tmp_path: Path) -> Path:
 
 
 def test_it_installs_into_an_empty_environment_and_works_there(
-    installed: Path, server: FaultyServer, tmp_path: Path
+    installed: Path, server: FaultyServer
 ) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     run = subprocess.run(
         [installed / "bin" / "python", "-c", SCRIPT, server.url, KEY],
         check=True,
-        cwd=tmp_path / "venv",
+        cwd=installed,
         env=clean,
         timeout=30,
         capture_output=True,
@@ -69,3 +92,19 @@ def test_it_installs_into_an_empty_environment_and_works_there(
     assert (packages / "billing_client" / "py.typed").is_file()
     assert not (packages / "billing_client" / "tests").exists()
     assert (packages / f"billing_client-{billing_client.__version__}.dist-info").is_dir()
+
+
+def test_it_tells_strict_type_checkers_what_it_takes_and_gives(
+    installed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "typed.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, "typed.py"]
+    run = subprocess.run(
+        [*command, "--python-executable", installed / "bin" / "python"],
+        check=False,
+        cwd=tmp_path,
+        timeout=100,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (0, "Success: no issues found in 1 source file\n")
