@@ -155,7 +155,17 @@ def test_closing_hangs_up(billing: BillingClient, server: FaultyServer) -> None:
     assert server.left_alone.wait(5)
 
 
-def test_forks_are_counted() -> None:
-    before = _Process.name()
-    _Process.forked()
-    assert _Process.name() == (before[0], before[1] + 1)
+COUNTED = """
+import os
+from billing_client.transport import _Process
+
+child = os.fork()
+if child == 0:
+    os._exit(_Process.forks)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+assert _Process.forks == 0
+"""
+
+
+def test_forks_are_counted_in_the_child() -> None:
+    subprocess.run([sys.executable, "-c", COUNTED], check=True, cwd=ROOT, timeout=20)
