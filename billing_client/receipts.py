@@ -74,6 +74,7 @@ class Receipts(list[Receipt]):
         summary.code = _shared([error.code for error in errors])
         summary.attempts = max(error.attempts for error in errors)
         summary.ambiguous = any(error.ambiguous for error in errors)
+        summary.trace_id = _shared([error.trace_id for error in errors])
         summary.receipts = self
         if isinstance(summary, ValidationError):
             summary.fields = tuple(

@@ -74,6 +74,15 @@ def test_a_rejected_record_stops_no_other(billing: BillingClient, usage: Make) -
     assert (missing.amount, missing.bill_id, missing.late) == (None, None, False)
 
 
+def test_the_summary_of_a_batchs_rejections_tells_the_id_the_service_logged_it_under(
+    billing: BillingClient, server: FaultyServer, usage: Make
+) -> None:
+    receipts = billing.record_many([usage("a", customer_id=404), usage("b", customer_id=404)])
+    with pytest.raises(CustomerNotFoundError) as caught:
+        receipts.raise_for_rejected()
+    assert caught.value.trace_id == server.seen[0].header("X-Request-ID")
+
+
 def test_an_id_that_repeats_is_a_replay(billing: BillingClient, usage: Make) -> None:
     receipts = billing.record_many([usage("a"), usage("a")])
     assert [receipt.status for receipt in receipts] == ["created", "replayed"]
