@@ -50,6 +50,7 @@ def test_what_goes_over_the_wire(billing: BillingClient, server: FaultyServer) -
     assert request.path == "/api/v1/usage/"
     assert request.header("Authorization") == f"Bearer {KEY}"
     assert request.header("Content-Type") == "application/json"
+    assert request.header("Accept-Encoding") == "identity"
     assert str(request.header("User-Agent")).startswith(f"billing-client/{__version__} ")
     assert json.loads(request.body) == {
         "request_id": "cdn:17",
