@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 
 from billing_client import BillingClient, UnavailableError
-from billing_client.connections import Attempt, _Timed, current_attempt
+from billing_client.connections import Attempt, _Timed, _TimedResponse, current_attempt
 from billing_client.tests.conftest import KEY, Sleeps
 from billing_client.tests.faulty import (
     Behaviour,
@@ -184,6 +185,41 @@ def test_what_connecting_took_is_not_given_again_to_the_handshake(
     monkeypatch.setattr(socket.socket, "connect", slowly)
     with _Timed("127.0.0.1", server.port, timeout=3)._new_conn() as sock:
         assert sock.gettimeout() == 1
+
+
+def test_what_sending_took_is_not_given_again_to_the_answer(
+    server: FaultyServer, attempt: list[float]
+) -> None:
+    connection = _Timed("127.0.0.1", server.port, timeout=3)
+    connection.connect()
+    attempt[0] += 3
+    with _TimedResponse(connection.sock, method="POST") as answer:
+        reader: Any = answer.fp
+        assert reader.raw._ends == attempt[0] + 1
+    connection.close()
+
+
+def test_each_slice_of_a_body_is_given_what_the_others_left(
+    server: FaultyServer, attempt: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float | None] = []
+
+    def slowly(connection: _Timed, _: bytes) -> None:
+        given.append(connection.sock.gettimeout())
+        attempt[0] += 1
+
+    monkeypatch.setattr(HTTPConnection, "send", slowly)
+    connection = _Timed("127.0.0.1", server.port, timeout=3)
+    connection.connect()
+    connection.send(b"x" * 150_000)
+    assert given == [4, 3, 2]
+    connection.close()
+
+
+@pytest.mark.usefixtures("attempt")
+def test_a_small_request_is_not_held_back_for_more(server: FaultyServer) -> None:
+    with _Timed("127.0.0.1", server.port, timeout=3)._new_conn() as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.usefixtures("attempt")
