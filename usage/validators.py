@@ -75,7 +75,7 @@ def _has_unseen(text: str) -> bool:
 def fit(value: Decimal, *, max_digits: int, decimal_places: int) -> Decimal:
     """Return `value` with exactly `decimal_places`; ValidationError if a digit would be lost."""
     before = max_digits - decimal_places
-    if value.is_finite() and value.adjusted() < before:
+    if value.is_finite() and (not value or value.adjusted() < before):  # 0e9 is 0
         fitted = value.quantize(Decimal(1).scaleb(-decimal_places), context=EXACT)
         if fitted == value:
             return fitted

@@ -85,6 +85,18 @@ def test_a_number_of_any_size_is_refused_in_no_time(
     assert post(body).status_code in (201, 400)
 
 
+@pytest.mark.parametrize(
+    ("spelling", "price"),
+    [("0e9", "0"), ("0E-30", "0"), ("-0.0", "0"), ("5e-2", "0.05"), ("2E+3", "2000")],
+)
+def test_a_number_is_its_value_however_json_spells_it(
+    customer: Customer, post: Post, spelling: str, price: str
+) -> None:
+    body = json.dumps(usage_body(price_per_unit="here")).replace('"here"', spelling).encode()
+
+    assert post(body).json()["price_per_unit"] == price
+
+
 @given(units=units, price=prices, spell=spellings, quoted=st.booleans())
 @one_database
 def test_a_number_comes_back_digit_for_digit(
