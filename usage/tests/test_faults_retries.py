@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, OperationalError, ProgrammingError, connection
+from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.test import Client
 
 from usage import recording, transactions
@@ -193,6 +193,28 @@ def test_a_locked_file_is_tried_again(own_books: Books, before: Any, other: Any)
     assert_recorded_at_attempt(1, outcome, pauses)  # the one before that did not get to begin
 
 
+def test_who_waits_for_a_file_asks_again_every_few_milliseconds(
+    own_books: Books, monkeypatch: pytest.MonkeyPatch, other: Any
+) -> None:
+    """Whoever came first must not ask less often than those who have just come."""
+    if not own_books.is_sqlite:
+        pytest.skip("PostgreSQL lets those who wait in by turns.")
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 100:
+            other.execute("ROLLBACK")
+
+    other.execute("ROLLBACK")
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(time, "sleep", pause)
+
+    assert isinstance(recorded(), Recorded)
+    assert len(pauses) == 100
+    assert max(pauses) < 0.005
+
+
 # Given up
 
 
@@ -214,12 +236,12 @@ def locked(own_books: Books, other: Any) -> Iterator[None]:
 
 @pytest.mark.usefixtures("locked")
 def test_a_lock_that_stays_is_unavailable_and_nothing_is_stored(before: Any) -> None:
-    pauses = before(time, "sleep")
+    attempts = before(transaction, "atomic")
 
     with pytest.raises(DatabaseUnavailable):
         recorded()
 
-    assert len(pauses) == 4
+    assert len(attempts) == 5
     assert not UsageRecord.objects.exists()
 
 
@@ -272,6 +294,11 @@ def test_no_statement_begins_when_it_could_not_end_in_time(
         transactions.repeatable(work)
 
     assert statements == [0, 1]
+
+
+def test_a_caller_who_has_waited_too_long_already_begins_nothing(own_books: Books) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        transactions.repeatable(lambda: run("SELECT 1"), began=time.monotonic() - 3.1)
 
 
 def test_what_repeating_does_not_mend_is_an_error_of_ours(own_books: Books) -> None:

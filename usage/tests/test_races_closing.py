@@ -20,10 +20,8 @@ from usage.tests.live import Answer, Caller, Service, at_once
 
 CLOSES = 40
 MOST_SECONDS_PER_CLOSE = 1.0
-# One close in twenty may meet a machine that is busy with something else.
-SLOW_CLOSES = CLOSES // 20
 MOST_ROUNDS = 5000
-CALLERS = {"postgresql": 6, "sqlite": 4}  # one at a time writes a file, in no fair order
+CALLERS = {"postgresql": 6, "sqlite": 4}  # one at a time writes a file
 BATCH = 50
 
 
@@ -100,8 +98,7 @@ def test_a_closer_races_batches_and_singles(live_service: Service, number: int) 
     # Callers recorded before, between and after the closes.
     per_bill = Counter(document["bill"]["id"] for document in documents)
     assert per_bill.keys() == {bill["id"] for bill in bills}
-    slow = [seconds for seconds in closer.seconds if seconds >= MOST_SECONDS_PER_CLOSE]
-    assert len(slow) <= SLOW_CLOSES
+    assert max(closer.seconds) < MOST_SECONDS_PER_CLOSE
     assert_books_balance(live_service.books, of=customers, answered=documents)
 
 
