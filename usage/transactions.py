@@ -98,6 +98,7 @@ def repeatable(
     work: Callable[[], T],
     *,
     began: float | None = None,
+    patience: float = _LAST_START_SECONDS,
     attempts: int = _ATTEMPTS,
     using: str = DEFAULT_DB_ALIAS,
 ) -> T:
@@ -106,11 +107,12 @@ def repeatable(
     Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
     all within 8 s; then DatabaseUnavailable is raised. Other errors pass through, and so does a
     Repeat that repeating does not mend, which is a bug and no excuse. The seconds
-    count from `began`, of the monotonic clock, if the caller has waited already.
+    count from `began`, of the monotonic clock, if the caller has waited already. Work of many
+    statements that nobody waits for has more `patience`: the seconds within which the last begins.
     """
     connection = connections[using]
     nested = connection.in_atomic_block  # only in tests: production asks for durable
-    give_up = (time.monotonic() if began is None else began) + _LAST_START_SECONDS
+    give_up = (time.monotonic() if began is None else began) + patience
     for attempt in count(1):
         # A lost connection repeats the transaction, so that no question is needed whether it lives.
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs

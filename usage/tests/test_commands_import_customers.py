@@ -1,5 +1,6 @@
 """`manage.py import_customers` brings in the whole file or nothing, and says what it did."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -190,6 +191,19 @@ def test_a_bad_line_in_a_later_chunk_undoes_the_earlier(
         call_command("import_customers", file)
 
     assert stored() == {123: ("Alice", "USD")}
+
+
+def test_a_file_that_takes_minutes_is_imported_whole(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_customers, "_CUSTOMERS_AT_ONCE", 1)
+    minutes = itertools.count(step=60)
+    monkeypatch.setattr("usage.transactions.time.monotonic", lambda: float(next(minutes)))
+    file.write_text("id,name\n1,Alice\n2,Bob\n")
+
+    call_command("import_customers", file)
+
+    assert stored() == {1: ("Alice", "USD"), 2: ("Bob", "USD")}
 
 
 @pytest.mark.parametrize(

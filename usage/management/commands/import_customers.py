@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ class Command(BaseCommand):
     def handle(self, *, file: Path, **options: Any) -> None:
         try:
             rows = _read(file)
-            done = repeatable(lambda: _store(rows))
+            done = repeatable(lambda: _store(rows), patience=inf)
         except BadLines as error:
             for line, reason in error.problems:
                 self.stderr.write(f"line {line}: {reason}")
