@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from io import StringIO
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
+from usage.management.commands import generate_usage
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 
 pytestmark = pytest.mark.django_db
@@ -62,6 +64,27 @@ def test_bills_larger_than_a_transaction_are_loaded_in_parts(
 
     assert [bill.records.count() for bill in Bill.objects.order_by("customer")] == [75, 75]
     assert verified()
+
+
+def test_no_bill_is_opened_that_gets_no_record() -> None:
+    assert generate(customers=10, records=5, months=2) == "5 records on 5 bills.\n"
+
+    assert Bill.objects.count() == 5
+    assert verified()
+
+
+def test_a_bill_that_was_closed_meanwhile_gets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generate(customers=1, records=10, months=1)
+
+    def owners_before_a_close(month: dt.date, ids: range) -> list[tuple[dt.date, int]]:
+        Bill.objects.get().close()
+        return [(month, 1)]
+
+    monkeypatch.setattr(generate_usage, "_owners", owners_before_a_close)
+    with pytest.raises(CommandError, match=r"customer 1 for \d{4}-\d\d was closed meanwhile"):
+        generate(customers=1, records=10, months=1, seed="more")
+
+    assert UsageRecord.objects.count() == 10
 
 
 def test_closed_bills_get_nothing() -> None:

@@ -46,9 +46,10 @@ _COLUMNS = (
 
 
 class Share(NamedTuple):
-    """How many records one bill gets; `first` is the number of the first, of all that are made."""
+    """How many records a customer's bill of a month gets; `first` is the number of the first."""
 
-    bill: Bill
+    month: dt.date
+    customer_id: int
     first: int
     records: int
 
@@ -74,19 +75,20 @@ class Command(BaseCommand):
         now = database_now()
         ids = range(options["first_customer"], options["first_customer"] + customers)
         _add_customers(ids)
-        bills = [bill for month in _last(months, now) for bill in _open_bills(month, ids)]
-        if not bills:
+        owners = [owner for month in _last(months, now) for owner in _owners(month, ids)]
+        if not owners:
             raise CommandError("All bills of these customers and months are closed: choose others.")
         progress = _Progress(self.stderr, records)
-        for shares in _at_once(_shares(bills, records)):
+        for shares in _at_once(_shares(owners, records)):
             try:
-                _load([_Part(share, now, records, options["seed"]) for share in shares])
+                _load(shares, now, records, options["seed"])
             except IntegrityError as error:
                 raise CommandError(
                     f"Some of this is stored already, choose another --seed: {error}"
                 ) from error
             progress.advance(sum(share.records for share in shares))
-        self.stdout.write(f"{records:,} records on {len(bills):,} bills.")
+        bills = min(records, len(owners))
+        self.stdout.write(f"{records:,} records on {bills:,} bills.")
 
 
 def _add_customers(ids: range) -> None:
@@ -105,21 +107,20 @@ def _last(months: int, now: dt.datetime) -> list[dt.date]:
     return last[::-1]
 
 
-def _open_bills(month: dt.date, ids: range) -> list[Bill]:
-    """Return the customers' open bills for the month, opened where there was none at all."""
+def _owners(month: dt.date, ids: range) -> list[tuple[dt.date, int]]:
+    """Return the month with each customer whose bill for it is open, or not opened yet."""
     bills = Bill.objects.filter(month=month, customer__gte=ids.start, customer__lt=ids.stop)
-    known = set(bills.values_list("customer", flat=True))
-    missing = iter(NewBill(id_, month, *month_bounds(month)) for id_ in ids if id_ not in known)
-    while some := list(islice(missing, _CUSTOMERS_AT_ONCE)):
-        statements(connection).open_bills(some)
-    return list(bills.open().order_by("customer"))
+    known, still_open = (
+        set(some.order_by().values_list("customer", flat=True)) for some in (bills, bills.open())
+    )
+    return [(month, id_) for id_ in ids if id_ in still_open or id_ not in known]
 
 
-def _shares(bills: list[Bill], records: int) -> Iterator[Share]:
-    for place, bill in enumerate(bills):
-        first, after = (records * edge // len(bills) for edge in (place, place + 1))
+def _shares(owners: list[tuple[dt.date, int]], records: int) -> Iterator[Share]:
+    for place, owner in enumerate(owners):
+        first, after = (records * edge // len(owners) for edge in (place, place + 1))
         for start in range(first, after, _RECORDS_AT_ONCE):
-            yield Share(bill, start, min(_RECORDS_AT_ONCE, after - start))
+            yield Share(*owner, start, min(_RECORDS_AT_ONCE, after - start))
 
 
 def _at_once(shares: Iterable[Share]) -> Iterator[list[Share]]:
@@ -137,8 +138,9 @@ def _at_once(shares: Iterable[Share]) -> Iterator[list[Share]]:
 class _Part:
     """The records of one share, made up: as rows to load, and as what they add to daily usage."""
 
-    def __init__(self, share: Share, now: dt.datetime, all_records: int, seed: str) -> None:
-        bill = share.bill
+    def __init__(
+        self, share: Share, bill: Bill, now: dt.datetime, all_records: int, seed: str
+    ) -> None:
         self.bill = bill
         self.first, self.records, self.all = share.first, share.records, all_records
         self.dice = Random(f"{seed}/{bill.customer_id}/{bill.month}/{share.first}")  # noqa: S311
@@ -177,15 +179,40 @@ def _milliseconds(instant: dt.datetime) -> int:
     return int(instant.timestamp() * 1000)
 
 
-def _load(parts: list[_Part]) -> None:
-    """Store the records and the daily usage of some bills, in one transaction."""
+def _load(shares: list[Share], now: dt.datetime, all_records: int, seed: str) -> None:
+    """Store the records and the daily usage of some bills, in one transaction that opens those."""
     insert = _copy if connection.vendor == "postgresql" else _insert_many
     with transaction.atomic():
         lift_statement_timeout()
-        enter_gate([part.bill.customer_id for part in parts])
+        enter_gate([share.customer_id for share in shares])
+        bills = _open_bills(shares)
+        parts = [_Part(share, bills[share[:2]], now, all_records, seed) for share in shares]
         insert(parts)
         folds = [fold for part in parts for fold in part.folds()]
         statements(connection).fold(sorted(folds, key=lambda fold: fold.key))
+
+
+def _open_bills(shares: list[Share]) -> dict[tuple[dt.date, int], Bill]:
+    """Return the open bills of these months and customers, opened where there was none."""
+    found: dict[tuple[dt.date, int], Bill] = {}
+    customers: dict[dt.date, list[int]] = defaultdict(list)
+    for share in shares:
+        customers[share.month].append(share.customer_id)
+    for month, of_month in customers.items():
+        remaining = iter(sorted(of_month))
+        while ids := list(islice(remaining, _CUSTOMERS_AT_ONCE)):
+            bills = Bill.objects.filter(month=month, customer__in=ids)
+            known = set(bills.order_by().values_list("customer", flat=True))
+            missing = [NewBill(id_, month, *month_bounds(month)) for id_ in ids if id_ not in known]
+            if missing:
+                statements(connection).open_bills(missing)
+            found |= {(month, bill.customer_id): bill for bill in bills.open()}
+    if closed := [share for share in shares if share[:2] not in found]:
+        raise CommandError(
+            f"The bill of customer {closed[0].customer_id} for {closed[0].month:%Y-%m} was closed"
+            " meanwhile: run the command again."
+        )
+    return found
 
 
 def _copy(parts: list[_Part]) -> None:
