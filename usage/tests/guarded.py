@@ -1,0 +1,59 @@
+"""What the tests of the guards share: a closed bill, and ways to ask for what must be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
+
+from usage.models import ApiKey, Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
+from usage.recording import record
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import FactFactory
+
+on_sqlite = pytest.mark.skipif(
+    connection.vendor != "sqlite", reason="only SQLite has INSERT OR REPLACE"
+)
+on_postgresql = pytest.mark.skipif(
+    connection.vendor != "postgresql", reason="only PostgreSQL has TRUNCATE and exclusion"
+)
+
+
+def closed_bill(database_clock: DatabaseClock) -> Bill:
+    """Make a closed bill with a record and daily usage; an open one follows it."""
+    database_clock.set("2026-11-10T12:00:00Z")
+    record([FactFactory.build(request_id="closed")], reported_by_id=None)
+    bill: Bill = Bill.objects.get()
+    bill.close(by="Sam")
+    database_clock.set("2026-11-11T12:00:00Z")
+    record([FactFactory.build(request_id="open")], reported_by_id=None)
+    return bill
+
+
+def refused(attempt: Callable[[], object], message: str | None = None) -> None:
+    """Assert that the database refuses, and that nothing has changed."""
+    before = everything()
+    with pytest.raises(DatabaseError, match=message) as error, transaction.atomic():
+        attempt()
+    assert isinstance(error.value, IntegrityError)
+    assert everything() == before
+
+
+def everything() -> list[Any]:
+    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry)
+    return [list(table._base_manager.order_by("pk").values()) for table in tables]
+
+
+def run(sql: str) -> Callable[[], object]:
+    def attempt() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+
+    return attempt
+
+
+def plain(model: type[models.Model]) -> models.QuerySet[Any]:
+    """Return rows through the ORM as it is, without the models' own refusals."""
+    return models.QuerySet(model)

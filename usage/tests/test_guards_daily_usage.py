@@ -1,0 +1,89 @@
+"""Daily usage keeps its key, changes on open bills alone and is never deleted."""
+
+import pytest
+from django.db import models
+
+from usage.models import Bill, Customer, DailyUsage, Frozen
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import CustomerFactory
+from usage.tests.guarded import closed_bill, on_sqlite, refused, run
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
+    return closed_bill(database_clock)
+
+
+@pytest.fixture
+def opened(closed: Bill) -> Bill:
+    bill: Bill = Bill.objects.open().get()
+    return bill
+
+
+@pytest.mark.parametrize("column", ["units", "records"])
+def test_daily_usage_of_a_closed_bill_never_changes(column: str, closed: Bill) -> None:
+    refused(
+        run(f"UPDATE usage_dailyusage SET {column} = {column} + 1 WHERE bill_id = {closed.pk}"),
+        "usage goes on an open bill",
+    )
+
+
+def test_daily_usage_does_not_land_on_a_closed_bill(closed: Bill) -> None:
+    refused(run(inserted_day(closed.pk, OTHER)), "usage goes on an open bill")
+    refused(run(inserted_day(closed.pk, SAME, conflict=FOLD)), "usage goes on an open bill")
+
+
+def test_daily_usage_does_not_land_on_anothers_bill(opened: Bill) -> None:
+    CustomerFactory.create(id=456)
+    refused(run(inserted_day(opened.pk, OTHER, customer_id=456)), "of its own customer")
+
+
+def test_daily_usage_does_not_land_on_a_bill_that_is_not_there(opened: Bill) -> None:
+    sql = inserted_day(opened.pk, OTHER).replace(f"SELECT {opened.pk},", f"SELECT {opened.pk + 1},")
+    refused(run(sql), "of its own customer")
+
+
+SAME, OTHER = "slot", "3 - slot"
+FOLD = (
+    " ON CONFLICT (bill_id, service, price_per_unit, day, slot)"
+    " DO UPDATE SET units = usage_dailyusage.units + excluded.units"
+)
+
+
+def inserted_day(bill_id: int, slot: str, customer_id: int = 123, conflict: str = "") -> str:
+    columns = "service, price_per_unit, day, units, records"
+    return (
+        f"INSERT INTO usage_dailyusage (bill_id, customer_id, slot, {columns})"
+        f" SELECT {bill_id}, {customer_id}, {slot}, {columns} FROM usage_dailyusage"
+        f" WHERE bill_id = {bill_id}{conflict}"
+    )
+
+
+@pytest.mark.parametrize(
+    "column", ["id", "customer_id", "bill_id", "service", "price_per_unit", "day", "slot"]
+)
+def test_daily_usage_keeps_its_key(column: str, opened: Bill) -> None:
+    refused(
+        run(f"UPDATE usage_dailyusage SET {column} = {column} WHERE bill_id = {opened.pk}"),
+        "daily usage keeps its bill, service, price, day and slot",
+    )
+
+
+def test_daily_usage_is_never_deleted(opened: Bill) -> None:
+    refused(run(f"DELETE FROM usage_dailyusage WHERE bill_id = {opened.pk}"), "never deleted")
+    refused(models.QuerySet(DailyUsage).all().delete, "daily usage is never deleted")
+    for forbidden in (DailyUsage.objects.all().delete, DailyUsage.objects.all().update):
+        with pytest.raises(Frozen):
+            forbidden()
+    day = opened.daily_usage.get()
+    for change in (day.save, day.delete):
+        with pytest.raises(Frozen):
+            change()
+
+
+@on_sqlite
+def test_daily_usage_is_not_replaced(opened: Bill) -> None:
+    sql = inserted_day(opened.pk, SAME).replace("INSERT", "INSERT OR REPLACE", 1)
+    refused(run(sql), "daily usage is never deleted")

@@ -1,0 +1,45 @@
+"""The history is only ever added to."""
+
+import pytest
+
+from usage.models import Bill, Customer, Frozen, HistoryEntry
+from usage.tests.conftest import DatabaseClock
+from usage.tests.guarded import closed_bill, on_sqlite, plain, refused, run
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
+    return closed_bill(database_clock)
+
+
+@pytest.mark.parametrize("column", [field.column for field in HistoryEntry._meta.fields])
+def test_no_column_of_the_history_changes(column: str) -> None:
+    refused(run(f"UPDATE usage_historyentry SET {column} = {column}"), "the history never changes")
+
+
+def test_the_history_is_neither_changed_nor_deleted_through_the_orm() -> None:
+    entry = HistoryEntry.objects.get()
+    refused(lambda: plain(HistoryEntry).update(actor="Mallory"), "the history never changes")
+    refused(lambda: plain(HistoryEntry).all().delete(), "never deleted")
+    for change in (
+        entry.save,
+        entry.delete,
+        HistoryEntry.objects.all().delete,
+        lambda: HistoryEntry.objects.update(actor="Mallory"),
+    ):
+        with pytest.raises(Frozen):
+            change()
+
+
+def test_the_history_is_not_deleted() -> None:
+    refused(run("DELETE FROM usage_historyentry"), "never deleted")
+
+
+@on_sqlite
+def test_the_history_is_not_replaced() -> None:
+    refused(
+        run("INSERT OR REPLACE INTO usage_historyentry SELECT * FROM usage_historyentry"),
+        "the history is never deleted",
+    )
