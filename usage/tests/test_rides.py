@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import BoundedSemaphore, Event
 from typing import Any
 
 import pytest
+from django.db import IntegrityError
 
 from usage import recording
-from usage.models import Customer
+from usage.models import ApiKey, Customer, UsageRecord
 from usage.rides import Rides, turn
+from usage.statements import FoldOverflow, Statements
+from usage.tests.books import Books
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
+from usage.transactions import DatabaseUnavailable, GateBusy, Repeat
 
 Ride = list[str]
 
@@ -97,14 +103,21 @@ def test_a_ride_that_does_not_arrive_sends_all_of_it_alone(road: Road, waiting: 
     assert results(callers) == ["a!", None, None]
 
 
-def test_an_error_is_its_drivers_and_strands_nobody(road: Road, waiting: Any) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit])
+def test_an_error_is_its_drivers_and_strands_nobody(
+    error: type[BaseException], road: Road, waiting: Any
+) -> None:
     rides = Rides(road.drive, patience=PATIENCE_SECONDS)
-    road.then = lambda ride: [str(1 / 0)]
+
+    def crash(ride: Ride) -> list[str]:
+        raise error
+
+    road.then = crash
     driver, passenger = waiting(rides, "a", "b", "c")[1:]
     road.open.set()
 
     assert passenger.result(PATIENCE_SECONDS) is None
-    assert isinstance(driver.exception(PATIENCE_SECONDS), ZeroDivisionError)
+    assert isinstance(driver.exception(PATIENCE_SECONDS), error)
     road.then = lambda ride: ["again"]
     assert rides.take("d") == "again"
 
@@ -135,6 +148,106 @@ def test_where_there_was_a_queue_the_next_ride_stops_for_those_who_come_back(
     assert stops == [0.002, 0.002]  # that ride was shared
     rides.take("e")
     assert stops == [0.002, 0.002]
+
+
+def test_nobody_gets_what_is_anothers_or_is_left_behind_whatever_becomes_of_the_rides(
+    pool: ThreadPoolExecutor,
+) -> None:
+    dice = random.Random(1)
+
+    def drive(loads: Sequence[int]) -> list[int] | None:
+        fate = dice.random()
+        if fate < 0.2:
+            raise ZeroDivisionError
+        return None if fate < 0.4 else [-load for load in loads]
+
+    rides = Rides(drive, patience=0.0005)
+
+    def call(caller: int) -> list[int | None]:
+        results = []
+        for load in range(caller * 1000, caller * 1000 + 500):
+            with contextlib.suppress(ZeroDivisionError):
+                results.append(rides.take(load))
+                assert results[-1] in (-load, None)
+        return results
+
+    answered = [result for results in pool.map(call, range(1, 5)) for result in results]
+
+    assert answered.count(None) < len(answered) < 4 * 500
+    assert (rides._waiting, rides._is_driven) == ([], False)
+
+
+# What rides record
+
+
+@pytest.fixture
+def calls(customer: Customer) -> list[Any]:
+    """Two callers, with two facts and one."""
+    keys = [ApiKey.objects.issue(name=name)[0].pk for name in ("cdn", "dns")]
+    facts = [FactFactory.build(request_id=name) for name in ("a", "b", "c")]
+    return [recording._Call(facts[:2], keys[0]), recording._Call(facts[2:], keys[1])]
+
+
+@pytest.mark.django_db
+def test_each_caller_gets_its_own_records_which_remember_its_own_key(calls: list[Any]) -> None:
+    outcomes = recording._ride(calls)
+
+    assert outcomes is not None
+    ids = [[outcome.record.request_id for outcome in own] for own in outcomes]  # type: ignore[union-attr]  # Recorded
+    assert ids == [["a", "b"], ["c"]]
+    kept = dict(UsageRecord.objects.values_list("request_id", "reported_by"))
+    assert kept == {fact.request_id: call.reported_by_id for call in calls for fact in call.facts}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "obstacle",
+    [
+        DatabaseUnavailable("It is locked."),
+        IntegrityError("A rule is broken."),
+        FoldOverflow(),
+        GateBusy(),
+        Repeat(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_whatever_is_in_the_way_of_a_ride_they_go_alone(
+    obstacle: Exception, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fold(sql: Statements, folds: Any) -> None:
+        raise obstacle
+
+    monkeypatch.setattr(Statements, "fold", fold)
+
+    assert recording._ride(calls) is None
+    assert not UsageRecord.objects.exists()
+
+
+def test_a_ride_does_not_wait_for_a_close(
+    own_books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_books.is_sqlite:
+        pytest.skip("On SQLite a close is a transaction like any other.")
+    calls = [recording._Call([FactFactory.build(customer_id=id_)], None) for id_ in (1, 2)]
+    tried: list[BaseException] = []
+
+    def attempt(calls: Any, **options: Any) -> list[Any]:
+        try:
+            return run(calls, **options)
+        except BaseException as error:
+            tried.append(error)
+            raise
+
+    run = recording._attempt
+    monkeypatch.setattr(recording, "_attempt", attempt)
+    with contextlib.closing(own_books.connect()) as closer:
+        cursor = closer.cursor()
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT pg_advisory_xact_lock(45329, 2)")
+
+        assert recording._ride(calls) is None
+
+    assert [type(error) for error in tried] == [GateBusy]
 
 
 @pytest.mark.django_db
