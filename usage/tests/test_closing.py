@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 from django.db import connection
 
-from usage.models import Bill, BillNotBegun, BillTotalTooLarge, Customer
-from usage.models.bill import round_amount
+from usage.models import Bill, BillNotBegun, BillTotalTooLarge, Customer, Line
+from usage.models.bill import round_amount, total_of
 from usage.recording import record
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
@@ -48,6 +48,15 @@ def test_closing_fixes_the_total_and_ends_the_period_now(now: dt.datetime) -> No
     assert stored.is_closed
     assert (stored.closed_at, stored.period_end) == (now, now)
     assert stored.closed_total == stored.total == bill.total == Decimal("9.20")
+
+
+def test_the_clock_is_cut_to_the_millisecond(database_clock: DatabaseClock) -> None:
+    database_clock.set("2026-11-10T12:00:00.123999Z")
+    bill = bill_with(("1", "1"))
+    bill.close()
+
+    recorded_at = bill.records.get().recorded_at
+    assert recorded_at == bill.closed_at == dt.datetime.fromisoformat("2026-11-10T12:00:00.123Z")
 
 
 def test_a_period_that_has_ended_keeps_its_end(
@@ -197,6 +206,13 @@ def test_the_lines_of_many_bills_are_read_at_once(now: dt.datetime) -> None:
         bills[0].pk: [Decimal("2.00")],
         bills[1].pk: [Decimal(3)],
     }
+
+
+def test_a_total_is_exact_however_many_digits_it_has() -> None:
+    amounts = [Decimal(10) ** 29, Decimal("0.01")]
+    lines = [Line("x", Decimal(1), amount, 1, amount) for amount in amounts]
+
+    assert str(total_of(lines)) == "1" + "0" * 29 + ".01"
 
 
 HUGE = [("999999999999.999999", "0.999999999999")] * 1000

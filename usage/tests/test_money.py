@@ -148,6 +148,42 @@ def test_the_largest_batch_of_the_largest_facts_is_exact_or_refused_by_name(
     assert line.amount == exact.quantize(Decimal("0.01"), ROUND_HALF_UP, context=WIDE)
 
 
+def units_of(request_id: str, units: str) -> dict[str, Any]:
+    return {
+        "request_id": request_id,
+        "customer_id": 123,
+        "service": "x",
+        "units_consumed": units,
+        "price_per_unit": "0.000000000001",
+    }
+
+
+def statuses(response: Any) -> list[int]:
+    return [result["status"] for result in response.json()["results"]]
+
+
+def test_daily_usage_is_filled_to_the_last_millionth(customer: Customer, post: Post) -> None:
+    parts = [units_of(f"part:{n}", "999999999999.999999") for n in range(9)]
+    rest = written(SQLITE_MOST - 9 * MOST_UNITS, 6)
+
+    response = post([*parts, units_of("rest", rest), units_of("more", "0.000001")])
+
+    refused = 400 if connection.vendor == "sqlite" else 201
+    assert statuses(response) == [*[201] * 10, refused]
+
+
+def test_a_replay_is_answered_also_where_there_is_no_room_for_more(
+    customer: Customer, post: Post
+) -> None:
+    full = [units_of(f"part:{n}", "999999999999.999999") for n in range(9)]
+    post(full)
+
+    response = post([full[0], units_of("more", "999999999999.999999"), full[1]])
+
+    refused = 400 if connection.vendor == "sqlite" else 201
+    assert statuses(response) == [200, refused, 200]
+
+
 @pytest.mark.parametrize("number", ["999999999999.999999", "0.000001", "1.000000", "1e3", "1.5E-3"])
 def test_a_json_number_is_as_exact_as_text(number: str, customer: Customer, post: Post) -> None:
     text = json.dumps(

@@ -88,3 +88,15 @@ def test_a_bill_of_another_time_zone_leaves_room_for_the_next(
     assert post(usage_body()).status_code == 201
     newest = Bill.objects.latest("pk")
     assert newest.period_start.astimezone(dt.UTC).isoformat() == start
+
+
+def test_a_bill_ends_where_one_of_another_time_zone_begins(
+    customer: Customer, post: Post, database_clock: DatabaseClock, settings: Settings
+) -> None:
+    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "Pacific/Kiritimati"
+    database_clock.set("2026-11-02T00:00:00Z")
+    post(usage_body())
+    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "UTC"
+
+    assert post(usage_body(occurred_at="2026-10-20T00:00:00Z")).status_code == 201
+    assert Bill.objects.get(month="2026-10-01").period_end.isoformat().startswith("2026-10-31T10")

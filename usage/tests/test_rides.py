@@ -14,7 +14,7 @@ from django.db import IntegrityError
 
 from usage import recording
 from usage.models import ApiKey, Customer, UsageRecord
-from usage.rides import Rides, turn
+from usage.rides import Rides, _Seat, turn
 from usage.statements import FoldOverflow, Statements
 from usage.tests.books import Books
 from usage.tests.factories import FactFactory
@@ -131,6 +131,19 @@ def test_who_is_not_called_in_time_goes_alone(road: Road, waiting: Any) -> None:
     road.open.set()
     assert first.result(PATIENCE_SECONDS) == "a!"
     assert road.rides == [["a"]]
+
+
+def test_who_is_on_its_way_stays_however_long_that_takes(pool: ThreadPoolExecutor) -> None:
+    seat: _Seat[str, str] = _Seat("taken aboard")
+    waits = pool.submit(
+        Rides[str, str](lambda loads: loads, patience=0.0)._is_called_to_drive, seat
+    )
+    with pytest.raises(TimeoutError):
+        waits.result(0.05)
+
+    seat.called.set()
+
+    assert waits.result(PATIENCE_SECONDS) is False
 
 
 def test_where_there_was_a_queue_the_next_ride_stops_for_those_who_come_back(
