@@ -185,6 +185,7 @@ def assert_books_balance(
     records = tables["usagerecord"]
     _assert_sums(bills, records, tables["dailyusage"])
     _assert_periods(bills.values())
+    _assert_places(bills, records)
     _assert_closed(bills, records)
     if answered is not None:
         stored = {record["request_id"]: _document(record, bills) for record in records}
@@ -227,6 +228,25 @@ def _assert_periods(bills: Iterable[dict[str, Any]]) -> None:
             assert earlier["period_end"] <= later["period_start"]
         open_months = [bill["month"] for bill in own if bill["closed_at"] is None]
         assert len(open_months) == len(set(open_months))
+
+
+def _assert_places(bills: dict[int, dict[str, Any]], records: list[dict[str, Any]]) -> None:
+    by_id = {record["request_id"]: record for record in records}
+    for record in records:
+        bill = bills[record["bill_id"]]
+        month = bill["month"]
+        begins = dt.datetime(month.year, month.month, 1, tzinfo=dt.UTC)
+        ends = (begins + dt.timedelta(days=32)).replace(day=1)
+        assert begins <= bill["period_start"] < bill["period_end"] <= ends
+        assert bool(record["late"]) == (record["occurred_at"] < bill["period_start"])
+        assert record["occurred_at"] < ends
+        assert record["recorded_at"] >= begins - dt.timedelta(minutes=5)
+        if record["voids_id"] is not None:
+            voided = by_id[record["voids_id"]]
+            assert record["request_id"] == f"void {voided['request_id']}"
+            assert record["units"] == -voided["units"]
+            for kept in ("customer_id", "service", "price_per_unit", "occurred_at"):
+                assert record[kept] == voided[kept]
 
 
 def _assert_closed(bills: dict[int, dict[str, Any]], records: list[dict[str, Any]]) -> None:

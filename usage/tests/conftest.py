@@ -12,9 +12,10 @@ from pytest_django.plugin import DjangoDbBlocker
 from usage import guards, transactions
 from usage.api.authentication import known_keys
 from usage.api.traffic import traffic
-from usage.models import ApiKey, Customer
+from usage.models import ApiKey, Bill, Customer
+from usage.recording import record
 from usage.tests.books import Books, copied, default_database, new_books
-from usage.tests.factories import CustomerFactory
+from usage.tests.factories import CustomerFactory, FactFactory
 from usage.tests.live import Service
 
 
@@ -54,6 +55,25 @@ def _traffic_waits_for_a_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def customer(db: None) -> Customer:
     return CustomerFactory.create(id=123, name="Alice")
+
+
+@pytest.fixture
+def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
+    """A closed bill with a record and daily usage; an open one follows it."""
+    database_clock.set("2026-11-10T12:00:00Z")
+    record([FactFactory.build(request_id="closed")], reported_by_id=None)
+    bill: Bill = Bill.objects.get()
+    bill.close(by="Sam")
+    database_clock.set("2026-11-11T12:00:00Z")
+    record([FactFactory.build(request_id="open")], reported_by_id=None)
+    return bill
+
+
+@pytest.fixture
+def opened(closed: Bill) -> Bill:
+    """The open bill that follows the closed one."""
+    bill: Bill = Bill.objects.open().get()
+    return bill
 
 
 @pytest.fixture

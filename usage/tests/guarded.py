@@ -1,4 +1,4 @@
-"""What the tests of the guards share: a closed bill, and ways to ask for what must be refused."""
+"""What the tests of the guards share: ways to ask for what must be refused."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import pytest
 from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
 from usage.models import ApiKey, Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
-from usage.recording import record
-from usage.tests.conftest import DatabaseClock
-from usage.tests.factories import FactFactory
 
 on_sqlite = pytest.mark.skipif(
     connection.vendor != "sqlite", reason="only SQLite has INSERT OR REPLACE"
@@ -19,17 +16,6 @@ on_sqlite = pytest.mark.skipif(
 on_postgresql = pytest.mark.skipif(
     connection.vendor != "postgresql", reason="only PostgreSQL has TRUNCATE and exclusion"
 )
-
-
-def closed_bill(database_clock: DatabaseClock) -> Bill:
-    """Make a closed bill with a record and daily usage; an open one follows it."""
-    database_clock.set("2026-11-10T12:00:00Z")
-    record([FactFactory.build(request_id="closed")], reported_by_id=None)
-    bill: Bill = Bill.objects.get()
-    bill.close(by="Sam")
-    database_clock.set("2026-11-11T12:00:00Z")
-    record([FactFactory.build(request_id="open")], reported_by_id=None)
-    return bill
 
 
 def refused(attempt: Callable[[], object], message: str | None = None) -> None:

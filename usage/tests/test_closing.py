@@ -132,6 +132,8 @@ def test_closing_waits_for_the_gate_before_it_looks_at_the_clock(
         ("USD", "1.125", "1.13"),
         ("KWD", "0.0005", "0.001"),
         ("KWD", "0.0025", "0.003"),
+        ("CLF", "0.00005", "0.0001"),
+        ("UYW", "1.00015", "1.0002"),
     ],
 )
 def test_a_line_is_rounded_half_away_from_zero_to_the_currencys_minor_unit(
@@ -157,7 +159,7 @@ def test_negative_amounts_are_rounded_away_from_zero_too(
 
 
 @pytest.mark.parametrize(
-    ("currency", "total"), [("JPY", "-3"), ("USD", "-2.51"), ("KWD", "-2.505")]
+    ("currency", "total"), [("JPY", "-3"), ("USD", "-2.51"), ("KWD", "-2.505"), ("CLF", "-2.5050")]
 )
 def test_a_negative_bill_closes(
     currency: str, total: str, now: dt.datetime, database_clock: DatabaseClock

@@ -7,11 +7,9 @@ import pytest
 from django.db import connection, models, transaction
 
 from usage import guards
-from usage.models import Bill, Customer, DailyUsage, Frozen, UsageRecord
-from usage.tests.conftest import DatabaseClock
+from usage.models import Bill, DailyUsage, Frozen, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.guarded import (
-    closed_bill,
     everything,
     on_postgresql,
     on_sqlite,
@@ -21,17 +19,6 @@ from usage.tests.guarded import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
-    return closed_bill(database_clock)
-
-
-@pytest.fixture
-def opened(closed: Bill) -> Bill:
-    bill: Bill = Bill.objects.open().get()
-    return bill
 
 
 def test_all_guards_stand_after_the_migrations() -> None:

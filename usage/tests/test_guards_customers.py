@@ -4,22 +4,10 @@ import pytest
 from django.db.models.deletion import ProtectedError
 
 from usage.models import ApiKey, Bill, Customer
-from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
-from usage.tests.guarded import closed_bill, on_sqlite, plain, refused, run
+from usage.tests.guarded import on_sqlite, plain, refused, run
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
-    return closed_bill(database_clock)
-
-
-@pytest.fixture
-def opened(closed: Bill) -> Bill:
-    bill: Bill = Bill.objects.open().get()
-    return bill
 
 
 def test_the_currency_of_a_customer_with_bills_never_changes(opened: Bill) -> None:

@@ -3,23 +3,11 @@
 import pytest
 from django.db import models
 
-from usage.models import Bill, Customer, DailyUsage, Frozen
-from usage.tests.conftest import DatabaseClock
+from usage.models import Bill, DailyUsage, Frozen
 from usage.tests.factories import CustomerFactory
-from usage.tests.guarded import closed_bill, on_sqlite, refused, run
+from usage.tests.guarded import on_sqlite, refused, run
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
-    return closed_bill(database_clock)
-
-
-@pytest.fixture
-def opened(closed: Bill) -> Bill:
-    bill: Bill = Bill.objects.open().get()
-    return bill
 
 
 @pytest.mark.parametrize("column", ["units", "records"])

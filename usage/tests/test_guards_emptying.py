@@ -3,10 +3,9 @@
 import pytest
 from django.db import IntegrityError, connection
 
-from usage.models import Customer
+from usage.models import Bill
 from usage.tests.books import Books
-from usage.tests.conftest import DatabaseClock
-from usage.tests.guarded import closed_bill, on_postgresql, refused, run
+from usage.tests.guarded import on_postgresql, refused, run
 
 pytestmark = on_postgresql
 
@@ -23,8 +22,7 @@ pytestmark = on_postgresql
         "usage_historyentry",
     ],
 )
-def test_no_table_is_emptied(table: str, customer: Customer, database_clock: DatabaseClock) -> None:
-    closed_bill(database_clock)
+def test_no_table_is_emptied(table: str, opened: Bill) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")  # or their pending events refuse first
     refused(run(f"TRUNCATE {table} CASCADE"), "is never emptied")

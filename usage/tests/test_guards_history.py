@@ -2,16 +2,10 @@
 
 import pytest
 
-from usage.models import Bill, Customer, Frozen, HistoryEntry
-from usage.tests.conftest import DatabaseClock
-from usage.tests.guarded import closed_bill, on_sqlite, plain, refused, run
+from usage.models import Frozen, HistoryEntry
+from usage.tests.guarded import on_sqlite, plain, refused, run
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
-    return closed_bill(database_clock)
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("closed")]
 
 
 @pytest.mark.parametrize("column", [field.column for field in HistoryEntry._meta.fields])
