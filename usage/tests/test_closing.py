@@ -1,7 +1,7 @@
 """Closing fixes a bill's total once and for ever."""
 
 import datetime as dt
-from decimal import Decimal
+from decimal import Context, Decimal
 
 import pytest
 from django.db import connection
@@ -215,6 +215,13 @@ def test_a_total_is_exact_however_many_digits_it_has() -> None:
     lines = [Line("x", Decimal(1), amount, 1, amount) for amount in amounts]
 
     assert str(total_of(lines)) == "1" + "0" * 29 + ".01"
+
+
+def test_the_amount_of_a_line_is_exact_however_many_digits_it_has() -> None:
+    units, price = 10**30 - 1, 10**18 - 1
+    line = Line("x", Decimal(price).scaleb(-12), Decimal(f"{units}e-6"), 1, Decimal(0))
+
+    assert int(line.exact_amount.scaleb(18, Context(prec=80))) == units * price
 
 
 HUGE = [("999999999999.999999", "0.999999999999")] * 1000

@@ -100,3 +100,16 @@ def test_a_bill_ends_where_one_of_another_time_zone_begins(
 
     assert post(usage_body(occurred_at="2026-10-20T00:00:00Z")).status_code == 201
     assert Bill.objects.get(month="2026-10-01").period_end.isoformat().startswith("2026-10-31T10")
+
+
+def test_a_month_closed_early_is_known_however_long_the_grace(
+    customer: Customer, post: Post, database_clock: DatabaseClock, settings: Settings
+) -> None:
+    settings.BILLING_GRACE_DAYS = 200
+    closed_at = database_clock.set("2026-01-20T12:00:00Z")
+    post(usage_body(occurred_at="2026-01-10T00:00:00Z"))
+    Bill.objects.get().close()
+    database_clock.set("2026-08-01T12:00:00Z")
+
+    assert post(usage_body(occurred_at="2026-01-25T00:00:00Z")).status_code == 201
+    assert Bill.objects.open().get().period_start == closed_at

@@ -94,6 +94,15 @@ def test_those_that_wait_ride_together_and_each_gets_its_own(road: Road, waiting
     assert road.rides == [["a"], ["b", "c", "d"]]
 
 
+def test_one_of_them_drives_at_a_time(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS)
+    road.then = lambda ride: [str(rides._is_driven)] * len(ride)
+    callers = waiting(rides, "a", "b", "c")
+    road.open.set()
+
+    assert results(callers) == ["a!", "True", "True"]
+
+
 def test_a_ride_that_does_not_arrive_sends_all_of_it_alone(road: Road, waiting: Any) -> None:
     rides = Rides(road.drive, patience=PATIENCE_SECONDS)
     road.then = lambda ride: None
@@ -130,7 +139,8 @@ def test_who_is_not_called_in_time_goes_alone(road: Road, waiting: Any) -> None:
     assert rides.take("b") is None
     road.open.set()
     assert first.result(PATIENCE_SECONDS) == "a!"
-    assert road.rides == [["a"]]
+    assert rides.take("c") == "c!"  # nobody waits for it, or drives
+    assert road.rides == [["a"], ["c"]]
 
 
 def test_who_is_on_its_way_stays_however_long_that_takes(pool: ThreadPoolExecutor) -> None:

@@ -57,6 +57,15 @@ def test_usage_may_be_dated_ahead_into_the_next_month_or_past_an_early_close(
     assert list(Verification().differences()) == []
 
 
+def test_usage_may_be_recorded_in_the_millisecond_of_the_close(
+    customer: Customer, database_clock: DatabaseClock
+) -> None:
+    use("just:before", "1", "2", database_clock.set("2026-11-30T12:00:00Z"))
+    assert Bill.objects.get().close()
+
+    assert list(Verification().differences()) == []
+
+
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12", "Asia/Kathmandu"])
 def test_days_and_months_are_those_of_the_billing_time_zone(
     zone: str, customer: Customer, database_clock: DatabaseClock, settings: Settings

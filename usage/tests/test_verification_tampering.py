@@ -47,6 +47,7 @@ def behind_its_back(bills: Bills) -> Iterator[Any]:
 _CHECKS = (
     ("usage_bill", "bill_closed_with_total"),
     ("usage_usagerecord", "record_id_printable_or_void"),
+    ("usage_usagerecord", "record_occurred_in_time"),
     ("usage_usagerecord", "record_units_signed"),
     ("usage_usagerecord", "record_void_with_reason"),
 )
@@ -105,6 +106,10 @@ TAMPERINGS = {
     "late, of late usage": (
         "UPDATE usage_usagerecord SET late = NOT late WHERE request_id = 'late'",
         ["new late 5 0.25"],
+    ),
+    "time of a record, to the end of its month": (
+        "UPDATE usage_usagerecord SET occurred_at = '2026-12-01 00:00:00' WHERE request_id = 'bob'",
+        ["bob I5 1 2", "bob I5 -1 -2", "bob month 1 2"],
     ),
     "recorded after the close": (
         (
@@ -275,6 +280,14 @@ TAMPERINGS = {
         "UPDATE usage_usagerecord SET voids_id = 'old:1' WHERE request_id = 'new:1'",
         ["new void 61 3.05"],
     ),
+    "void of a void": (
+        (
+            f"INSERT INTO usage_usagerecord (request_id, voids_id, {_RECORD_COLUMNS})"
+            f" SELECT 'void void old:2', request_id, {_RECORD_COLUMNS.replace('units,', '-units,')}"
+            " FROM usage_usagerecord WHERE request_id = 'void old:2'"
+        ),
+        ["new I5 -10 -0.2", "new I5 0 -0.2", "new void 0 0"],
+    ),
     "second void of a record": (
         (
             f"INSERT INTO usage_usagerecord (request_id, voids_id, {_RECORD_COLUMNS})"
@@ -321,6 +334,14 @@ def test_a_bill_with_late_usage_alone_is_found_in_another_month(
     )
 
     assert found(bills) == ["other month 1 2"]
+
+
+def test_usage_of_a_months_first_instant_is_not_late(bills: Bills, behind_its_back: Any) -> None:
+    use("first", "1", "2", dt.datetime(2026, 11, 1, tzinfo=dt.UTC), customer_id=456)
+
+    behind_its_back("UPDATE usage_usagerecord SET late = NOT late WHERE request_id = 'first'")
+
+    assert found(bills) == ["bob late 1 2"]
 
 
 @pytest.fixture
