@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -205,13 +206,13 @@ def meanwhile(
     return make
 
 
-def wait_until_somebody_waits(books: Books) -> None:
+def wait_until_somebody_waits(books: Books, lock: str = "advisory") -> None:
     """Return once a transaction waits at the gate; SQLite does not tell, and lets nobody in."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+    waiting = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = '{lock}'"
     for _ in range(10_000):
         if books.is_sqlite or books.rows(waiting) != [(0,)]:
             return
-    raise AssertionError("Nobody waits for the gate.")
+    raise AssertionError("Nobody waits.")
 
 
 def test_a_close_waits_for_the_record_that_entered_the_gate_first(meanwhile: Any) -> None:
@@ -236,3 +237,18 @@ def test_a_record_waits_for_the_close_that_entered_the_gate_first(meanwhile: Any
     closed, rest = Bill.objects.order_by("period_start")
     assert closed.closed_total == Decimal("2.90")
     assert outcome.record.bill_id == rest.pk
+
+
+def test_a_bill_waits_for_a_change_of_currency_that_is_under_way(
+    own_books: Books, pool: ThreadPoolExecutor
+) -> None:
+    with contextlib.closing(own_books.connect()) as staff:
+        cursor = staff.cursor()
+        cursor.execute("BEGIN")
+        cursor.execute(f"UPDATE usage_customer SET currency = 'EUR' WHERE id = {ALICE}")
+        recording = pool.submit(in_thread, lambda: recorded(fact()))
+        wait_until_somebody_waits(own_books, "transactionid")
+        cursor.execute("COMMIT")
+
+    assert isinstance(recording.result(PATIENCE_SECONDS)[0], Recorded)
+    assert Bill.objects.get().currency == "EUR"
