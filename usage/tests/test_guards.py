@@ -215,6 +215,7 @@ CLOSING = "closed_at = '2026-11-20 00:00:00', closed_total = 0"
         f"{CLOSING}, period_end = '2026-11-20 00:00:00', month = '2026-12-01'",
         f"{CLOSING}, period_end = '2026-11-20 00:00:00', customer_id = 456",
         f"{CLOSING}, period_end = '2026-11-20 00:00:00', id = id + 1000",
+        f"{CLOSING}, period_end = '2026-11-20 00:00:00', currency = 'EUR'",
     ],
 )
 def test_an_open_bill_changes_in_no_way_but_closing(change: str, opened: Bill) -> None:

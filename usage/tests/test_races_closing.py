@@ -9,13 +9,19 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import StringIO
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.management import call_command
+from django.db import connection
 
-from usage.tests.books import assert_books_balance
-from usage.tests.factories import usage_body
+from usage.models import Bill, HistoryEntry
+from usage.recording import record
+from usage.tests.books import CUSTOMERS, Books, assert_books_balance
+from usage.tests.conftest import DatabaseClock
+from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 CLOSES = 40
@@ -114,3 +120,28 @@ def recorded(answers: list[Answer]) -> list[Any]:
             assert {result["status"] for result in results} == {201}
             documents += [result["record"] for result in results]
     return documents
+
+
+def close_bills() -> list[str]:
+    """Run the command on a connection of this thread's own; return what it says."""
+    output = StringIO()
+    try:
+        call_command("close_bills", stdout=output)
+    finally:
+        connection.close()
+    return output.getvalue().splitlines()
+
+
+def test_two_runs_of_close_bills_at_once_close_each_bill_once(
+    own_books: Books, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-10-20T12:00:00Z")
+    record([FactFactory.build(customer_id=id_) for id_ in CUSTOMERS], reported_by_id=None)
+    database_clock.set("2026-11-20T12:00:00Z")
+
+    said = [line for lines in at_once([close_bills, close_bills]) for line in lines]
+
+    closed = [line for line in said if line.startswith("Closed bill")]
+    assert len(closed) == len(set(closed)) == len(CUSTOMERS)
+    assert HistoryEntry.objects.count() == Bill.objects.closed().count() == len(CUSTOMERS)
+    assert_books_balance(own_books)
