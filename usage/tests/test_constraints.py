@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import DatabaseError, IntegrityError, models, transaction
+from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
 from usage.models import (
     ApiKey,
@@ -248,6 +248,12 @@ def test_what_is_there_once_is_not_there_twice(name: str, bill: Bill) -> None:
         "traffic_once": "api_key_id, usage_traffic.day",
     }
     assert name in str(error.value) or columns.get(name, "period_start") in str(error.value)
+
+
+def test_an_amount_of_exactly_the_limit_is_refused_where_numbers_are_exact(bill: Bill) -> None:
+    if connection.vendor == "postgresql":
+        with pytest.raises(IntegrityError, match="record_amount_below_limit"):
+            insert(UsageRecord, units=Decimal(10**7), price_per_unit=Decimal(10**5))
 
 
 def test_good_values_are_taken(bill: Bill) -> None:

@@ -26,6 +26,12 @@ def test_all_guards_stand_after_the_migrations() -> None:
     assert len(guards.expected(connection)) == (20 if connection.vendor == "postgresql" else 17)
 
 
+@on_postgresql
+def test_a_guard_that_is_switched_off_does_not_stand() -> None:
+    run("ALTER TABLE usage_usagerecord DISABLE TRIGGER record_never_changes")()
+    assert guards.missing(connection) == {"record_never_changes"}
+
+
 # Records
 
 

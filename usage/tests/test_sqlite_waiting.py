@@ -1,0 +1,78 @@
+"""How a transaction waits for an SQLite file that another one writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connection, transaction
+
+from usage.tests.books import Books
+
+pytestmark = pytest.mark.skipif(
+    not os.environ["DATABASE_URL"].startswith("sqlite"),
+    reason="PostgreSQL lets in by turns those who wait.",
+)
+
+
+@pytest.fixture
+def other(own_books: Books) -> Iterator[Any]:
+    """A connection of somebody else's."""
+    with contextlib.closing(own_books.connect()) as stranger:
+        yield stranger
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+def test_who_waits_asks_again_every_few_milliseconds(
+    other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever came first must not ask less often than those who have just come."""
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 100:
+            other.execute("ROLLBACK")
+
+    monkeypatch.setattr(time, "sleep", pause)
+    other.execute("BEGIN IMMEDIATE")
+
+    with transaction.atomic():
+        pass
+
+    assert len(pauses) == 100
+    assert max(pauses) < 0.005
+
+
+def test_single_statements_wait_alike(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: other.execute("ROLLBACK"))
+    other.execute("BEGIN IMMEDIATE")
+
+    with connection.cursor() as cursor:
+        cursor.executemany("UPDATE usage_customer SET name = %s WHERE id = %s", [("Ann", 1)])
+        assert cursor.rowcount == 1
+
+
+def test_what_no_waiting_mends_is_an_error_at_once(other: Any, pauses: list[float]) -> None:
+    """A transaction that has read an older state of the file can never write it."""
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN DEFERRED")
+        cursor.execute("SELECT count(*) FROM usage_customer")
+        cursor.fetchall()
+        other.execute("UPDATE usage_customer SET name = 'Ann' WHERE id = 1")
+
+        with pytest.raises(OperationalError, match="locked"):
+            cursor.execute("UPDATE usage_customer SET name = 'Bob' WHERE id = 1")
+        cursor.execute("ROLLBACK")
+
+    assert not pauses
