@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
-from django.db.models import F, Max, QuerySet
+from django.db.models import F, Max
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -162,7 +162,7 @@ def overview(request: HttpRequest) -> dict[str, Any]:
     today = _today()
     troubled = Traffic.objects.on(today).troubled().select_related("api_key")
     since = today - dt.timedelta(days=DAYS_UNUSED)
-    unused: QuerySet[Any] = ApiKey.objects.unused_since(since).order_by("created_at")
+    unused: Any = ApiKey.objects.unused_since(since).annotate(last_day=Max("traffic__day"))
     return {
         "troubled_keys": [
             KeyRow(
@@ -175,7 +175,7 @@ def overview(request: HttpRequest) -> dict[str, Any]:
         ],
         "unused_keys": [
             KeyRow(url_of(row.pk), formats.api_key(row), last_used=_day(row.last_day))
-            for row in unused.annotate(last_day=Max("traffic__day"))[:_SHOWN]
+            for row in unused.order_by("created_at")[:_SHOWN]
         ],
         "days_unused": DAYS_UNUSED,
     }

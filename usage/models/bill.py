@@ -177,30 +177,29 @@ class Bill(FrozenModel):
             return round_amount(self.closed_total, self.minor_unit_digits)
         return total_of(self.lines())
 
-    def close(self, *, by: object, reason: str = "") -> bool:
+    def close(self, *, by: object = "the service", reason: str = "") -> bool:
         """Close the bill for ever: fix its total, and end its period now if it has not ended.
 
-        The same transaction keeps in its history that `by`, a staff user or a command, did it.
+        The same transaction keeps in its history that `by` did it: a staff user, or a command.
         Returns False, and changes nothing, if it was closed already. Raises BillNotBegun for a
         bill of the future, BillTotalTooLarge, DatabaseUnavailable, and ValidationError if nobody
         is named or the reason is too long.
         """
-        closed = repeatable(lambda: self._close(by=by, reason=reason))
-        self.refresh_from_db()
-        return closed
+        return repeatable(lambda: self._close(by=by, reason=reason))
 
     def _close(self, *, by: object, reason: str) -> bool:
         enter_gate([self.customer_id], exclusive=True)
         now = database_now()
-        stored = Bill.objects.get(pk=self.pk)
-        if stored.is_closed:
+        self.refresh_from_db()
+        if self.is_closed:
             return False
-        if now <= stored.period_start:
+        if now <= self.period_start:
             raise BillNotBegun(
-                f"The bill's period begins at {stored.period_start:%Y-%m-%d %H:%M:%S} UTC:"
+                f"The bill's period begins at {self.period_start:%Y-%m-%d %H:%M:%S} UTC:"
                 " close it after that."
             )
-        self._freeze(now, total=stored.total, period_end=min(stored.period_end, now))
+        self._freeze(now, total=self.total, period_end=min(self.period_end, now))
+        self.refresh_from_db()
         history = apps.get_model("usage", "HistoryEntry")
         history.objects.keep(history.Action.CLOSED, bill_id=self.pk, by=by, at=now, reason=reason)
         return True
