@@ -16,6 +16,7 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL"
+	@echo "make soak          the outbox's tests in their long form, some ten minutes"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
 	@echo "make screenshots   take the pictures in docs/ anew; needs chromium, on the PATH or in CHROMIUM"
@@ -43,6 +44,10 @@ test-sqlite:
 test-postgresql:
 	@echo "The tests on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST)
+
+soak: $(VENV)/development
+	@SOAK=1 DATABASE_URL=sqlite:///db.sqlite3 $(RUN) pytest --no-cov --timeout 900 \
+		billing_client/tests/test_outbox*.py usage/tests/test_outbox*.py $(ARGS)
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.
 lint: $(VENV)/development

@@ -10,10 +10,13 @@ from billing_client.errors import (
     ConflictError,
     CustomerNotFoundError,
     FieldError,
+    OutboxError,
+    OutboxFull,
     RateLimitedError,
     UnavailableError,
     ValidationError,
 )
+from billing_client.outbox import Event, Flushed, Stats
 from billing_client.receipts import Receipt, Receipts
 from billing_client.usage import Usage
 from billing_client.version import __version__
@@ -25,10 +28,15 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "CustomerNotFoundError",
+    "Event",
     "FieldError",
+    "Flushed",
+    "OutboxError",
+    "OutboxFull",
     "RateLimitedError",
     "Receipt",
     "Receipts",
+    "Stats",
     "UnavailableError",
     "Usage",
     "ValidationError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from types import TracebackType
@@ -12,7 +13,9 @@ from billing_client.batches import Batch, batches
 from billing_client.calls import Call
 from billing_client.config import Limits, api_key_of, endpoint_of
 from billing_client.decimals import Number
-from billing_client.errors import BillingError, ValidationError
+from billing_client.errors import BillingError, ConfigurationError, ValidationError
+from billing_client.outbox.events import OnEvent
+from billing_client.outbox.outbox import MOST_BYTES, MOST_RECORDS, Bounds, Flushed, Outbox, Stats
 from billing_client.receipts import Receipt, Receipts
 from billing_client.transport import Transport
 from billing_client.usage import Usage
@@ -29,6 +32,12 @@ class BillingClient:
     and the waits between them, on a monotonic clock. Only name resolution is outside: the
     system's resolver has a clock of its own.
 
+    ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given; with one, enqueue()
+    works. Many processes may share it, all with keys for the same service. At most
+    ``outbox_max_records`` records or ``outbox_max_bytes`` bytes of one process wait there.
+    ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
+    ``on_event`` is called with each Event, in the outbox's own thread.
+
     Safe to share between threads. After a fork the child opens connections of its own. Proxies
     and CA bundles are taken from the environment as requests does, ~/.netrc is not. Raises
     ConfigurationError.
@@ -43,6 +52,11 @@ class BillingClient:
         read_timeout: float = 10.0,
         attempts: int = 5,
         total_timeout: float = 30.0,
+        outbox: str | os.PathLike[str] | None = None,
+        fsync: bool = False,
+        outbox_max_records: int = MOST_RECORDS,
+        outbox_max_bytes: int = MOST_BYTES,
+        on_event: OnEvent | None = None,
     ) -> None:
         self._limits = Limits(
             connect=connect_timeout, read=read_timeout, attempts=attempts, total=total_timeout
@@ -53,6 +67,18 @@ class BillingClient:
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
         )
+        bounds = Bounds(outbox_max_records, outbox_max_bytes)
+        directory = outbox or os.environ.get("BILLING_OUTBOX_DIR")
+        self._outbox: Outbox | None = None
+        if directory:
+            self._outbox = Outbox(
+                directory,
+                self._transport,
+                seconds=connect_timeout + read_timeout,
+                fsync=fsync,
+                bounds=bounds,
+                on_event=on_event,
+            )
 
     def record_usage(
         self,
@@ -116,8 +142,38 @@ class BillingClient:
             raise
         return receipts
 
-    def close(self) -> None:
-        """Close the connections of this process; any later use raises ConfigurationError."""
+    def enqueue(self, usage: Usage) -> None:
+        """Write it to the outbox, from where it is sent by itself; never touches the network.
+
+        When this returns the usage is on disk, and outlives this process. Where it has no
+        ``occurred_at`` it gets the time of this call. May be called from any thread, from signal
+        handlers and finalizers. Raises OutboxFull, or OutboxError, if it could not be written,
+        and ConfigurationError if there is no outbox or the client is closed.
+        """
+        if not isinstance(usage, Usage):
+            raise ValidationError(f"enqueue was given a {type(usage).__name__}, expected Usage.")
+        self._the_outbox().enqueue(usage)
+
+    def flush(self, timeout: float = 10.0) -> Flushed:
+        """Send what waits, also for processes that died, for so many seconds at most.
+
+        Returns at once where nothing can be sent before something is corrected. Raises
+        ConfigurationError if there is no outbox.
+        """
+        return self._the_outbox().flush(timeout)
+
+    def stats(self) -> Stats:
+        """How the outbox stands. Raises ConfigurationError if there is none."""
+        return self._the_outbox().stats()
+
+    def close(self, timeout: float = 2.0) -> None:
+        """Close the connections of this process; any later use raises ConfigurationError.
+
+        What waits in the outbox is sent for so many seconds at most; the rest stays on disk for
+        the next process.
+        """
+        if self._outbox is not None:
+            self._outbox.close(timeout)
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -139,6 +195,13 @@ class BillingClient:
             "A BillingClient holds the API key and cannot be pickled or copied; "
             "make one in each process."
         )
+
+    def _the_outbox(self) -> Outbox:
+        if self._outbox is None:
+            raise ConfigurationError(
+                "This billing client has no outbox; pass outbox=… or set BILLING_OUTBOX_DIR."
+            )
+        return self._outbox
 
     def _call_for_one(self, usage: Usage) -> Call[Receipt]:
         request_id = usage.request_id

@@ -120,3 +120,17 @@ class UnavailableError(BillingError):
     Resending under the same id is safe and is what to do, after ``retry_after`` seconds if set;
     never resend under a new id, because ``ambiguous`` says whether the usage may be stored.
     """
+
+
+class OutboxError(BillingError):
+    """The usage could not be written to the outbox; nothing was kept and nothing was sent.
+
+    Enqueue it again under the same id, after what the message says was corrected.
+    """
+
+
+class OutboxFull(OutboxError):
+    """The outbox has reached its bounds, or its disk is full; nothing was kept or dropped.
+
+    Enqueue it again under the same id once some of what waits was sent.
+    """

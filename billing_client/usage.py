@@ -85,22 +85,29 @@ class Usage:
             ids = [self.request_id] if hasattr(self, "request_id") else []
             raise ValidationError(_sentence(faults), fields=faults, request_ids=ids)
 
-    def to_wire(self) -> dict[str, Any]:
-        """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z."""
-        wire: dict[str, Any] = json.loads(self.to_json())
+    def to_wire(self, *, occurred_at: datetime | None = None) -> dict[str, Any]:
+        """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z.
+
+        ``occurred_at``, in UTC, stands in where the usage has none.
+        """
+        wire: dict[str, Any] = json.loads(self.to_json(occurred_at=occurred_at))
         return wire
 
-    def to_json(self) -> bytes:
-        """The bytes that are sent, in UTF-8; the same for the same usage, every time."""
+    def to_json(self, *, occurred_at: datetime | None = None) -> bytes:
+        """The bytes that are sent, in UTF-8; the same for the same usage, every time.
+
+        ``occurred_at`` as for to_wire.
+        """
         # Written out: making a dict and having it encoded takes four times as long.
         wire = (
             f'{{"request_id":{_quoted(self.request_id)},"customer_id":{self.customer_id}'
             f',"service":{_quoted(self.service)},"units_consumed":"{self.units_consumed:f}"'
             f',"price_per_unit":"{self.price_per_unit:f}"'
         )
-        if self.occurred_at is not None:
+        at = self.occurred_at or occurred_at
+        if at is not None:
             # In UTC already, and cut to the millisecond.
-            instant = self.occurred_at.replace(tzinfo=None).isoformat(timespec="milliseconds")
+            instant = at.replace(tzinfo=None).isoformat(timespec="milliseconds")
             wire += f',"occurred_at":"{instant}Z"'
         return f"{wire}}}".encode()
 

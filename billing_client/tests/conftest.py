@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from billing_client import BillingClient, Usage
+from billing_client.outbox import drainer, pace
 from billing_client.tests.faulty import FaultyServer
 
 KEY = "bk_0123456789abcdef_not_a_real_key"
@@ -37,11 +38,27 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("BILLING_URL", "BILLING_API_KEY", "NETRC", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    for name in (
+        "BILLING_URL",
+        "BILLING_API_KEY",
+        "BILLING_OUTBOX_DIR",
+        "NETRC",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The outbox's times in hundredths."""
+    monkeypatch.setattr(pace, "FIRST_CEILING", 0.01)
+    monkeypatch.setattr(pace, "LAST_CEILING", 0.2)
+    monkeypatch.setattr(pace, "SHORTEST_SECONDS", 0.01)
+    monkeypatch.setattr(drainer, "LINGER_SECONDS", 0.01)
 
 
 @pytest.fixture

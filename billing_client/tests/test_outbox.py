@@ -1,0 +1,342 @@
+"""Usage goes to disk at once, and to the service when that is there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
+from billing_client.outbox import source
+from billing_client.outbox.store import files
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import (
+    FaultyServer,
+    after_commit,
+    cut,
+    for_another,
+    refuse,
+    reply,
+    truncate,
+)
+from billing_client.tests.outboxes import NOBODY, contents, drained, eventually, fact, hurried
+
+
+def test_what_was_enqueued_is_sent_by_itself(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        for n in range(1200):
+            billing.enqueue(fact(f"n{n}"))
+        eventually(lambda: len(server.service.stored) == 1200)
+    assert files(tmp_path) == []
+
+
+def test_flush_says_what_it_did(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        before = billing.flush(5)
+        billing.enqueue(fact("one"))
+        billing.flush(5)
+        stats = billing.stats()
+    assert (before.sent, before.pending, before.rejected, before.paused_reason) == (0, 0, 0, None)
+    assert (stats.sent, stats.pending, stats.oldest_seconds, stats.last_error) == (1, 0, None, None)
+
+
+def test_without_the_service_it_waits_on_disk(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        flushed = billing.flush(0.1)
+        stats = billing.stats()
+    assert (flushed.sent, flushed.pending, flushed.paused_reason) == (0, 1, None)
+    assert stats.last_error is not None
+    assert stats.oldest_seconds is not None
+    assert contents(tmp_path) == ["one"]
+    assert drained(tmp_path, server) == {"one"}
+
+
+def test_files_are_for_this_user_alone_and_never_hold_the_key(tmp_path: Path) -> None:
+    directory = tmp_path / "new" / "outbox"
+    with hurried(NOBODY, directory) as billing:
+        billing.enqueue(fact("one"))
+        billing.flush(0.05)
+        modes = {path.stat().st_mode & 0o777 for path in directory.iterdir()}
+        texts = b"".join(path.read_bytes() for path in directory.iterdir())
+    assert modes == {0o600}
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert b"one" in texts
+    assert KEY.encode() not in texts
+
+
+def test_the_directory_may_come_from_the_environment(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILLING_OUTBOX_DIR", str(tmp_path))
+    with BillingClient(server.url, KEY) as billing:
+        billing.enqueue(fact("one"))
+    assert list(server.service.stored) == ["one"]
+
+
+def test_without_an_outbox_there_is_no_enqueue(billing: BillingClient) -> None:
+    with pytest.raises(ConfigurationError, match="BILLING_OUTBOX_DIR"):
+        billing.enqueue(fact("one"))
+
+
+def test_only_usage_is_enqueued(tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing, pytest.raises(ValidationError, match="dict"):
+        billing.enqueue({})  # type: ignore[arg-type]
+
+
+def test_a_closed_client_takes_nothing(tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.close(0)
+        with pytest.raises(ConfigurationError, match="closed"):
+            billing.enqueue(fact("one"))
+        assert billing.flush(1).pending == 0
+
+
+@pytest.mark.parametrize("name", ["outbox_max_records", "outbox_max_bytes"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True])
+def test_bounds_are_whole_numbers(tmp_path: Path, name: str, value: int) -> None:
+    with pytest.raises(ConfigurationError, match=name), hurried(NOBODY, tmp_path, **{name: value}):
+        pass
+
+
+@pytest.mark.parametrize("bound", [{"outbox_max_records": 3}, {"outbox_max_bytes": 450}])
+def test_a_full_outbox_raises_and_drops_nothing(
+    server: FaultyServer, tmp_path: Path, bound: dict[str, int]
+) -> None:
+    with hurried(NOBODY, tmp_path, **bound) as billing:
+        for n in range(3):
+            billing.enqueue(fact(f"n{n}"))
+        with pytest.raises(OutboxFull) as raised:
+            billing.enqueue(fact("n3"))
+        assert billing.stats().pending == 3
+    assert raised.value.request_ids == ("n3",)
+    assert drained(tmp_path, server) == {"n0", "n1", "n2"}
+
+
+def test_there_is_room_again_once_it_was_sent(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(server.url, tmp_path, outbox_max_records=1) as billing:
+        for n in range(3):
+            billing.enqueue(fact(f"n{n}"))
+            assert billing.flush(5).pending == 0
+
+
+# Time
+
+
+def test_usage_without_a_time_gets_that_of_the_call(server: FaultyServer, tmp_path: Path) -> None:
+    given = datetime(2026, 11, 1, 12, tzinfo=UTC)
+    before = datetime.now(UTC)
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("stamped"))
+        after = datetime.now(UTC)
+        billing.enqueue(fact("given", occurred_at=given))
+        billing.flush(5)
+        billing.record_usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
+    stored = server.service.stored
+    stamp = datetime.fromisoformat(stored["stamped"]["occurred_at"])
+    assert before.replace(microsecond=before.microsecond // 1000 * 1000) <= stamp <= after
+    assert stored["given"]["occurred_at"] == "2026-11-01T12:00:00.000Z"
+    assert "occurred_at" not in json.loads(server.seen[-1].body)
+
+
+def test_the_same_fact_enqueued_twice_counts_as_delivered(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        for _ in range(2):
+            billing.enqueue(fact("one"))
+            flushed = billing.flush(5)
+            eventually(lambda: True)
+    assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 0)
+
+
+def test_another_fact_under_the_same_id_is_rejected(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        billing.enqueue(fact("one", units_consumed=2))
+        assert billing.flush(5).rejected == 1
+        billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 1, tzinfo=UTC)))
+        billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 2, tzinfo=UTC)))
+        assert billing.flush(5).rejected == 1
+    assert contents(tmp_path, "rejected") == ["one", "two"]
+
+
+def in_the_future(*ids: str) -> object:
+    fault = {"field": "occurred_at", "code": "in_the_future", "detail": "Check your clock."}
+    error = {"code": "validation_error", "detail": "It is wrong.", "errors": [fault]}
+    return {"results": [{"status": 400, "request_id": name, "error": error} for name in ids]}
+
+
+def test_a_stamped_time_in_the_future_waits_for_the_service(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(source.LANES, "in_the_future", 0.05)
+    server.script.append(reply(207, in_the_future("one")))
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        flushed = billing.flush(5)
+        eventually(lambda: billing.flush(1).pending == 0)
+    assert flushed.rejected == 0
+    assert list(server.service.stored) == ["one"]
+
+
+def test_a_given_time_in_the_future_is_rejected(server: FaultyServer, tmp_path: Path) -> None:
+    server.script.append(reply(207, in_the_future("one")))
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one", occurred_at=datetime(2100, 1, 1, tzinfo=UTC)))
+        assert billing.flush(5).rejected == 1
+
+
+# Customers who are created after their first usage
+
+
+def test_an_unknown_customer_is_tried_again_and_stops_no_other(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(source.LANES, "unknown_customer", 0.05)
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("early", customer_id=404))
+        billing.enqueue(fact("other"))
+        flushed = billing.flush(5)
+        assert (flushed.sent, flushed.rejected) == (1, 0)
+        server.script.append(reply(207, {"results": [_created("early")]}))
+        eventually(lambda: billing.flush(1).pending == 0)
+    assert files(tmp_path) == []
+
+
+def _created(name: str) -> object:
+    record = {"request_id": name, "amount": "1", "late": False, "bill": {"id": 1}}
+    return {"status": 201, "request_id": name, "record": record}
+
+
+def test_after_seven_days_an_unknown_customer_is_rejected(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(source.LANES, "unknown_customer", 0.0)
+    monkeypatch.setattr("billing_client.outbox.delivery.UNKNOWN_CUSTOMER_HOURS", 5)
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("never", customer_id=404))
+        eventually(lambda: billing.stats().rejected == 1)
+    assert contents(tmp_path, "rejected") == ["never"]
+    assert len(server.seen) == 6
+
+
+# Faults of the network
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        cut,
+        truncate,
+        for_another,
+        after_commit(cut),
+        after_commit(refuse(500, "internal_error")),
+        refuse(503, "service_unavailable", Retry_After="0"),
+        refuse(429, "too_many"),
+        reply(200, b"<html>"),
+        reply(207, {"results": []}),
+    ],
+)
+def test_a_fault_that_passes_loses_and_doubles_nothing(
+    server: FaultyServer, tmp_path: Path, fault: object
+) -> None:
+    server.script.extend([fault] * 3)  # type: ignore[list-item]
+    with hurried(server.url, tmp_path) as billing:
+        for n in range(20):
+            billing.enqueue(fact(f"n{n}"))
+        eventually(lambda: billing.flush(1).pending == 0)
+        assert billing.stats().sent == 20
+    assert len(server.service.stored) == 20
+    assert len(server.seen) >= 4
+
+
+def test_retry_after_is_a_floor_also_for_flush(server: FaultyServer, tmp_path: Path) -> None:
+    server.script.append(refuse(503, "service_unavailable", Retry_After="30"))
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        billing.flush(0.2)
+        assert billing.flush(0.1).pending == 1
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        refuse(401, "not_authenticated"),
+        refuse(403, "forbidden"),
+        reply(404, b"not here"),
+        reply(302, b"", Location="https://elsewhere.example"),
+        reply(501, b""),
+        reply(405, b""),
+    ],
+)
+def test_what_somebody_must_correct_pauses_and_keeps_everything(
+    server: FaultyServer, tmp_path: Path, fault: object
+) -> None:
+    server.script.extend([fault] * 100)  # type: ignore[list-item]
+    with hurried(server.url, tmp_path) as billing:
+        for n in range(600):
+            billing.enqueue(fact(f"n{n}"))
+        flushed = billing.flush(20)
+        assert flushed.paused_reason is not None
+        assert (flushed.sent, flushed.rejected, flushed.pending) == (0, 0, 600)
+        assert billing.stats().paused_reason == billing.stats().last_error
+        assert len(server.seen) < 100
+        server.script.clear()
+        eventually(lambda: billing.flush(5).pending == 0)
+        assert billing.stats().paused_reason is None
+
+
+def test_tls_failures_pause(tmp_path: Path) -> None:
+    with FaultyServer(tls=True) as server, hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        flushed = billing.flush(5)
+    assert flushed.paused_reason is not None
+    assert "TLS" in flushed.paused_reason
+    assert contents(tmp_path) == ["one"]
+
+
+# Events
+
+
+def test_events_tell_the_application(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    events: list[Event] = []
+    server.script.extend([refuse(503, "x"), refuse(401, "x")])
+    with hurried(server.url, tmp_path, on_event=events.append) as billing:
+        billing.enqueue(fact("one"))
+        eventually(lambda: billing.flush(1).pending == 0)
+    kinds = [event.kind for event in events]
+    assert kinds[:2] == ["failed", "paused"]
+    assert set(kinds[2:]) == {"sent", "resumed"}
+    assert {record.levelno for record in caplog.records} >= {logging.WARNING, logging.ERROR}
+
+
+def test_a_hook_that_raises_stops_nothing(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def hook(event: Event) -> None:
+        raise RuntimeError("no metrics")
+
+    with hurried(server.url, tmp_path, on_event=hook) as billing:
+        billing.enqueue(fact("one"))
+        assert billing.flush(5).sent == 1
+    assert "on_event raised" in caplog.text
+
+
+def test_a_bug_in_the_drainer_is_logged_and_tried_again(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        assert billing._outbox is not None
+        ask = billing._outbox._drainer._ask
+        asks = iter([None])
+        billing._outbox._drainer._ask = lambda rows: ask(rows) if next(asks, 1) else 1 / 0  # type: ignore[assignment,return-value]
+        billing.enqueue(fact("one"))
+        eventually(lambda: billing.flush(1).pending == 0)
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,106 @@
+"""The steps of a fork and of an end, one by one; real ones are in test_outbox_processes.py."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from billing_client import OutboxError
+from billing_client.outbox import forks
+from billing_client.outbox.store import Store, files
+from billing_client.testing import FakeBillingClient
+from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.outboxes import NOBODY, contents, drained, fact, hurried
+
+
+def test_a_parent_goes_on_with_a_new_file(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("before"))
+        forks._before()
+        forks._in_parent()
+        billing.enqueue(fact("after"))
+        assert billing.stats().pending == 2
+        assert len(files(tmp_path)) == 2
+    assert drained(tmp_path, server) == {"before", "after"}
+
+
+def test_a_child_begins_anew(tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("before"))
+        forks._before()
+        forks._in_child()
+        assert billing.stats().pending == 0
+        billing.enqueue(fact("child"))
+        assert billing.stats().pending == 1
+    assert contents(tmp_path) == ["before", "child"]
+
+
+def test_a_child_of_a_fork_in_c_leaks_its_parents_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaked: list[sqlite3.Connection] = []
+    monkeypatch.setattr(forks, "leak", leaked.append)
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("parent"))
+        with monkeypatch.context() as child:
+            child.setattr("os.getpid", lambda: 4_000_000)
+            assert billing.stats().pending == 0
+            billing.close(0)
+    assert len(leaked) == 1
+    assert len(files(tmp_path)) == 1
+    leaked[0].close()  # here there is no parent whose file it would destroy
+    assert contents(tmp_path) == ["parent"]
+
+
+def test_after_the_end_it_still_goes_to_disk(tmp_path: Path, server: FaultyServer) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("before"))
+        assert billing._outbox is not None
+        billing._outbox.close(0, at_exit=True)
+        billing.enqueue(fact("finalizer"))
+        forks.forget(billing._outbox)
+    assert contents(tmp_path) == ["before", "finalizer"]
+
+
+def test_a_file_closed_again_and_again_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        assert billing._outbox is not None
+        assert billing._outbox.own is not None
+        billing._outbox.own.store.close()
+        with pytest.raises(OutboxError, match="again and again"):
+            billing.enqueue(fact("two"))
+    assert contents(tmp_path) == ["one"]
+
+
+def test_a_system_without_another_thread_leaves_it_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("_thread.start_new_thread", none)
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+    assert contents(tmp_path) == ["one"]
+
+
+def test_fsync_is_a_setting_of_the_file(tmp_path: Path) -> None:
+    store = Store.create(tmp_path, fsync=True)
+    assert store.execute("PRAGMA synchronous") == [(2,)]
+    store.close()
+
+
+def test_the_fake_can_be_paused(tmp_path: Path) -> None:
+    with FakeBillingClient() as billing:
+        billing.paused_reason = "The key was rotated."
+        billing.enqueue(fact("one"))
+        assert billing.flush().paused_reason == "The key was rotated."
+        assert billing.stats().pending == 1
+        billing.paused_reason = None
+        billing.flush()
+        assert [usage.request_id for usage in billing.recorded] == ["one"]

@@ -1,0 +1,322 @@
+"""Processes that are killed, fork, are interrupted and end: nothing is lost, nothing is printed."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from billing_client.outbox.store import files
+from billing_client.tests.faulty import FaultyServer, stall
+from billing_client.tests.outboxes import (
+    NOBODY,
+    SOAK,
+    contents,
+    drained,
+    eventually,
+    fact,
+    hurried,
+    run,
+    start,
+)
+
+IDS = 100_000 if SOAK else 3_000
+
+ENDLESS = """
+for n in range(10_000_000):
+    name = f"{os.getpid()}:{n}"
+    billing.enqueue(fact(name))
+    os.write(1, (name + "\\n").encode())
+"""
+
+
+def ids_of(text: str) -> set[str]:
+    """The whole lines: the last one may have been cut by the kill."""
+    return set(text.split("\n")[:-1])
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("url", [NOBODY, None])
+def test_what_enqueue_returned_for_survives_kill_9(
+    server: FaultyServer, tmp_path: Path, url: str | None
+) -> None:
+    """Also while a thread drains to a service that lives."""
+    chance = random.Random(7)
+    returned: set[str] = set()
+    for _ in range(200):
+        writer = start(ENDLESS, url or server.url, tmp_path)
+        assert writer.stdout is not None
+        first = writer.stdout.readline()
+        time.sleep(chance.uniform(0, 2.0 if SOAK else 0.3))  # the moment of death is the chance's
+        writer.kill()
+        out, _ = writer.communicate()
+        returned |= ids_of(first + out)
+        if len(returned) >= IDS:
+            break
+    assert len(returned) >= IDS
+    assert returned - drained(tmp_path, server) == set()
+
+
+# Forks
+
+FORKS = """
+import ctypes
+def c_fork():
+    # As servers written in C do it; never in the middle of SQLite, whose locks would stay taken.
+    child = billing._outbox.guard.run(ctypes.PyDLL(None).fork)
+    if child == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+    return child
+fork = os.fork if sys.argv[3] == "python" else c_fork
+def write(name):
+    for n in range(100):
+        billing.enqueue(fact(f"{name}:{n}"))
+threads = [threading.Thread(target=write, args=[f"thread{n}"]) for n in range(3)]
+for thread in threads:
+    thread.start()
+for n in range(10):
+    child = fork()
+    if child == 0:
+        write(f"child{n}")
+        if n % 2:
+            billing.close(0)
+        os._exit(0)
+    write(f"parent{n}")
+    assert os.waitpid(child, 0)[1] == 0
+for thread in threads:
+    thread.join()
+billing.close(0)
+"""
+FORKED = {
+    f"{name}:{n}"
+    for name in ["thread0", "thread1", "thread2"]
+    + [f"{who}{k}" for who in ("child", "parent") for k in range(10)]
+    for n in range(100)
+}
+
+
+@pytest.mark.parametrize("alive", [False, True])
+@pytest.mark.parametrize("how", ["python", "c"])
+def test_forks_under_writing_threads_lose_nothing(
+    server: FaultyServer, tmp_path: Path, how: str, alive: bool
+) -> None:
+    code, out, err = run(FORKS, server.url if alive else NOBODY, tmp_path, how)
+    assert (code, out, err) == (0, "", "")
+    assert drained(tmp_path, server) == FORKED
+
+
+def test_a_child_that_ends_normally_leaves_its_parents_file_alone(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    """Closing the inherited connection, if only at its end, would destroy it."""
+    script = """
+import ctypes
+billing.enqueue(fact("one"))
+if ctypes.PyDLL(None).fork() == 0:
+    sys.exit()
+os.wait()
+billing.enqueue(fact("two"))
+os._exit(0)
+"""
+    assert run(script, NOBODY, tmp_path) == (0, "", "")
+    assert drained(tmp_path, server) == {"one", "two"}
+
+
+def test_a_multiprocessing_child_loses_nothing(server: FaultyServer, tmp_path: Path) -> None:
+    script = """
+import multiprocessing
+billing.enqueue(fact("parent"))
+child = multiprocessing.get_context("fork").Process(target=billing.enqueue, args=[fact("child")])
+child.start()
+child.join()
+assert child.exitcode == 0
+"""
+    assert run(script, NOBODY, tmp_path) == (0, "", "")
+    assert drained(tmp_path, server) == {"parent", "child"}
+
+
+# Ends
+
+ENDS = {
+    "end": "",
+    "sys.exit": "sys.exit(3)",
+    "os._exit": "os._exit(4)",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+    "SIGTERM handled": "signal.signal(15, lambda *_: sys.exit(5)); os.kill(os.getpid(), 15)",
+    "with": "billing.__exit__(None, None, None)",
+    "finalizer": """
+class Late:
+    def __del__(self, billing=billing, usage=fact("late")):
+        billing.enqueue(usage)
+late = Late()
+""",
+}
+CODES = {"sys.exit": 3, "os._exit": 4, "SIGTERM": -signal.SIGTERM, "SIGTERM handled": 5}
+
+
+@pytest.mark.parametrize("alive", [False, True])
+@pytest.mark.parametrize("end", ENDS)
+def test_every_end_is_clean_and_loses_nothing(
+    server: FaultyServer, tmp_path: Path, end: str, alive: bool
+) -> None:
+    script = f'for n in range(50): billing.enqueue(fact(f"n{{n}}"))\n{ENDS[end]}'
+    code, out, err = run(script, server.url if alive else NOBODY, tmp_path)
+    assert (code, out, err) == (CODES.get(end, 0), "", "")
+    expected = {f"n{n}" for n in range(50)} | ({"late"} if end == "finalizer" else set())
+    assert drained(tmp_path, server) == expected
+
+
+def test_a_normal_end_sends_what_waits(server: FaultyServer, tmp_path: Path) -> None:
+    run('billing.enqueue(fact("one"))', server.url, tmp_path)
+    assert list(server.service.stored) == ["one"]
+    assert files(tmp_path) == []
+
+
+def test_an_exception_prints_itself_and_nothing_else(tmp_path: Path) -> None:
+    code, _, err = run('billing.enqueue(fact("one")); raise KeyError("mine")', NOBODY, tmp_path)
+    assert code == 1
+    assert err.count("Traceback") == 1
+    assert err.endswith("KeyError: 'mine'\n")
+    assert contents(tmp_path) == ["one"]
+
+
+def test_ctrl_c_is_one_keyboard_interrupt(server: FaultyServer, tmp_path: Path) -> None:
+    writer = start(ENDLESS, NOBODY, tmp_path)
+    assert writer.stdout is not None
+    first = writer.stdout.readline()
+    writer.send_signal(signal.SIGINT)
+    out, err = writer.communicate(timeout=20)
+    assert err.count("Traceback") == 1
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert ids_of(first + out) - drained(tmp_path, server) == set()
+
+
+# Interrupted by one's own thread
+
+INTERRUPTED = """
+import gc
+signals = []
+def handler(*_):
+    name = f"signal:{len(signals)}"
+    signals.append(name)
+    billing.enqueue(fact(name))
+    # Not at intervals: on a busy machine handlers would interrupt handlers without an end.
+    signal.setitimer(signal.ITIMER_REAL, 0.003)
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.003)
+class Cycle:
+    def __init__(self, name):
+        self.name, self.me = name, self
+    def __del__(self):
+        billing.enqueue(fact(self.name))
+gc.set_threshold(50)
+for n in range(150):
+    Cycle(f"del:{n}")
+    billing.enqueue(fact(f"n:{n}"))
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+gc.collect()
+print(len(signals))
+billing.close(0)
+"""
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
+    code, out, err = run(INTERRUPTED, server.url if alive else NOBODY, tmp_path)
+    assert (code, err) == (0, "")
+    names = {f"signal:{n}" for n in range(int(out))}
+    assert len(names) > 2
+    names |= {f"{kind}:{n}" for kind in ("n", "del") for n in range(150)}
+    assert drained(tmp_path, server) == names
+
+
+def test_enqueue_under_its_own_lock_goes_to_another_file(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        assert billing._outbox is not None
+        billing.enqueue(fact("outer"))
+        billing._outbox.guard.run(billing.enqueue, fact("inner"))
+        assert billing.stats().pending == 2
+        assert len(files(tmp_path)) == 2
+    assert drained(tmp_path, server) == {"outer", "inner"}
+
+
+# Time
+
+
+@pytest.fixture
+def black_hole(server: FaultyServer) -> Iterator[str]:
+    server.script.extend([stall] * 1000)
+    yield server.url
+    server.stopping.set()
+
+
+@pytest.mark.parametrize("url", ["black hole", NOBODY])
+def test_nobody_waits_for_the_network(black_hole: str, tmp_path: Path, url: str) -> None:
+    longest = 0.0
+    with hurried(black_hole if url == "black hole" else url, tmp_path) as billing:
+        for n in range(500):
+            began = time.monotonic()
+            billing.enqueue(fact(f"n{n}"))
+            longest = max(longest, time.monotonic() - began)
+        began = time.monotonic()
+        assert billing.flush(0.3).pending == 500
+        flushed = time.monotonic()
+        billing.close(0.3)
+        closed = time.monotonic()
+    assert longest < 0.5
+    assert 0.2 < flushed - began < 0.8
+    assert closed - flushed < 0.8
+    assert len(contents(tmp_path)) == 500
+
+
+def test_the_end_of_a_process_keeps_its_time(black_hole: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert run('billing.enqueue(fact("one"))', black_hole, tmp_path) == (0, "", "")
+    assert time.monotonic() - began < 5
+    assert contents(tmp_path) == ["one"]
+
+
+def test_a_stopped_server_delays_nobody(tmp_path: Path) -> None:
+    """One whose kernel takes connections, and which answers none."""
+    with FaultyServer() as server:
+        server._listener.listen(1)
+        server.leave()
+        with hurried(server.url, tmp_path) as billing:
+            billing.enqueue(fact("one"))
+            began = time.monotonic()
+            assert billing.flush(0.2).pending == 1
+            assert time.monotonic() - began < 0.7
+
+
+def test_a_child_of_a_fork_sends_too(server: FaultyServer, tmp_path: Path) -> None:
+    script = """
+billing.enqueue(fact("parent"))
+if os.fork() == 0:
+    billing.enqueue(fact("child"))
+    assert billing.flush(10).pending == 0
+    os._exit(0)
+os.wait()
+assert billing.flush(10).pending == 0
+"""
+    assert run(script, server.url, tmp_path) == (0, "", "")
+    eventually(lambda: set(server.service.stored) == {"parent", "child"})
+
+
+def test_no_shell_command_inherits_the_file(tmp_path: Path) -> None:
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        listing = subprocess.run(
+            ["ls", "-l", "/proc/self/fd"],
+            capture_output=True,
+            text=True,
+            check=True,
+            close_fds=False,
+        )
+    assert str(tmp_path) not in listing.stdout
