@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import runpy
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ import pytest
 from billing_client.outbox.commands import main
 from billing_client.outbox.store import files
 from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer, refuse, reply
+from billing_client.tests.faulty import Behaviour, FaultyServer, refuse, reply
 from billing_client.tests.outboxes import NOBODY, contents, fact, hurried
 
 
@@ -148,16 +149,26 @@ def test_the_doctor_finds_nothing_wrong(server: FaultyServer, tmp_path: Path) ->
     [
         (refuse(401, "not_authenticated"), "FIX  Correct the key"),
         (reply(404, b"<html>"), "FIX  Correct the URL"),
-        (refuse(400, "validation_error", Date=now(hours=2)), "FIX  This machine's clock is -7"),
     ],
 )
 def test_the_doctor_says_what_to_correct(
-    server: FaultyServer, tmp_path: Path, answer: object, advice: str
+    server: FaultyServer, tmp_path: Path, answer: Behaviour, advice: str
 ) -> None:
-    server.script.append(answer)  # type: ignore[arg-type]
+    server.script.append(answer)
     code, out = doctor(tmp_path, server)
     assert code == 1
     assert advice in out
+
+
+@pytest.mark.parametrize(("hours", "skew"), [(2, -7200), (-2, 7200)])
+def test_the_doctor_says_how_far_off_the_clock_is(
+    server: FaultyServer, tmp_path: Path, hours: int, skew: int
+) -> None:
+    server.script.append(refuse(400, "validation_error", Date=now(hours=hours)))
+    code, out = doctor(tmp_path, server)
+    assert code == 1
+    (found,) = re.findall(r"FIX  This machine's clock is ([+-][0-9]+) s off", out)
+    assert abs(int(found) - skew) < 50
 
 
 def test_the_doctor_says_what_is_wrong_with_the_directory_and_the_url(
