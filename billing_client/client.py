@@ -15,7 +15,8 @@ from billing_client.config import Limits, api_key_of, endpoint_of
 from billing_client.decimals import Number
 from billing_client.errors import BillingError, ConfigurationError, ValidationError
 from billing_client.outbox.events import OnEvent
-from billing_client.outbox.outbox import MOST_BYTES, MOST_RECORDS, Bounds, Flushed, Outbox, Stats
+from billing_client.outbox.files import MOST_BYTES, MOST_RECORDS, Bounds
+from billing_client.outbox.outbox import Flushed, Outbox, Stats
 from billing_client.receipts import Receipt, Receipts
 from billing_client.transport import Transport
 from billing_client.usage import Usage

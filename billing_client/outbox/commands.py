@@ -73,7 +73,8 @@ def _status(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
     for path in files(directory):
         with _opened(path, out) as store:
             if store is not None:
-                usage, waiting, rejected, _size, oldest = store.summary
+                usage, waiting, rejected, _size = store.summary
+                oldest = store.oldest()
                 total += usage + waiting + rejected
                 age = f", the oldest for {time.time() - oldest:.0f} s" if oldest else ""
                 _say(

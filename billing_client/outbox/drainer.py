@@ -8,18 +8,18 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic
-from typing import Protocol
 
 from billing_client.errors import BillingError, RateLimitedError, UnavailableError
 from billing_client.outbox.delivery import Ask, Missing, Pause, deliver
 from billing_client.outbox.events import Event, Teller
-from billing_client.outbox.guard import Guard, Wakeup
-from billing_client.outbox.orphans import Orphans
+from billing_client.outbox.files import Files
 from billing_client.outbox.pace import Pace
 from billing_client.outbox.schema import Row, Verdict
 from billing_client.outbox.source import Source
 from billing_client.outbox.store import Closed
+from billing_client.outbox.wakeup import Wakeup
 
 logger = logging.getLogger(__name__)
 
@@ -42,29 +42,10 @@ class Flush:
         self.wakeup.set()
 
 
-class Files(Protocol):
-    """What is drained, as the outbox of this process knows it."""
-
-    guard: Guard
-    orphans: Orphans
-
-    @property
-    def own(self) -> Source | None:
-        """This process's own file, if it has one at the moment."""
-
-    def retire(self) -> None:
-        """Put an own file aside that needs no more sending."""
-
-    def give_up(self, why: str) -> None:
-        """Leave the own file as it is, damaged, and begin another."""
-
-
 class Drainer:
     """Drains in one thread, which lives until stop() or the end of the process."""
 
     def __init__(self, files: Files, ask: Ask, teller: Teller) -> None:
-        self.sent = 0
-        self.rejected = 0
         self.paused_reason: str | None = None
         self.last_error: str | None = None
         self.wakeup = Wakeup()
@@ -75,6 +56,7 @@ class Drainer:
         self._pace = Pace()
         self._flushes: list[Flush] = []
         self._started = False
+        self._running = threading.Lock()
         self._stopping = False
         self._own_turn = False
 
@@ -91,10 +73,14 @@ class Drainer:
             _thread.start_new_thread(self._run, ())
         except RuntimeError:  # the interpreter is ending, or the system has no thread left
             self._started = False
+        except BaseException:  # a KeyboardInterrupt, and nobody knows whether it was started
+            self._started = False
+            raise
 
     def stop(self) -> None:
-        """Let the thread end as soon as it sends nothing."""
+        """Let the thread end as soon as it sends nothing, and nobody wait for it."""
         self._stopping = True
+        _finish(tuple(self._flushes))
         self.wakeup.set()
         self._hurry.set()
 
@@ -102,15 +88,16 @@ class Drainer:
         """Wait until all was sent, or nothing can be sent, for so many seconds at most."""
         flush = Flush()
         ends = monotonic() + seconds
-        self._flushes.append(flush)
         try:
+            self._flushes.append(flush)
             self.start()
             self.wakeup.set()
             self._hurry.set()
             while not (flush.done or self._stopping) and flush.wakeup.wait(ends - monotonic()):
                 pass
         finally:
-            self._flushes.remove(flush)
+            with suppress(ValueError):  # interrupted before it was there
+                self._flushes.remove(flush)
 
     def work(self) -> float:
         """Send at most one batch; return the seconds until there may be more to do."""
@@ -131,7 +118,15 @@ class Drainer:
     def _run(self) -> None:
         # As threading.Thread does it, for debuggers and for coverage.
         sys.settrace(threading.gettrace())
-        self._work_on()
+        if not self._running.acquire(blocking=False):
+            return  # two were started at once
+        try:
+            self._work_on()
+            # A finalizer may have closed the client in this very thread, at work in a file.
+            self._files.let_go()
+        finally:
+            self._started = False
+            self._running.release()
 
     def _work_on(self) -> None:
         while not self._stopping:
@@ -153,47 +148,31 @@ class Drainer:
             self._hurry.wait(LINGER_SECONDS)
 
     def _rest(self) -> float:
-        source = self._files.own
-        waits = [LONGEST_REST_SECONDS, source.seconds() if source else None]
-        return min(seconds for seconds in waits if seconds is not None)
+        waits = [source.seconds() for source in tuple(self._files.own)]
+        return min([LONGEST_REST_SECONDS, *(seconds for seconds in waits if seconds is not None)])
 
     def _take(self, *, urgent: bool) -> tuple[Source | None, Sequence[Row]]:
-        """Take turns between the own file and others', so that neither waits for the other."""
+        """Take turns between the own files and others', so that neither wait for the other."""
         for _ in range(2):
             self._own_turn = not self._own_turn
-            if self._own_turn:
-                source, rows = self._files.guard.run(self._take_own)
-            else:
-                source, rows = self._take_orphan(urgent=urgent)
+            source, rows = self._take_own() if self._own_turn else self._take_orphan(urgent=urgent)
             if source is not None:
                 return source, rows
         return None, ()
 
     def _take_own(self) -> tuple[Source | None, Sequence[Row]]:
-        source = self._files.own
-        try:
-            rows = source.take(self._pace.limit) if source else []
-        except sqlite3.DatabaseError as error:
-            self._files.give_up(str(error))
-            return None, ()
-        if rows:
-            return source, rows
-        if source is not None:
-            self._put_in_order(source)
+        for source in tuple(self._files.own):
+            rows = self._files.take(source, self._pace.limit)
+            if rows:
+                return source, rows
+            try:
+                self._files.put_in_order(source)
+            except sqlite3.Error as error:
+                self._disk_is_full(error)
         return None, ()
 
-    def _put_in_order(self, source: Source) -> None:
-        try:
-            source.settle(())
-            source.store.tidy()
-        except sqlite3.OperationalError as error:
-            self._disk_is_full(error)
-        self._files.retire()
-
     def _take_orphan(self, *, urgent: bool) -> tuple[Source | None, Sequence[Row]]:
-        return self._files.guard.run(
-            self._files.orphans.take, self._pace.limit, self._teller, urgent=urgent
-        )
+        return self._files.take_orphan(self._pace.limit, self._teller, urgent=urgent)
 
     def _send(self, source: Source, rows: Sequence[Row], flushes: tuple[Flush, ...]) -> float:
         try:
@@ -214,20 +193,12 @@ class Drainer:
 
     def _settle(self, source: Source, verdicts: Sequence[Verdict]) -> None:
         try:
-            self._files.guard.run(self._count_settled, source, verdicts)
-        except sqlite3.OperationalError as error:
+            self._files.settle(source, verdicts)
+        except sqlite3.Error as error:
             self._disk_is_full(error)
         self._tell(verdicts)
 
-    def _count_settled(self, source: Source, verdicts: Sequence[Verdict]) -> None:
-        if not source.store.is_open:
-            raise Closed
-        self.sent += sum(verdict.fate == "delivered" for verdict in verdicts)
-        self.rejected += sum(verdict.fate == "rejected" for verdict in verdicts)
-        source.settle(verdicts)
-        source.store.tidy()
-
-    def _disk_is_full(self, error: sqlite3.OperationalError) -> None:
+    def _disk_is_full(self, error: sqlite3.Error) -> None:
         self.last_error = (
             f"The outbox cannot note what was delivered ({error}); free space in its directory."
         )

@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import os
 import sqlite3
+from threading import get_ident
 from typing import Protocol
 
 EXIT_SECONDS = 2.0
@@ -28,7 +29,8 @@ class Forked(Protocol):
 
 
 _watched: dict[int, Forked] = {}
-_forking: list[Forked] = []
+# By thread: two may fork at once, and each has to let go again what it held.
+_forking: dict[int, list[Forked]] = {}
 
 
 def watch(outbox: Forked) -> None:
@@ -51,19 +53,20 @@ def leak(connection: sqlite3.Connection) -> None:
 
 
 def _before() -> None:
-    _forking[:] = _watched.values()
-    for outbox in _forking:
+    _forking[get_ident()] = list(_watched.values())
+    for outbox in _forking[get_ident()]:
         outbox.before_fork()
 
 
 def _in_parent() -> None:
-    for outbox in _forking:
+    for outbox in _forking.pop(get_ident(), ()):
         outbox.after_fork_in_parent()
 
 
 def _in_child() -> None:
     # Also of forks made in C, which may run this hook and not the one before.
-    for outbox in _watched.values():
+    _forking.clear()
+    for outbox in tuple(_watched.values()):
         outbox.after_fork_in_child()
 
 

@@ -11,7 +11,7 @@ from time import monotonic
 from billing_client.outbox.events import Event, Teller
 from billing_client.outbox.schema import Row
 from billing_client.outbox.source import LANES, Source
-from billing_client.outbox.store import Busy, Gone, Store, Unfit, files, foreign_files
+from billing_client.outbox.store import Busy, Gone, Store, Unfit, files, foreign_files, stray_logs
 
 RESCAN_SECONDS = 30.0
 
@@ -19,11 +19,11 @@ RESCAN_SECONDS = 30.0
 class Orphans:
     """Finds and opens one such file after the other; used under the guard of the outbox."""
 
-    def __init__(self, directory: Path, own: Callable[[], Path | None]) -> None:
+    def __init__(self, directory: Path, is_own: Callable[[Path], bool]) -> None:
         self.source: Source | None = None
         self.stopped = False
         self._directory = directory
-        self._own = own
+        self._is_own = is_own
         self._queue: list[Path] = []
         self._scan_due = 0.0
         self._due: dict[Path, float] = {}
@@ -47,17 +47,14 @@ class Orphans:
 
     def close(self) -> None:
         """Give up the file at hand; what is left in it stays there."""
-        source, self.source = self.source, None
-        if source is None:
+        source = self.source
+        if source is None or source.store.in_use:
             return
-        if source.store.is_open:
-            acknowledged = source.is_acknowledged()
-            source.store.close(all_settled=acknowledged)
-            self._remember(source)
+        self.source = None
+        source.close()
 
     def _rows(self, limit: int, teller: Teller) -> list[Row]:
-        if self.source is None or not self.source.store.is_open:
-            self.source = None
+        if self.source is None:
             return []
         try:
             rows = self.source.take(limit)
@@ -67,19 +64,23 @@ class Orphans:
             self.source = None
             return []
         if not rows:
-            with suppress(sqlite3.OperationalError):  # a full disk
-                self.source.settle(())
+            drained = self.source
+            with suppress(sqlite3.Error):  # a full disk
+                drained.settle(())
             self.close()
+            self._remember(drained)
         return rows
 
     def _scan(self, teller: Teller) -> None:
         self._scan_due = monotonic() + RESCAN_SECONDS
+        for path in stray_logs(self._directory):
+            path.unlink(missing_ok=True)
         for path in foreign_files(self._directory):
             self._report(path, "its name is not one of an outbox's", teller)
         self._queue = [path for path in files(self._directory) if self._is_worth_opening(path)]
 
     def _is_worth_opening(self, path: Path) -> bool:
-        if path == self._own() or path in self._reported:
+        if self._is_own(path) or path in self._reported:
             return False
         if path in self._due:
             return monotonic() >= self._due[path]

@@ -31,10 +31,17 @@ SUMMARY = """
     SELECT (SELECT count(*) FROM usage), (SELECT count(*) FROM waiting),
         (SELECT count(*) FROM rejected),
         (SELECT coalesce(sum(length(record)), 0)
-            FROM (SELECT record FROM usage UNION ALL SELECT record FROM waiting)),
-        (SELECT min(enqueued_at)
-            FROM (SELECT enqueued_at FROM usage UNION ALL SELECT enqueued_at FROM waiting))
+            FROM (SELECT record FROM usage UNION ALL SELECT record FROM waiting))
 """
+# The first of each table is its oldest; to look at all of a long one takes seconds.
+OLDEST = """
+    SELECT min(enqueued_at) FROM (
+        SELECT enqueued_at FROM (SELECT enqueued_at FROM usage ORDER BY seq LIMIT 1)
+        UNION ALL SELECT enqueued_at FROM (SELECT enqueued_at FROM waiting ORDER BY seq LIMIT 1))
+"""
+NUMBERS = (
+    "SELECT seq FROM usage UNION ALL SELECT seq FROM waiting UNION ALL SELECT seq FROM rejected"
+)
 ADD = "INSERT INTO usage VALUES (?, ?, ?, ?, ?)"
 TAKE = {
     "usage": "SELECT seq, request_id, record, stamped, 0 FROM usage"

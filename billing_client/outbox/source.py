@@ -44,10 +44,18 @@ class Source:
             and self.pending + self.store.summary.rejected == 0
         )
 
+    def close(self) -> None:
+        """Give the file up, and remove it if nothing is left to do with it."""
+        self.store.close(delivered={v.row.seq for v in self.unsettled if v.fate == "delivered"})
+
     def take(self, limit: int) -> list[Row]:
         """The next records to send; empty if none is due."""
         rows = self.store.take("usage", after=self._after, limit=limit, size=MOST_BYTES)
-        return rows or self._take_waiting(limit)
+        if rows:
+            return rows
+        if self.store.summary.usage and not self.unsettled:
+            self.store.recount()  # somebody was interrupted before it was counted
+        return self._take_waiting(limit)
 
     def seconds(self) -> float | None:
         """Seconds until waiting records are due; None if none waits."""
@@ -62,7 +70,7 @@ class Source:
             return
         try:
             self._settle_all()
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             sent = [v.row.seq for v in self.unsettled if v.row.table == "usage"]
             self._after = max([self._after, *sent])
             raise

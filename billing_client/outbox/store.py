@@ -11,16 +11,19 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from threading import Lock
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from billing_client.outbox.schema import (
     ADD,
     DELETE,
+    NUMBERS,
+    OLDEST,
     REJECT,
     SCHEMA,
     SUMMARY,
@@ -34,7 +37,8 @@ from billing_client.outbox.schema import (
 )
 
 _TRIES = 5
-_CREATE_PATIENCE_SECONDS = 5.0
+# Somebody who takes a new file for one left behind has it for a moment; then another is made.
+_CREATE_PATIENCE_SECONDS = 0.2
 # A commit appends some 3 KiB to the write-ahead log: 12 MiB, and 120 MiB at the worst.
 CHECKPOINT_CHANGES = 4_000
 MOST_CHANGES = 40_000
@@ -57,13 +61,16 @@ class Closed(Exception):
 
 
 class Summary(NamedTuple):
-    """How many records wait, for the service or for a customer or a clock, and what they weigh."""
+    """How many records wait, for the service or for a customer or a clock, and what they weigh.
+
+    Counted beside the file, so that nobody has to read it for this; an exception that a signal
+    handler raises may come between the two. Nothing is ever removed by what is counted here.
+    """
 
     usage: int = 0
     waiting: int = 0
     rejected: int = 0
     size: int = 0
-    oldest: float | None = None
 
     @property
     def pending(self) -> int:
@@ -81,6 +88,9 @@ class Store:
         # Never the number of a row that was there: what is in flight is known by it.
         self._numbers = count(connection.execute("SELECT n FROM next_number").fetchone()[0])
         self._changes = 0
+        # Held around every statement, by whoever is alone here already: a signal handler or a
+        # finalizer sees by it that it interrupted its own thread in the middle of one.
+        self._at_work = Lock()
 
     @classmethod
     def create(cls, directory: Path, *, fsync: bool = False) -> Store:
@@ -99,36 +109,34 @@ class Store:
 
     @classmethod
     def _of_new_file(cls, path: Path, *, fsync: bool) -> Store | None:
-        """None if somebody took it for one left behind, before it was locked, and removed it."""
+        """None if somebody took it for one left behind, before it was locked."""
         connection = None
         try:
             connection = _connected(path, timeout=_CREATE_PATIENCE_SECONDS)
             _set_up(connection, fsync=fsync)
             if path.exists():
                 return cls(path, connection)
-        except sqlite3.Error:
-            if path.exists():
+        except sqlite3.Error as error:
+            if isinstance(_why_not(path, error), Unfit):
                 _discard(path)
-                _close(connection)
+                _close(connection, path)
                 raise
-        _close(connection)
+        _close(connection, path)
         return None
 
     @classmethod
     def adopt(cls, path: Path) -> Store:
         """The file of a process that died. Raises Busy, Gone or Unfit."""
+        connection = None
         try:
             connection = _connected(path, timeout=0)
-        except sqlite3.Error as error:
-            raise _why_not(path, error) from error
-        try:
             _lock(connection, path)
             return cls(path, connection)
         except sqlite3.Error as error:
-            connection.close()
+            _close(connection, path)
             raise _why_not(path, error) from error
         except (Gone, Unfit):
-            connection.close()
+            _close(connection, path)
             raise
 
     @property
@@ -136,11 +144,18 @@ class Store:
         """Whether nobody closed it yet."""
         return self._connection is not None
 
+    @property
+    def in_use(self) -> bool:
+        """Whether the caller interrupted its own thread at work here; then keep off."""
+        return self._at_work.locked()
+
     def append(self, request_id: str, record: bytes, *, stamped: bool) -> None:
         """Write a record; it outlives this process when this returns. Raises sqlite3.Error."""
-        self._open().execute(ADD, (next(self._numbers), request_id, record, stamped, time.time()))
-        summary = self.summary
-        self.summary = summary._replace(usage=summary.usage + 1, size=summary.size + len(record))
+        values = next(self._numbers), request_id, record, stamped, time.time()
+        with self._at_work:
+            self._open().execute(ADD, values)
+            usage, waiting, rejected, size = self.summary
+            self.summary = Summary(usage + 1, waiting, rejected, size + len(record))
         self._changes += 1
         if self._changes >= MOST_CHANGES:
             self.checkpoint()
@@ -149,7 +164,7 @@ class Store:
         """The next records above a number, at most so many and so many bytes, but at least one."""
         rows: list[Row] = []
         total = 0
-        for seq, name, record, stamped, hours in self._open().execute(TAKE[lane], (after, limit)):
+        for seq, name, record, stamped, hours in self.execute(TAKE[lane], (after, limit)):
             row = Row(seq, name, record, stamped, hours, lane)
             total += len(row.record)
             if rows and total > size:
@@ -159,29 +174,33 @@ class Store:
 
     def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Do to each record what its verdict says, to all or none. Raises sqlite3.Error."""
-        connection = self._open()
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._apply(connection, verdicts)
-            connection.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):  # some errors rolled back already
-                connection.execute("ROLLBACK")
-            raise
-        self.summary = Summary(*_counted(self.summary, verdicts))
+        with self._at_work:
+            connection = self._open()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                _apply(connection, verdicts)
+                connection.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):  # some errors rolled back already
+                    connection.execute("ROLLBACK")
+                raise
+            self.summary = Summary(*_counted(self.summary, verdicts))
         self._changes += len(verdicts) // 8 + 1
 
     def recount(self) -> None:
-        """Look again what is in the file, after it was changed by execute()."""
-        self.summary = Summary(*self._open().execute(SUMMARY).fetchone())
+        """Look again what is in the file."""
+        with self._at_work:
+            self.summary = Summary(*self._open().execute(SUMMARY).fetchone())
 
     def oldest(self) -> float | None:
         """When the oldest record was enqueued, in seconds since 1970."""
-        return Summary(*self._open().execute(SUMMARY).fetchone()).oldest
+        oldest: float | None = self.execute(OLDEST)[0][0]
+        return oldest
 
-    def execute(self, sql: str, values: Iterable[object] = ()) -> list[tuple[object, ...]]:
-        """For the command line, which looks into files that nobody else has open."""
-        return self._open().execute(sql, tuple(values)).fetchall()
+    def execute(self, sql: str, values: Iterable[object] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a statement."""
+        with self._at_work:
+            return self._open().execute(sql, tuple(values)).fetchall()
 
     def tidy(self) -> None:
         """Write the log back into the file where it has grown; the drainer's chore."""
@@ -195,21 +214,23 @@ class Store:
         """
         self._changes = 0
         with suppress(sqlite3.OperationalError):  # a full disk: the log stays, and grows on
-            self._open().execute("PRAGMA wal_checkpoint(RESTART)")
+            self.execute("PRAGMA wal_checkpoint(RESTART)")
 
-    def close(self, *, all_settled: bool = False) -> None:
-        """Give the file up, and remove it if nothing is left to do with it."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
-        if self.summary.pending + self.summary.rejected == 0 or all_settled:
-            # Before the lock goes, or another process could open it in between.
-            _discard(self.path)
-            connection.close()
-            # SQLite leaves the log of a file that it does not find any more.
-            _discard(Path(f"{self.path}-wal"))
-        else:
-            connection.close()
+    def close(self, *, delivered: Collection[int] = ()) -> None:
+        """Give the file up, and remove it if nothing is in it but what was delivered.
+
+        ``delivered`` are the numbers of records that a full disk did not let anybody delete.
+        """
+        with self._at_work:
+            connection, self._connection = self._connection, None
+            if connection is None:
+                return
+            try:
+                if _has_only(connection, delivered):
+                    # Before the lock goes, or another process could open it in between.
+                    _discard(self.path)
+            finally:
+                _close(connection, self.path)
 
     def abandon(self) -> sqlite3.Connection | None:
         """The connection, never to be closed: it is a parent's, copied into this process."""
@@ -221,22 +242,33 @@ class Store:
             raise Closed
         return self._connection
 
-    def _apply(self, connection: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
-        for verdict in verdicts:
-            row = verdict.row
-            if verdict.fate == "rejected":
-                values = time.time(), verdict.status, verdict.code, verdict.problem, row.seq
-                connection.execute(REJECT[row.table], values)
-            elif verdict.fate != "delivered":
-                connection.execute(WAIT[row.table], (verdict.fate, verdict.row.hours, row.seq))
-        for table, statement in DELETE.items():
-            moved = [v.row.seq for v in verdicts if v.row.table == table and v.leaves_table()]
-            connection.executemany(statement, ranges(moved))
+
+def _apply(connection: sqlite3.Connection, verdicts: Sequence[Verdict]) -> None:
+    for verdict in verdicts:
+        row = verdict.row
+        if verdict.fate == "rejected":
+            values = time.time(), verdict.status, verdict.code, verdict.problem, row.seq
+            connection.execute(REJECT[row.table], values)
+        elif verdict.fate != "delivered":
+            connection.execute(WAIT[row.table], (verdict.fate, row.hours, row.seq))
+    for table, statement in DELETE.items():
+        moved = [v.row.seq for v in verdicts if v.row.table == table and v.leaves_table()]
+        connection.executemany(statement, ranges(moved))
 
 
-def _close(connection: sqlite3.Connection | None) -> None:
+def _has_only(connection: sqlite3.Connection, delivered: Collection[int]) -> bool:
+    try:
+        return all(seq in delivered for (seq,) in connection.execute(NUMBERS))
+    except sqlite3.Error:  # a damaged file, which is for somebody to look at
+        return False
+
+
+def _close(connection: sqlite3.Connection | None, path: Path) -> None:
     if connection is not None:
         connection.close()
+    if not path.exists():
+        # SQLite leaves the log of a file that it does not find any more.
+        _discard(Path(f"{path}-wal"))
 
 
 def _new_name() -> str:
@@ -253,6 +285,12 @@ def files(directory: Path) -> list[Path]:
 def foreign_files(directory: Path) -> list[Path]:
     """Other SQLite files, which are never even opened. Raises OSError."""
     return sorted(p for p in directory.glob("*.sqlite3") if not is_own_name(p.name))
+
+
+def stray_logs(directory: Path) -> list[Path]:
+    """Logs whose process died between removing a file and its log. Raises OSError."""
+    logs = (p for p in directory.glob("*.sqlite3-wal") if is_own_name(p.name.removesuffix("-wal")))
+    return [log for log in logs if not log.with_name(log.name.removesuffix("-wal")).exists()]
 
 
 def _connected(path: Path, *, timeout: float) -> sqlite3.Connection:

@@ -14,6 +14,8 @@ from typing import Any
 
 import billing_client
 from billing_client import BillingClient, Usage
+from billing_client.outbox.drainer import Drainer
+from billing_client.outbox.files import Files
 from billing_client.outbox.store import Store, files
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
@@ -41,6 +43,12 @@ NOBODY = "http://127.0.0.1:9"
 def fact(request_id: str, **more: Any) -> Usage:
     content = {"customer_id": 123, "service": "x", "units_consumed": 1, "price_per_unit": 1}
     return Usage(**{**content, **more}, request_id=request_id)
+
+
+def inside(billing: BillingClient) -> tuple[Files, Drainer]:
+    """What a client's outbox has in this process."""
+    assert billing._outbox is not None
+    return billing._outbox._here()
 
 
 @contextlib.contextmanager

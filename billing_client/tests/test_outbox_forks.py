@@ -9,7 +9,7 @@ import pytest
 
 from billing_client import OutboxError
 from billing_client.outbox import forks
-from billing_client.outbox.store import Store, files
+from billing_client.outbox.store import Closed, Store, files
 from billing_client.testing import FakeBillingClient
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import NOBODY, contents, drained, fact, hurried
@@ -26,10 +26,11 @@ def test_a_parent_goes_on_with_a_new_file(server: FaultyServer, tmp_path: Path) 
     assert drained(tmp_path, server) == {"before", "after"}
 
 
-def test_a_child_begins_anew(tmp_path: Path) -> None:
+def test_a_child_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hurried(NOBODY, tmp_path) as billing:
         billing.enqueue(fact("before"))
         forks._before()
+        monkeypatch.setattr("os.getpid", lambda: 4_000_000)
         forks._in_child()
         assert billing.stats().pending == 0
         billing.enqueue(fact("child"))
@@ -67,13 +68,15 @@ def test_after_the_end_it_still_goes_to_disk(tmp_path: Path, server: FaultyServe
 def test_a_file_closed_again_and_again_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def closed(*_: object, **__: object) -> None:
+        raise Closed
+
     with hurried(NOBODY, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        assert billing._outbox is not None
-        assert billing._outbox.own is not None
-        billing._outbox.own.store.close()
-        with pytest.raises(OutboxError, match="again and again"):
-            billing.enqueue(fact("two"))
+        with monkeypatch.context() as busy:
+            busy.setattr(Store, "append", closed)
+            with pytest.raises(OutboxError, match="again and again"):
+                billing.enqueue(fact("two"))
     assert contents(tmp_path) == ["one"]
 
 

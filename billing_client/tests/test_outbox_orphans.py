@@ -14,6 +14,7 @@ import pytest
 
 from billing_client import ConfigurationError, Event, OutboxFull
 from billing_client.outbox import orphans
+from billing_client.outbox import store as store_module
 from billing_client.outbox.store import Busy, Gone, Store, files
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
@@ -23,6 +24,7 @@ from billing_client.tests.outboxes import (
     drained,
     fact,
     hurried,
+    inside,
     run,
     sent_ids,
     start,
@@ -74,9 +76,7 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
                 for k in range(20):
                     names.add(f"{n}:{k}")
                     billing.enqueue(fact(f"{n}:{k}"))
-                assert billing._outbox is not None
-                assert billing._outbox.own is not None
-                assert billing._outbox.own.store.path.exists()
+                assert all(source.store.path.exists() for source in inside(billing)[0].own)
     finally:
         for adopter in adopters:
             adopter.kill()
@@ -107,8 +107,7 @@ def test_after_close_no_file_is_taken(server: FaultyServer, tmp_path: Path) -> N
     with hurried(server.url, tmp_path) as billing:
         billing.close(0)
         orphan(tmp_path, "one")
-        assert billing._outbox is not None
-        assert billing._outbox._drainer._take_orphan(urgent=True) == (None, [])
+        assert inside(billing)[1]._take_orphan(urgent=True) == (None, [])
     assert contents(tmp_path) == ["one"]
 
 
@@ -221,15 +220,30 @@ def test_other_peoples_names_are_never_opened(server: FaultyServer, tmp_path: Pa
 def test_an_own_file_that_is_damaged_is_put_aside(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events: list[Event] = []
-    with hurried(NOBODY, tmp_path, on_event=events.append) as billing:
+    """To write to, and to read from; then it is looked at as any other file is."""
+    malformed = sqlite3.DatabaseError("database disk image is malformed")
+    with hurried(NOBODY, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        assert billing._outbox is not None
-        billing._outbox.guard.run(billing._outbox.give_up, "malformed")
+        _once(monkeypatch, "append", malformed)
         billing.enqueue(fact("two"))
+        assert len(files(tmp_path)) == 2
+        _once(monkeypatch, "take", malformed)
         billing.flush(0.2)
-    assert "unusable_file" in {event.kind for event in events}
+        assert billing.stats().pending == 2
     assert drained(tmp_path, server) == {"one", "two"}
+
+
+def _once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Raise it the first time that a store is asked for this."""
+    proper: Any = getattr(Store, name)
+    errors = iter([error])
+
+    def spoiled(*args: Any, **options: Any) -> Any:
+        for one in errors:
+            raise one
+        return proper(*args, **options)
+
+    monkeypatch.setattr(Store, name, spoiled)
 
 
 def test_rejected_records_stay_and_are_not_opened_again(
@@ -343,7 +357,7 @@ def test_what_cannot_be_deleted_is_not_sent_again(
 
     with hurried(server.url, tmp_path) as billing:
         with monkeypatch.context() as disk:
-            disk.setattr(Store, "_apply", full)
+            disk.setattr(store_module, "_apply", full)
             for n in range(1200):
                 billing.enqueue(fact(f"n{n}"))
             assert billing.flush(5).pending == 0

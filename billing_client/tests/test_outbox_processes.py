@@ -68,7 +68,9 @@ FORKS = """
 import ctypes
 def c_fork():
     # As servers written in C do it; never in the middle of SQLite, whose locks would stay taken.
-    child = billing._outbox.guard.run(ctypes.PyDLL(None).fork)
+    files, _ = billing._outbox._here()
+    with files.guard:
+        child = ctypes.PyDLL(None).fork()
     if child == 0:
         ctypes.pythonapi.PyOS_AfterFork_Child()
     return child
@@ -194,57 +196,6 @@ def test_ctrl_c_is_one_keyboard_interrupt(server: FaultyServer, tmp_path: Path) 
     assert err.count("Traceback") == 1
     assert err.rstrip().endswith("KeyboardInterrupt")
     assert ids_of(first + out) - drained(tmp_path, server) == set()
-
-
-# Interrupted by one's own thread
-
-INTERRUPTED = """
-import gc
-signals = []
-def handler(*_):
-    name = f"signal:{len(signals)}"
-    signals.append(name)
-    billing.enqueue(fact(name))
-    # Not at intervals: on a busy machine handlers would interrupt handlers without an end.
-    signal.setitimer(signal.ITIMER_REAL, 0.003)
-signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.003)
-class Cycle:
-    def __init__(self, name):
-        self.name, self.me = name, self
-    def __del__(self):
-        billing.enqueue(fact(self.name))
-gc.set_threshold(50)
-for n in range(150):
-    Cycle(f"del:{n}")
-    billing.enqueue(fact(f"n:{n}"))
-signal.signal(signal.SIGALRM, signal.SIG_IGN)
-gc.collect()
-print(len(signals))
-billing.close(0)
-"""
-
-
-@pytest.mark.parametrize("alive", [False, True])
-def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
-    code, out, err = run(INTERRUPTED, server.url if alive else NOBODY, tmp_path)
-    assert (code, err) == (0, "")
-    names = {f"signal:{n}" for n in range(int(out))}
-    assert len(names) > 2
-    names |= {f"{kind}:{n}" for kind in ("n", "del") for n in range(150)}
-    assert drained(tmp_path, server) == names
-
-
-def test_enqueue_under_its_own_lock_goes_to_another_file(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
-        assert billing._outbox is not None
-        billing.enqueue(fact("outer"))
-        billing._outbox.guard.run(billing.enqueue, fact("inner"))
-        assert billing.stats().pending == 2
-        assert len(files(tmp_path)) == 2
-    assert drained(tmp_path, server) == {"outer", "inner"}
 
 
 # Time
