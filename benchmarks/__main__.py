@@ -6,7 +6,7 @@ import argparse
 import datetime as dt
 import sys
 
-from benchmarks import growth, ingest, load, others, report
+from benchmarks import growth, ingest, load, others, outbox, report
 from benchmarks.databases import server
 from benchmarks.figures import Figure
 
@@ -71,6 +71,7 @@ def _first(url: str, rounds: int, seconds: float, *, quick: bool) -> tuple[list[
         if not quick:
             beside, client = others.measure(sides.ours, rounds=rounds, seconds=seconds, say=_say)
             figures += others.figures(beside, client)
+            figures += outbox.figures(outbox.measure(sides.ours, rounds=rounds, say=_say))
             body += ["", "## SQLite, and the client", "", *report.rounds(beside), ""]
             body += [
                 f"- {label}: {', '.join(f'{rate:,.0f}' for rate in rates)} records/s"

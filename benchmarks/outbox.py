@@ -1,110 +1,134 @@
-"""What the outbox costs: ``python -m benchmarks.outbox`` (needs no database; a stand-in answers).
+"""What the outbox costs: each enqueue() while it drains, and how fast it drains.
 
-The stand-in takes as long for a record as it is told (--record-us, default 60), in a process of
-its own, so that what is measured is the client: the time of enqueue() while the outbox drains,
-and the rate at which it drains, over that of record_many().
+Prints what it measured, against the service that BILLING_URL and BILLING_API_KEY name; `make
+bench` runs it so for each round.
 """
 
 from __future__ import annotations
 
-import argparse
-import multiprocessing
+import json
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 
-from billing_client import BillingClient, Usage
-from billing_client.tests.faulty import Exchange, FaultyServer, honest
+from benchmarks import load
+from benchmarks.client import facts
+from benchmarks.databases import run
+from benchmarks.figures import Bound, Figure, ratio
+from benchmarks.servers import Server
+from billing_client import BillingClient
 
-_KEY = "bk_not_a_real_key_of_anybody"
+_RECORDS = 20_000
+_PER_SECOND = 2_000
+_ENQUEUED = 6 * _PER_SECOND
+_NOBODY = "http://127.0.0.1:9"
 
-
-def main() -> None:
-    """Measure, and print three lines."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--records", type=int, default=20_000)
-    parser.add_argument("--per-second", type=int, default=2_000)
-    parser.add_argument("--record-us", type=float, default=60.0)
-    options = parser.parse_args()
-    with _stand_in(options.record_us) as url, tempfile.TemporaryDirectory() as folder:
-        with BillingClient(url, _KEY) as billing:
-            facts = _facts(options.records)
-            began = time.perf_counter()
-            billing.record_many(facts)
-            many = options.records / (time.perf_counter() - began)
-        with BillingClient(url, _KEY, outbox=folder) as billing:
-            times = sorted(_enqueue(billing, _facts(options.records), options.per_second))
-            billing.flush(600)
-        drained = _drain_rate(url, folder, options.records)
-    median, p99 = statistics.median(times) * 1e3, times[int(len(times) * 0.99)] * 1e3
-    _say(f"enqueue while draining: median {median:.3f} ms, p99 {p99:.3f} ms")
-    _say(f"record_many: {many:,.0f} records/s")
-    _say(f"drain: {drained:,.0f} records/s, {drained / many:.2f} of record_many's rate")
+Measured = dict[str, float]
 
 
-def _facts(number: int) -> list[Usage]:
+def measure(ours: Server, *, rounds: int, say: Callable[[str], None]) -> list[Measured]:
+    """Measure each round in a process of its own, and count what was stored by it."""
+    environment = {
+        "BILLING_URL": f"http://127.0.0.1:{ours.port}",
+        "BILLING_API_KEY": ours.authorization.removeprefix("Bearer "),
+    }
+    results = []
+    for _ in range(rounds):
+        before = ours.database.stored()
+        measured: Measured = json.loads(
+            run([sys.executable, "-m", "benchmarks.outbox"], environment)
+        )
+        stored = ours.database.stored() - before
+        if stored != 2 * _RECORDS + _ENQUEUED:
+            raise load.DishonestRun(f"The outbox sent all of it, but {stored} were stored.")
+        results.append(measured)
+        say(f"the client's outbox: {', '.join(_lines(measured))}")
+    return results
+
+
+def figures(results: list[Measured]) -> list[Figure]:
+    """Its bounds: what a caller waits for, and that it keeps up with the client without it."""
     return [
-        Usage(customer_id=n % 97 + 1, service="CDN", units_consumed=n + 1, price_per_unit="0.02")
-        for n in range(number)
+        _milliseconds("median", results, Bound(0.05, 0.04, at_most=True)),
+        _milliseconds("p99", results, Bound(1.0, 0.5, at_most=True)),
+        ratio(
+            "outbox, drain ÷ record_many of as many",
+            [one["drained"] for one in results],
+            [one["recorded"] for one in results],
+            Bound(0.8, 1.0),
+        ),
     ]
 
 
-def _enqueue(billing: BillingClient, facts: list[Usage], per_second: int) -> Iterator[float]:
-    """Enqueue at that rate, so that the outbox drains all the time."""
+def _milliseconds(name: str, results: list[Measured], bound: Bound) -> Figure:
+    values = [1000 * one[name] for one in results]
+    label = f"outbox, enqueue while draining, {name} (ms)"
+    return Figure(label, statistics.median(values), min(values), max(values), bound)
+
+
+def _lines(measured: Measured) -> list[str]:
+    return [
+        f"enqueue {1000 * measured['median']:.3f} ms, p99 {1000 * measured['p99']:.3f} ms",
+        f"record_many {measured['recorded']:,.0f} records/s",
+        f"drain {measured['drained']:,.0f} records/s",
+    ]
+
+
+def main() -> Measured:
+    """Measure once."""
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
+        recorded = _recorded()
+        drained = _drained(folder)
+        with BillingClient(outbox=folder) as billing:
+            times = sorted(_enqueued(billing))
+            if billing.flush(60).pending:
+                raise SystemExit("The outbox did not drain: look at the service's log.")
+    p99 = times[int(len(times) * 0.99)]
+    return {
+        "median": statistics.median(times),
+        "p99": p99,
+        "recorded": recorded,
+        "drained": drained,
+    }
+
+
+def _recorded() -> float:
+    """Records a second of record_many."""
+    with BillingClient() as billing:
+        usages = list(facts(_RECORDS))
+        began = time.perf_counter()
+        billing.record_many(usages).raise_for_rejected()
+        return _RECORDS / (time.perf_counter() - began)
+
+
+def _drained(folder: str) -> float:
+    """Records a second that one client sends of what another could not."""
+    with BillingClient(_NOBODY, outbox=folder) as billing:
+        for usage in facts(_RECORDS):
+            billing.enqueue(usage)
+        billing.close(0)
+    with BillingClient(outbox=folder) as billing:
+        began = time.perf_counter()
+        flushed = billing.flush(120)
+        seconds = time.perf_counter() - began
+    if flushed.sent != _RECORDS:
+        raise SystemExit(f"{flushed} after {seconds:.1f} s; expected {_RECORDS} records sent.")
+    return _RECORDS / seconds
+
+
+def _enqueued(billing: BillingClient) -> Iterator[float]:
+    """The seconds of each call, at a rate at which the outbox drains all the time."""
+    usages = list(facts(_ENQUEUED))
     due = time.perf_counter()
-    for usage in facts:
+    for usage in usages:
         began = time.perf_counter()
         billing.enqueue(usage)
         yield time.perf_counter() - began
-        due += 1 / per_second
+        due += 1 / _PER_SECOND
         time.sleep(max(0.0, due - time.perf_counter()))
 
 
-def _drain_rate(url: str, folder: str, number: int) -> float:
-    """What was left by a client that could not send, drained by one that can."""
-    with BillingClient("http://127.0.0.1:9", _KEY, outbox=folder) as billing:
-        for usage in _facts(number):
-            billing.enqueue(usage)
-        billing.close(0)
-    with BillingClient(url, _KEY, outbox=folder) as billing:
-        began = time.perf_counter()
-        flushed = billing.flush(600)
-        seconds = time.perf_counter() - began
-    if flushed.sent != number:
-        raise SystemExit(f"{flushed} after {seconds:.1f} s; expected {number} records sent.")
-    return number / seconds
-
-
-@contextmanager
-def _stand_in(record_us: float) -> Iterator[str]:
-    ours, its = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(its, record_us))
-    process.start()
-    try:
-        yield ours.recv()
-    finally:
-        ours.send("end")
-        process.join(10)
-
-
-def _serve(pipe: Connection, record_us: float) -> None:
-    def slow(exchange: Exchange) -> None:
-        exchange.server.script.append(slow)
-        time.sleep(exchange.request.body.count(b'"request_id"') * record_us / 1e6)
-        honest(exchange)
-
-    with FaultyServer() as server:
-        server.script.append(slow)
-        pipe.send(server.url)
-        pipe.recv()
-
-
-def _say(line: str) -> None:
-    print(line)  # noqa: T201 - a benchmark prints
-
-
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(json.dumps(main()))

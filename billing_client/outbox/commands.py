@@ -73,14 +73,13 @@ def _status(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
     for path in files(directory):
         with _opened(path, out) as store:
             if store is not None:
-                usage, waiting, rejected, _size = store.summary
                 oldest = store.oldest()
-                total += usage + waiting + rejected
+                total += store.pending + store.rejected
                 age = f", the oldest for {time.time() - oldest:.0f} s" if oldest else ""
                 _say(
                     out,
-                    f"{path.name}: {usage} to send, {waiting} waiting for a customer or"
-                    f" a clock, {rejected} rejected{age}",
+                    f"{path.name}: {store.usage} to send, {store.waiting} waiting for a customer"
+                    f" or a clock, {store.rejected} rejected{age}",
                 )
     _say(out, f"{total} records in files that no process has open")
     return int(total > 0)
@@ -113,8 +112,8 @@ def _left(directory: Path) -> tuple[int, int]:
             store = Store.adopt(path)
         except (Busy, Gone, Unfit):
             continue
-        pending += store.summary.pending
-        rejected += store.summary.rejected
+        pending += store.pending
+        rejected += store.rejected
         store.close()
     return pending, rejected
 
@@ -141,14 +140,14 @@ def _requeue(directory: Path, options: argparse.Namespace, out: TextIO) -> int:
 
 
 def _move_back(store: Store, wanted: Sequence[tuple[str | None, str | None]]) -> int:
-    before = store.summary.rejected
+    before = store.rejected
     store.execute("BEGIN")
     for which in wanted:
         store.execute(_REQUEUE, which)
         store.execute(_FORGET, which)
     store.execute("COMMIT")
     store.recount()
-    return before - store.summary.rejected
+    return before - store.rejected
 
 
 def _export(directory: Path, _: argparse.Namespace, out: TextIO) -> int:

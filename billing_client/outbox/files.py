@@ -79,8 +79,15 @@ class Files:
                 for _ in range(_TRIES):
                     if self.closed:
                         raise Closed
-                    self._check_bounds(len(record), request_id)
-                    if self._is_appended(request_id, record, stamped=stamped):
+                    source = self._with_room(len(record), request_id)
+                    try:
+                        source.store.append(request_id, record, stamped=stamped)
+                    except sqlite3.OperationalError:
+                        raise
+                    except (Closed, sqlite3.DatabaseError):
+                        # A signal handler closed or forked in between, or the file is damaged.
+                        self._part_with(source)
+                    else:
                         return
                 raise sqlite3.OperationalError("its file was closed again and again")
             finally:
@@ -175,44 +182,33 @@ class Files:
 
     # Under the guard
 
-    def _check_bounds(self, size: int, request_id: str) -> None:
-        records, waiting = 0, 0
+    def _with_room(self, size: int, request_id: str) -> Source:
+        """A file of this process that is not in use, or a new one. Raises OutboxFull."""
+        idle = None
+        records = 0
         for source in tuple(self.own):
-            records += source.store.summary.pending
-            waiting += source.store.summary.size
-        if records >= self._bounds.records or waiting + size > self._bounds.size:
+            store = source.store
+            records += store.usage + store.waiting
+            size += store.size
+            if idle is None and not store.in_use:
+                idle = source
+        if records >= self._bounds.records or size > self._bounds.size:
             raise OutboxFull(
-                f"The outbox in {self._directory} is full: {records} records of {waiting} bytes"
-                " wait; call again once some are sent, nothing was kept.",
+                f"The outbox in {self._directory} is full: {records} records wait, {size} bytes"
+                " with this one; call again once some are sent, nothing was kept.",
                 request_ids=[request_id],
             )
-
-    def _is_appended(self, request_id: str, record: bytes, *, stamped: bool) -> bool:
-        source = self._idle()
-        try:
-            source.store.append(request_id, record, stamped=stamped)
-        except sqlite3.OperationalError:
-            raise
-        except (Closed, sqlite3.DatabaseError):
-            # A signal handler closed or forked in between, or the file is damaged.
-            self._part_with(source)
-            return False
-        return True
-
-    def _idle(self) -> Source:
-        for source in tuple(self.own):
-            if not source.store.in_use:
-                return source
-        source = Source(self._create(), new=True)
-        self.own.append(source)
-        return source
+        if idle is None:
+            idle = Source(self._create(), new=True)
+            self.own.append(idle)
+        return idle
 
     def _retire(self, source: Source) -> None:
         """Give up an own file that is of no more use, or that others should look into."""
         if source.pending:
             return
         due = monotonic() - self._aside >= ASIDE_SECONDS
-        to_look_at = source.store.summary.rejected and not source.unsettled and due
+        to_look_at = source.store.rejected and not source.unsettled and due
         is_spare = source is not self.own[0]
         if to_look_at:
             self._aside = monotonic()

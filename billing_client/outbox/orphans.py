@@ -96,15 +96,15 @@ class Orphans:
             return
         waited = self._due.pop(path, None) is not None
         self.source = Source(store, waited=waited)
-        if store.summary.pending:
-            teller.later(Event("adopted", store.summary.pending, path.name))
+        if store.pending:
+            teller.later(Event("adopted", store.pending, path.name))
 
     def _remember(self, source: Source) -> None:
         """Come back to records that wait in an hour, and to rejected ones only if they changed."""
         path = source.store.path
         if not path.exists():
             return
-        if source.store.summary.pending:
+        if source.store.pending:
             self._due[path] = monotonic() + max(LANES.values())
         else:
             self._looked_at[path] = _state(path)

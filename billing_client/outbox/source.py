@@ -34,14 +34,14 @@ class Source:
     def pending(self) -> int:
         """Records that the service has not judged for good."""
         settled = sum(verdict.fate in {"delivered", "rejected"} for verdict in self.unsettled)
-        return self.store.summary.pending - settled
+        return self.store.pending - settled
 
     def is_acknowledged(self) -> bool:
         """Whether the service has all that this file holds, though the file does not say so."""
         return (
             bool(self.unsettled)
             and all(verdict.fate == "delivered" for verdict in self.unsettled)
-            and self.pending + self.store.summary.rejected == 0
+            and self.pending + self.store.rejected == 0
         )
 
     def close(self) -> None:
@@ -53,13 +53,13 @@ class Source:
         rows = self.store.take("usage", after=self._after, limit=limit, size=MOST_BYTES)
         if rows:
             return rows
-        if self.store.summary.usage and not self.unsettled:
+        if self.store.usage and not self.unsettled:
             self.store.recount()  # somebody was interrupted before it was counted
         return self._take_waiting(limit)
 
     def seconds(self) -> float | None:
         """Seconds until waiting records are due; None if none waits."""
-        if self.store.summary.waiting == 0:
+        if self.store.waiting == 0:
             return None
         return max(0.0, min(self._due.values()) - monotonic())
 
@@ -85,7 +85,7 @@ class Source:
             self.store.settle(self.unsettled)
 
     def _take_waiting(self, limit: int) -> list[Row]:
-        if self.store.summary.waiting == 0 or self.unsettled:
+        if self.store.waiting == 0 or self.unsettled:
             return []
         for lane, interval in LANES.items():
             if self._due[lane] > monotonic():

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from billing_client.outbox.schema import (
@@ -60,30 +60,17 @@ class Closed(Exception):
     """This store was closed; what it held is on disk for whoever adopts it."""
 
 
-class Summary(NamedTuple):
-    """How many records wait, for the service or for a customer or a clock, and what they weigh.
-
-    Counted beside the file, so that nobody has to read it for this; an exception that a signal
-    handler raises may come between the two. Nothing is ever removed by what is counted here.
-    """
-
-    usage: int = 0
-    waiting: int = 0
-    rejected: int = 0
-    size: int = 0
-
-    @property
-    def pending(self) -> int:
-        """Records that the service has not judged for good."""
-        return self.usage + self.waiting
-
-
 class Store:
-    """An open outbox file, locked by this process."""
+    """An open outbox file, locked by this process.
+
+    ``usage``, ``waiting`` (for a customer or a clock) and ``rejected`` say how many records it
+    holds, ``size`` how many bytes of JSON the first two do. They are counted beside the file, and
+    what a signal handler raises may come between the two: nothing is ever removed by them.
+    """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
-        self.summary = Summary(*connection.execute(SUMMARY).fetchone())
+        self.usage, self.waiting, self.rejected, self.size = _counted(connection)
         self._connection: sqlite3.Connection | None = connection
         # Never the number of a row that was there: what is in flight is known by it.
         self._numbers = count(connection.execute("SELECT n FROM next_number").fetchone()[0])
@@ -145,6 +132,11 @@ class Store:
         return self._connection is not None
 
     @property
+    def pending(self) -> int:
+        """Records that the service has not judged for good."""
+        return self.usage + self.waiting
+
+    @property
     def in_use(self) -> bool:
         """Whether the caller interrupted its own thread at work here; then keep off."""
         return self._at_work.locked()
@@ -154,8 +146,8 @@ class Store:
         values = next(self._numbers), request_id, record, stamped, time.time()
         with self._at_work:
             self._open().execute(ADD, values)
-            usage, waiting, rejected, size = self.summary
-            self.summary = Summary(usage + 1, waiting, rejected, size + len(record))
+            self.usage += 1
+            self.size += len(record)
         self._changes += 1
         if self._changes >= MOST_CHANGES:
             self.checkpoint()
@@ -184,13 +176,13 @@ class Store:
                 with suppress(sqlite3.Error):  # some errors rolled back already
                     connection.execute("ROLLBACK")
                 raise
-            self.summary = Summary(*_counted(self.summary, verdicts))
+            self._count(verdicts)
         self._changes += len(verdicts) // 8 + 1
 
     def recount(self) -> None:
         """Look again what is in the file."""
         with self._at_work:
-            self.summary = Summary(*self._open().execute(SUMMARY).fetchone())
+            self.usage, self.waiting, self.rejected, self.size = _counted(self._open())
 
     def oldest(self) -> float | None:
         """When the oldest record was enqueued, in seconds since 1970."""
@@ -236,6 +228,19 @@ class Store:
         """The connection, never to be closed: it is a parent's, copied into this process."""
         connection, self._connection = self._connection, None
         return connection
+
+    def _count(self, verdicts: Sequence[Verdict]) -> None:
+        for verdict in verdicts:
+            if verdict.row.table == "usage":
+                self.usage -= 1
+            else:
+                self.waiting -= 1
+            if verdict.fate == "rejected":
+                self.rejected += 1
+            elif verdict.fate != "delivered":
+                self.waiting += 1
+                continue
+            self.size -= len(verdict.row.record)
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -340,20 +345,9 @@ def _why_not(path: Path, error: sqlite3.Error) -> Exception:
     return Unfit(f"it cannot be read ({error})")
 
 
-def _counted(summary: Summary, verdicts: Sequence[Verdict]) -> Summary:
-    usage, waiting, rejected, size = summary[:4]
-    for verdict in verdicts:
-        if verdict.row.table == "usage":
-            usage -= 1
-        else:
-            waiting -= 1
-        if verdict.fate == "rejected":
-            rejected += 1
-        elif verdict.fate != "delivered":
-            waiting += 1
-            continue
-        size -= len(verdict.row.record)
-    return Summary(usage, waiting, rejected, size)
+def _counted(connection: sqlite3.Connection) -> tuple[int, int, int, int]:
+    counts: tuple[int, int, int, int] = connection.execute(SUMMARY).fetchone()
+    return counts
 
 
 def _discard(path: Path) -> None:
