@@ -11,7 +11,7 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sqlite test-postgresql lint requirements screenshots
+.PHONY: help run test test-sqlite test-postgresql soak lint bench requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"

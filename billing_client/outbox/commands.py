@@ -15,7 +15,8 @@ from typing import TextIO
 from billing_client.client import BillingClient
 from billing_client.errors import BillingError
 from billing_client.outbox.doctor import examine
-from billing_client.outbox.store import Busy, Gone, Store, Unfit, files, foreign_files
+from billing_client.outbox.names import files, foreign_files
+from billing_client.outbox.store import Busy, Gone, Store, Unfit
 
 _TABLES = ("usage", "waiting", "rejected")
 _REJECTED = "SELECT request_id, status, code, problem FROM rejected ORDER BY seq"

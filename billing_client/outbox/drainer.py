@@ -116,10 +116,10 @@ class Drainer:
         return self._send(source, rows, flushes)
 
     def _run(self) -> None:
-        # As threading.Thread does it, for debuggers and for coverage.
-        sys.settrace(threading.gettrace())
         if not self._running.acquire(blocking=False):
             return  # two were started at once
+        # As threading.Thread does it, for debuggers and for coverage.
+        sys.settrace(threading.gettrace())
         try:
             self._work_on()
             # A finalizer may have closed the client in this very thread, at work in a file.

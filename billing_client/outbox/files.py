@@ -209,7 +209,7 @@ class Files:
             return
         due = monotonic() - self._aside >= ASIDE_SECONDS
         to_look_at = source.store.rejected and not source.unsettled and due
-        is_spare = source is not self.own[0]
+        is_spare = source not in self.own[:1]
         if to_look_at:
             self._aside = monotonic()
         if to_look_at or is_spare or source.is_acknowledged():

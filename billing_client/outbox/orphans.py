@@ -9,9 +9,10 @@ from pathlib import Path
 from time import monotonic
 
 from billing_client.outbox.events import Event, Teller
+from billing_client.outbox.names import files, foreign_files, stray_logs
 from billing_client.outbox.schema import Row
 from billing_client.outbox.source import LANES, Source
-from billing_client.outbox.store import Busy, Gone, Store, Unfit, files, foreign_files, stray_logs
+from billing_client.outbox.store import Busy, Gone, Store, Unfit
 
 RESCAN_SECONDS = 30.0
 

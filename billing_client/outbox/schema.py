@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -12,7 +11,6 @@ VERSION = 1
 
 Fate = Literal["delivered", "rejected", "unknown_customer", "in_the_future"]
 
-_NAME = re.compile(r"usage-[0-9]{8}T[0-9]{6}Z-[0-9]+-[0-9a-f]{12}\.sqlite3")
 _RECORD = "seq INTEGER PRIMARY KEY, request_id TEXT, record BLOB, stamped INTEGER, enqueued_at REAL"
 
 SCHEMA = (
@@ -101,11 +99,6 @@ class Verdict(NamedTuple):
     def leaves_table(self) -> bool:
         """Whether its place in the table it was taken from is free after this."""
         return self.fate in {"delivered", "rejected"} or self.row.table == "usage"
-
-
-def is_own_name(name: str) -> bool:
-    """Whether an outbox gives such names to its files."""
-    return _NAME.fullmatch(name) is not None
 
 
 def fitness(connection: sqlite3.Connection) -> bool:

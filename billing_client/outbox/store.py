@@ -19,6 +19,7 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote
 
+from billing_client.outbox.names import new_name
 from billing_client.outbox.schema import (
     ADD,
     DELETE,
@@ -32,7 +33,6 @@ from billing_client.outbox.schema import (
     Row,
     Verdict,
     fitness,
-    is_own_name,
     ranges,
 )
 
@@ -86,7 +86,7 @@ class Store:
         Raises OSError or sqlite3.Error if the directory takes none.
         """
         for _ in range(_TRIES):
-            path = directory / _new_name()
+            path = directory / new_name()
             # Not a danger to the lock, which nobody holds yet.
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             store = cls._of_new_file(path, fsync=fsync)
@@ -274,28 +274,6 @@ def _close(connection: sqlite3.Connection | None, path: Path) -> None:
     if not path.exists():
         # SQLite leaves the log of a file that it does not find any more.
         _discard(Path(f"{path}-wal"))
-
-
-def _new_name() -> str:
-    # Nothing that imports anything: finalizers may come here when the interpreter is all but gone.
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    return f"usage-{now}-{os.getpid()}-{os.urandom(6).hex()}.sqlite3"
-
-
-def files(directory: Path) -> list[Path]:
-    """The outbox files of a directory, the oldest first, whoever owns them. Raises OSError."""
-    return sorted(p for p in directory.iterdir() if is_own_name(p.name))
-
-
-def foreign_files(directory: Path) -> list[Path]:
-    """Other SQLite files, which are never even opened. Raises OSError."""
-    return sorted(p for p in directory.glob("*.sqlite3") if not is_own_name(p.name))
-
-
-def stray_logs(directory: Path) -> list[Path]:
-    """Logs whose process died between removing a file and its log. Raises OSError."""
-    logs = (p for p in directory.glob("*.sqlite3-wal") if is_own_name(p.name.removesuffix("-wal")))
-    return [log for log in logs if not log.with_name(log.name.removesuffix("-wal")).exists()]
 
 
 def _connected(path: Path, *, timeout: float) -> sqlite3.Connection:

@@ -16,7 +16,8 @@ import billing_client
 from billing_client import BillingClient, Usage
 from billing_client.outbox.drainer import Drainer
 from billing_client.outbox.files import Files
-from billing_client.outbox.store import Store, files
+from billing_client.outbox.names import files
+from billing_client.outbox.store import Store
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 
@@ -58,6 +59,15 @@ def hurried(url: str, directory: Path, **options: Any) -> Iterator[BillingClient
         yield client
     finally:
         client.close(0)
+
+
+def orphan(directory: Path, *ids: str) -> Path:
+    """The file of a process that died."""
+    store = Store.create(directory)
+    for name in ids:
+        store.append(name, fact(name).to_json(), stamped=False)
+    store.close()
+    return store.path
 
 
 def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
 from billing_client.outbox import source
-from billing_client.outbox.store import files
+from billing_client.outbox.names import files
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
     FaultyServer,

@@ -11,7 +11,7 @@ import pytest
 
 from billing_client import BillingClient, ConfigurationError
 from billing_client.outbox import drainer, forks
-from billing_client.outbox.store import files
+from billing_client.outbox.names import files
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
     NOBODY,
