@@ -109,7 +109,7 @@ def contents(directory: Path, table: str = "usage") -> list[str]:
     return sorted(ids)
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it never came to be"

@@ -44,9 +44,9 @@ def test_what_was_enqueued_is_sent_by_itself(server: FaultyServer, tmp_path: Pat
 
 def test_flush_says_what_it_did(server: FaultyServer, tmp_path: Path) -> None:
     with hurried(server.url, tmp_path) as billing:
-        before = billing.flush(5)
+        before = billing.flush(20)
         billing.enqueue(fact("one"))
-        billing.flush(5)
+        billing.flush(20)
         stats = billing.stats()
     assert (before.sent, before.pending, before.rejected, before.paused_reason) == (0, 0, 0, None)
     assert (stats.sent, stats.pending, stats.oldest_seconds, stats.last_error) == (1, 0, None, None)
@@ -56,9 +56,9 @@ def test_without_the_service_it_waits_on_disk(server: FaultyServer, tmp_path: Pa
     with hurried(NOBODY, tmp_path) as billing:
         billing.enqueue(fact("one"))
         flushed = billing.flush(0.1)
+        eventually(lambda: billing.stats().last_error is not None)
         stats = billing.stats()
     assert (flushed.sent, flushed.pending, flushed.paused_reason) == (0, 1, None)
-    assert stats.last_error is not None
     assert stats.oldest_seconds is not None
     assert contents(tmp_path) == ["one"]
     assert drained(tmp_path, server) == {"one"}
@@ -129,7 +129,7 @@ def test_there_is_room_again_once_it_was_sent(server: FaultyServer, tmp_path: Pa
     with hurried(server.url, tmp_path, outbox_max_records=1) as billing:
         for n in range(3):
             billing.enqueue(fact(f"n{n}"))
-            assert billing.flush(5).pending == 0
+            assert billing.flush(20).pending == 0
 
 
 # Time
@@ -142,7 +142,7 @@ def test_usage_without_a_time_gets_that_of_the_call(server: FaultyServer, tmp_pa
         billing.enqueue(fact("stamped"))
         after = datetime.now(UTC)
         billing.enqueue(fact("given", occurred_at=given))
-        billing.flush(5)
+        billing.flush(20)
         billing.record_usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
     stored = server.service.stored
     stamp = datetime.fromisoformat(stored["stamped"]["occurred_at"])
@@ -157,7 +157,7 @@ def test_the_same_fact_enqueued_twice_counts_as_delivered(
     with hurried(server.url, tmp_path) as billing:
         for _ in range(2):
             billing.enqueue(fact("one"))
-            flushed = billing.flush(5)
+            flushed = billing.flush(20)
     assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 0)
 
 
@@ -165,10 +165,10 @@ def test_another_fact_under_the_same_id_is_rejected(server: FaultyServer, tmp_pa
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
         billing.enqueue(fact("one", units_consumed=2))
-        assert billing.flush(5).rejected == 1
+        assert billing.flush(20).rejected == 1
         billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 1, tzinfo=UTC)))
         billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 2, tzinfo=UTC)))
-        assert billing.flush(5).rejected == 1
+        assert billing.flush(20).rejected == 1
     assert contents(tmp_path, "rejected") == ["one", "two"]
 
 
@@ -185,7 +185,7 @@ def test_a_stamped_time_in_the_future_waits_for_the_service(
     server.script.append(reply(207, in_the_future("one")))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        flushed = billing.flush(5)
+        flushed = billing.flush(20)
         eventually(lambda: billing.flush(1).pending == 0)
     assert flushed.rejected == 0
     assert list(server.service.stored) == ["one"]
@@ -195,7 +195,7 @@ def test_a_given_time_in_the_future_is_rejected(server: FaultyServer, tmp_path: 
     server.script.append(reply(207, in_the_future("one")))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one", occurred_at=datetime(2100, 1, 1, tzinfo=UTC)))
-        assert billing.flush(5).rejected == 1
+        assert billing.flush(20).rejected == 1
 
 
 # Customers who are created after their first usage
@@ -208,7 +208,7 @@ def test_an_unknown_customer_is_tried_again_and_stops_no_other(
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("early", customer_id=404))
         billing.enqueue(fact("other"))
-        flushed = billing.flush(5)
+        flushed = billing.flush(20)
         assert (flushed.sent, flushed.rejected) == (1, 0)
         server.script.append(reply(207, {"results": [_created("early")]}))
         eventually(lambda: billing.flush(1).pending == 0)
@@ -266,7 +266,7 @@ def test_retry_after_is_a_floor_also_for_flush(server: FaultyServer, tmp_path: P
     server.script.append(refuse(503, "service_unavailable", Retry_After="30"))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        billing.flush(0.2)
+        eventually(lambda: billing.stats().last_error is not None)
         assert billing.flush(0.1).pending == 1
     assert len(server.seen) == 1
 
@@ -295,14 +295,14 @@ def test_what_somebody_must_correct_pauses_and_keeps_everything(
         assert billing.stats().paused_reason == billing.stats().last_error
         assert len(server.seen) < 100
         server.script.clear()
-        eventually(lambda: billing.flush(5).pending == 0)
+        eventually(lambda: billing.flush(20).pending == 0)
         assert billing.stats().paused_reason is None
 
 
 def test_tls_failures_pause(tmp_path: Path) -> None:
     with FaultyServer(tls=True) as server, hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        flushed = billing.flush(5)
+        flushed = billing.flush(20)
     assert flushed.paused_reason is not None
     assert "TLS" in flushed.paused_reason
     assert contents(tmp_path) == ["one"]
@@ -333,7 +333,7 @@ def test_a_hook_that_raises_stops_nothing(
 
     with hurried(server.url, tmp_path, on_event=hook) as billing:
         billing.enqueue(fact("one"))
-        assert billing.flush(5).sent == 1
+        assert billing.flush(20).sent == 1
     assert "on_event raised" in caplog.text
 
 

@@ -76,7 +76,7 @@ def test_all_is_delivered_after_an_outage(
         for n in range(CLIENTS):
             client = stack.enter_context(hurried(server.url, tmp_path / str(n)))
             client.enqueue(fact(f"n{n}"))
-        eventually(lambda: len(server.service.stored) == CLIENTS, seconds + 2 * ceiling + 20)
+        eventually(lambda: len(server.service.stored) == CLIENTS, seconds + 2 * ceiling + 60)
     assert len(refused) < CLIENTS * 25
 
 

@@ -103,9 +103,9 @@ def test_a_lone_record_that_a_proxy_refuses_is_kept(server: FaultyServer, tmp_pa
     server.script.append(Wall(400, {"bad"}))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("bad"))
-        assert billing.flush(5).paused_reason is not None
+        assert billing.flush(20).paused_reason is not None
         billing.enqueue(fact("good"))
-        eventually(lambda: billing.flush(5).pending == 0)
+        eventually(lambda: billing.flush(20).pending == 0)
     assert list(server.service.stored) == ["good"]
     assert contents(tmp_path, "rejected") == ["bad"]
 
