@@ -45,7 +45,7 @@ class FakeBillingClient(BillingClient):
         # As much of a transport as calls use.
         self._transport = cast(Transport, self._memory)
         self._outbox = None
-        self._waiting: list[Usage] = []
+        self._waiting: list[tuple[Usage, datetime]] = []
         self._counts = {"sent": 0, "rejected": 0}
 
     @property
@@ -58,13 +58,13 @@ class FakeBillingClient(BillingClient):
         if not isinstance(usage, Usage):
             raise ValidationError(f"enqueue was given a {type(usage).__name__}, expected Usage.")
         self._memory.check_open()
-        self._waiting.append(usage)
+        self._waiting.append((usage, datetime.now(UTC)))
 
     def flush(self, timeout: float = 10.0) -> Flushed:
         """Record what was enqueued."""
         before = dict(self._counts)
         if self.paused_reason is None:
-            self._waiting = [usage for usage in self._waiting if not self._is_settled(usage)]
+            self._waiting = [one for one in self._waiting if not self._is_settled(*one)]
         return Flushed(
             self._counts["sent"] - before["sent"],
             len(self._waiting),
@@ -74,9 +74,11 @@ class FakeBillingClient(BillingClient):
 
     def stats(self) -> Stats:
         """How it stands."""
+        now = datetime.now(UTC)
+        ages = [(now - enqueued).total_seconds() for _, enqueued in self._waiting]
         return Stats(
             pending=len(self._waiting),
-            oldest_seconds=0.0 if self._waiting else None,
+            oldest_seconds=max(0.0, *ages) if ages else None,
             sent=self._counts["sent"],
             rejected=self._counts["rejected"],
             paused_reason=self.paused_reason,
@@ -88,9 +90,9 @@ class FakeBillingClient(BillingClient):
         self.flush(timeout)
         self._transport.close()
 
-    def _is_settled(self, usage: Usage) -> bool:
+    def _is_settled(self, usage: Usage, enqueued: datetime) -> bool:
         batch = Batch()
-        batch.add(usage.request_id, usage.to_json(occurred_at=datetime.now(UTC)))
+        batch.add(usage.request_id, usage.to_json(occurred_at=enqueued))
         answer = self._memory.answer(batch.body())
         (receipt,) = cast(list[Receipt], read_verdicts(answer, batch.request_ids))
         error = receipt.error

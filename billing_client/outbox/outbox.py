@@ -37,7 +37,8 @@ class Flushed:
     """What flush() did.
 
     sent           records that the service acknowledged meanwhile, also of processes that died
-    pending        records that still wait on disk
+    pending        records of this process that still wait on disk, and those of the dead process
+                   whose file is being sent
     rejected       records that the service refused meanwhile; see ``python -m billing_client``
     paused_reason  what has to be corrected before anything is sent again, None if nothing
     """
@@ -52,8 +53,9 @@ class Flushed:
 class Stats:
     """An outbox at this moment.
 
-    pending         records of this process that wait on disk
-    oldest_seconds  how long the oldest of them has waited, by this machine's clock; None if none
+    pending         records of this process that wait on disk, and those of the dead process whose
+                    file is being sent
+    oldest_seconds  how long the oldest of its own has waited, by this machine's clock; None if none
     sent, rejected  records acknowledged and refused since the client was made
     paused_reason   what has to be corrected before anything is sent again, None if nothing
     last_error      why the last attempt failed, None if it did not
