@@ -12,6 +12,7 @@ import pytest
 from billing_client import Event
 from billing_client.outbox import orphans
 from billing_client.outbox.names import files
+from billing_client.outbox.source import Source
 from billing_client.outbox.store import Busy, Gone, Store
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
@@ -221,34 +222,28 @@ def test_other_peoples_names_are_never_opened(server: FaultyServer, tmp_path: Pa
     assert other.exists()
 
 
-def test_an_own_file_that_is_damaged_is_put_aside(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To write to, and to read from; then it is looked at as any other file is."""
-    malformed = sqlite3.DatabaseError("database disk image is malformed")
+def test_an_own_file_that_is_damaged_is_put_aside(server: FaultyServer, tmp_path: Path) -> None:
+    """Whoever notices; then it is looked at as any other file is."""
     with hurried(NOBODY, tmp_path) as billing:
+        own = inside(billing)[0].own
         billing.enqueue(fact("one"))
-        _once(monkeypatch, "append", malformed)
+        spoil(own[0], "append")
         billing.enqueue(fact("two"))
         assert len(files(tmp_path)) == 2
-        _once(monkeypatch, "take", malformed)
+        spoil(own[0], "take")
         billing.flush(0)
-        eventually(lambda: not inside(billing)[0].own)
+        eventually(lambda: not own)
         assert billing.stats().pending == 2
     assert drained(tmp_path, server) == {"one", "two"}
 
 
-def _once(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    """Raise it the first time that a store is asked for this."""
-    proper: Any = getattr(Store, name)
-    errors = iter([error])
+def spoil(source: Source, name: str) -> None:
+    """Let its file be found damaged."""
 
-    def spoiled(*args: Any, **options: Any) -> Any:
-        for one in errors:
-            raise one
-        return proper(*args, **options)
+    def malformed(*_: object, **__: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
 
-    monkeypatch.setattr(Store, name, spoiled)
+    setattr(source.store, name, malformed)
 
 
 def test_rejected_records_stay_and_are_not_opened_again(
