@@ -131,6 +131,7 @@ class Files:
 
     def abandon(self) -> list[sqlite3.Connection]:
         """The connections, never to be closed: they are a parent's, copied into this process."""
+        self.closed = True  # for whoever was interrupted for the fork, and goes on here too
         sources = [*self.own, self._orphans.source]
         found = [source.store.abandon() for source in sources if source is not None]
         return [connection for connection in found if connection is not None]

@@ -187,6 +187,9 @@ class Outbox:
             try:
                 files.append(request_id, record, stamped=stamped)
             except Closed:
+                if files is not self._here()[0]:  # a signal handler forked, and this is the child
+                    self._write(request_id, record, stamped=stamped)
+                    return
                 if not self._at_exit:
                     raise ConfigurationError(
                         "This billing client is closed; make a new one."

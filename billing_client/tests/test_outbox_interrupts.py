@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from billing_client import BillingClient, ConfigurationError
-from billing_client.outbox import drainer, forks
+from billing_client.outbox import drainer, forks, store
 from billing_client.outbox.names import files
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import FaultyServer, refuse
 from billing_client.tests.outboxes import (
     NOBODY,
     contents,
@@ -107,6 +109,27 @@ def test_a_fork_in_the_middle_of_enqueue_loses_nothing(
     assert drained(tmp_path, server) == {"first", "outer", "after"}
 
 
+def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes back into the interrupted call, as its parent does."""
+
+    def forked_off() -> float:
+        monkeypatch.setattr(store, "time", time)
+        forks._before()
+        monkeypatch.setattr("os.getpid", lambda: 4_000_000)
+        forks._in_child()
+        return time.time()
+
+    with hurried(NOBODY, tmp_path) as billing:
+        billing.enqueue(fact("parent"))
+        monkeypatch.setattr(store, "time", SimpleNamespace(time=forked_off))
+        billing.enqueue(fact("child"))
+        assert [one.store.path.name.split("-")[2] for one in inside(billing)[0].own] == ["4000000"]
+        assert billing.stats().pending == 1
+    assert contents(tmp_path) == ["child", "parent"]
+
+
 @pytest.mark.parametrize("at", WRITING)
 def test_what_is_enqueued_while_a_handler_closes_is_on_disk(tmp_path: Path, at: str) -> None:
     """And the file is given up, though the handler could not do it."""
@@ -167,6 +190,7 @@ def test_no_file_is_removed_by_what_was_counted(server: FaultyServer, tmp_path: 
             billing.enqueue(fact("uncounted"))
         billing.flush(20)
         assert set(server.service.stored) == {"first", "uncounted"}
+        server.script.extend([refuse(503, "service_unavailable")] * 1000)
         billing.enqueue(fact("second"))
         assert billing.stats().pending == 1
     assert contents(tmp_path) == ["second"]
