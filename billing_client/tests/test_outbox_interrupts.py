@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -180,20 +180,33 @@ def test_what_interrupts_a_transaction_that_fails_is_not_rolled_back(
     assert files(tmp_path) == []
 
 
-@pytest.mark.usefixtures("calm")
-def test_no_file_is_removed_by_what_was_counted(server: FaultyServer, tmp_path: Path) -> None:
-    """Ctrl-C between a record's being written and its being counted."""
+@pytest.fixture
+def uncounted(server: FaultyServer, tmp_path: Path) -> Iterator[BillingClient]:
+    """A client after Ctrl-C between a record's being written and its being counted."""
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("first"))
+        billing.flush(20)
+        server.script.extend([refuse(503, "service_unavailable")] * 1000)
         meddle(billing, "after INSERT", interrupt)
         with pytest.raises(KeyboardInterrupt):
             billing.enqueue(fact("uncounted"))
-        billing.flush(20)
-        assert set(server.service.stored) == {"first", "uncounted"}
-        server.script.extend([refuse(503, "service_unavailable")] * 1000)
-        billing.enqueue(fact("second"))
-        assert billing.stats().pending == 1
-    assert contents(tmp_path) == ["second"]
+        yield billing
+
+
+def test_no_file_is_removed_by_what_was_counted(uncounted: BillingClient, tmp_path: Path) -> None:
+    uncounted.close(0)
+    assert contents(tmp_path) == ["uncounted"]
+
+
+def test_what_was_not_counted_is_sent_and_counted_again(
+    uncounted: BillingClient, server: FaultyServer
+) -> None:
+    server.script.clear()
+    uncounted.flush(20)
+    assert set(server.service.stored) == {"first", "uncounted"}
+    server.script.extend([refuse(503, "service_unavailable")] * 1000)
+    uncounted.enqueue(fact("second"))
+    assert uncounted.stats().pending == 1
 
 
 INTERRUPTED = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from billing_client.tests.outboxes import (
     eventually,
     fact,
     hurried,
+    inside,
     run,
     start,
 )
@@ -226,6 +228,17 @@ def test_nobody_waits_for_the_network(black_hole: str, tmp_path: Path, url: str)
     assert 0.2 < flushed - began < 5
     assert closed - flushed < 5
     assert len(contents(tmp_path)) == 500
+
+
+def test_close_lets_those_go_who_wait_in_flush(black_hole: str, tmp_path: Path) -> None:
+    with hurried(black_hole, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        waiting = threading.Thread(target=billing.flush, args=[1000])
+        waiting.start()
+        eventually(lambda: bool(inside(billing)[1]._flushes))
+        billing.close(0)
+        waiting.join(60)
+        assert not waiting.is_alive()
 
 
 def test_the_end_of_a_process_keeps_its_time(black_hole: str, tmp_path: Path) -> None:
