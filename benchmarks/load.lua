@@ -45,9 +45,9 @@ function init(arguments)
   load = {name = "?", key = "none", size = 0, customers = 1000, replays = 0, mix = 0}
   for _, argument in ipairs(arguments) do
     local option, value = argument:match("^(%w+)=(.*)$")
-    load[option] = tonumber(value) or value
+    -- A name such as 7e1230 would be a number too, an infinite one.
+    load[option] = type(load[option]) == "number" and tonumber(value) or value
   end
-  load.name, load.key = tostring(load.name), tostring(load.key)
   head = "POST " .. wrk.path .. " HTTP/1.1\r\nHost: " .. wrk.host
     .. "\r\nAuthorization: " .. load.key
     .. "\r\nContent-Type: application/json\r\nContent-Length: "
