@@ -1,6 +1,6 @@
 """How gunicorn serves, also for `make run`; WEB_CONCURRENCY sets the number of workers."""
 
-worker_class = "gthread"
+worker_class = "billing_project.workers.FairThreadWorker"
 threads = 8
 # Longer than the 8 seconds in which a request gives up, and than the client's patience of 10.
 timeout = 30

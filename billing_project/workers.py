@@ -1,0 +1,24 @@
+"""gunicorn's threaded worker, which shares connections fairly with the others."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
+
+# Seconds for each connection that a worker has, up to so many.
+_HESITATION, _MOST = 0.0002, 16
+
+
+class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
+    """Leaves a new connection to a worker with fewer, by hesitating longer the more it has.
+
+    Connections that stay open come in bursts, when callers or a proxy start, and whichever worker
+    wakes first would take them all: one processor would serve them, and the others idle.
+    """
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take a connection, unless another worker has taken it meanwhile."""
+        time.sleep(_HESITATION * min(self.nr_conns, _MOST))
+        super().accept(listener)
