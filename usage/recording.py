@@ -49,7 +49,7 @@ from usage.transactions import DatabaseUnavailable, GateBusy, Repeat, enter_gate
 _MOST_FACTS_TO_RIDE = 20
 _LARGE_AT_A_TIME = 2
 # Seconds; a ride takes a few thousandths, unless a lock is in its way.
-_PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.002, 1.0
+_PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.005, 1.0
 
 
 class Fact(NamedTuple):

@@ -151,26 +151,35 @@ def test_who_is_on_its_way_stays_however_long_that_takes(pool: ThreadPoolExecuto
     with pytest.raises(TimeoutError):
         waits.result(0.05)
 
-    seat.called.set()
+    seat.called.release()
 
     assert waits.result(PATIENCE_SECONDS) is False
 
 
-def test_where_there_was_a_queue_the_next_ride_stops_for_those_who_come_back(
-    road: Road, waiting: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_ride_waits_for_as_many_as_were_there_a_moment_ago(
+    road: Road, pool: ThreadPoolExecutor, waiting: Any
 ) -> None:
-    stops: list[float] = []
-    monkeypatch.setattr("usage.rides.time.sleep", stops.append)
-    rides = Rides(road.drive, patience=PATIENCE_SECONDS, stop=0.002)
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS, stop=PATIENCE_SECONDS)
+    callers = waiting(rides, "a", "b", "c")
+    road.open.set()
+    assert callers[0].result(PATIENCE_SECONDS) == "a!"
+
+    assert rides.take("d") == "d!"
+
+    assert results(callers) == ["a!", "b!", "c!"]
+    assert road.rides == [["a"], ["b", "c", "d"]]
+
+
+def test_who_has_not_come_in_time_is_not_waited_for_again(road: Road, waiting: Any) -> None:
+    rides = Rides(road.drive, patience=PATIENCE_SECONDS, stop=0.001)
     callers = waiting(rides, "a", "b", "c")
     road.open.set()
     results(callers)
+    assert rides._expected == 2  # not a, for which that ride waited
 
-    assert stops == [0.002]  # for the ride of two
     rides.take("d")
-    assert stops == [0.002, 0.002]  # that ride was shared
-    rides.take("e")
-    assert stops == [0.002, 0.002]
+
+    assert rides._expected == 1
 
 
 def test_nobody_gets_what_is_anothers_or_is_left_behind_whatever_becomes_of_the_rides(
