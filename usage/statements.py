@@ -14,7 +14,9 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
+from usage import prepared
 from usage.models import DailyUsage, UsageRecord
 from usage.models.daily_usage import SLOTS
 from usage.transactions import NOW, instant
@@ -104,6 +106,7 @@ class Statements:
     among = "= ANY(%s::text[])"
     lock_customers = "ORDER BY missing.customer_id FOR KEY SHARE OF customer"
     instant = "%s::timestamptz"
+    text = "%s::text"
     bill_columns = "bill.id, bill.month, bill.period_start, bill.period_end"
     record_columns = (
         "record.request_id, record.customer_id, record.service, record.units,"
@@ -160,21 +163,27 @@ class Statements:
             "text bigint text units price timestamptz bool bigint bigint",
         )
         constants = [self._instant(records[0][0].recorded_at), *void]
-        rows = self._rows(
-            "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
-            " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
-            f" bill_id, reported_by_id) SELECT {self.instant}, %s, %s, %s, given.*"
-            f" FROM ({table}) AS given WHERE true"  # or SQLite takes ON for that of a join
-            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
-            [*constants, *params],
-        )
-        return {request_id for (request_id,) in rows}
+        with self.connection.cursor() as cursor:
+            self._insert(
+                cursor,
+                "usage_insert_records",
+                "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
+                " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
+                " bill_id, reported_by_id)"
+                f" SELECT {self.instant}, {self.text}, {self.text}, {self.text}, given.*"
+                f" FROM ({table}) AS given WHERE true"  # or SQLite takes ON for that of a join
+                " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+                [*constants, *params],
+            )
+            return {request_id for (request_id,) in cursor.fetchall()}
 
     def fold(self, folds: Sequence[Fold]) -> None:
         """Add what was inserted to daily usage; raises FoldOverflow on SQLite."""
         table, params = self._table(folds, "bigint bigint text price date int units bigint")
         with self.connection.cursor() as cursor:
-            cursor.execute(
+            self._insert(
+                cursor,
+                "usage_fold",
                 "INSERT INTO usage_dailyusage (customer_id, bill_id, service, price_per_unit,"
                 f" day, slot, units, records) {table}"
                 " ON CONFLICT (bill_id, service, price_per_unit, day, slot) DO UPDATE SET"
@@ -197,6 +206,9 @@ class Statements:
         with self.connection.cursor() as cursor:
             cursor.execute(sql, params)
             return list(cursor.fetchall())
+
+    def _insert(self, cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any]) -> None:
+        prepared.execute(cursor, name, sql, params)
 
     def _list(self, values: Collection[Any]) -> Any:
         return _array(values, "text")
@@ -249,6 +261,7 @@ class SQLiteStatements(Statements):
     among = "IN (SELECT value FROM json_each(%s))"
     lock_customers = ""
     instant = "%s"
+    text = "%s"
     # Without a declared type Django's converters leave the text alone.
     bill_columns = "bill.id, bill.month || '', bill.period_start || '', bill.period_end || ''"
     record_columns = (
@@ -282,6 +295,9 @@ class SQLiteStatements(Statements):
             )
             for bill_id, service, price, day, slot, units in rows
         }
+
+    def _insert(self, cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any]) -> None:
+        cursor.execute(sql, params)
 
     def _list(self, values: Collection[Any]) -> Any:
         return json.dumps(list(values))

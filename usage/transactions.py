@@ -19,6 +19,8 @@ import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from usage import prepared
+
 T = TypeVar("T")
 
 # SQL for the database's clock, by vendor.
@@ -36,12 +38,13 @@ _LAST_START_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 0.2
 
 # SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock,
-# lock timeout, a server that is going down or coming up, a connection ended for being idle, and
-# one to a server that has become a standby.
-_STANDBY_STATE = "25006"
+# lock timeout, a server that is going down or coming up, a connection ended for being idle.
 _REPEATABLE_STATES = frozenset(
-    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P05", "25P03", _STANDBY_STATE}
+    {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P05", "25P03"}
 )
+# On another connection only: the server has become a standby, or what was prepared is not what
+# it was (gone, or there already).
+_STALE_STATES = frozenset({"25006", "26000", "42P05"})
 # Statement timeout; and by class: connection lost, resources exhausted, system error.
 _UNAVAILABLE_STATES = frozenset({"57014"})
 _UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
@@ -72,7 +75,7 @@ def is_repeatable(error: BaseException) -> bool:
             # What libpq finds out by itself, a refused or broken connection, has no state.
             return isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError)
         case psycopg2.Error(pgcode=state):
-            return state in _REPEATABLE_STATES
+            return state in _REPEATABLE_STATES | _STALE_STATES
     return isinstance(error, Repeat)
 
 
@@ -128,7 +131,7 @@ def repeatable(
             last = attempt >= attempts or time.monotonic() > give_up
             if nested or last or not is_repeatable(error):
                 raise DatabaseUnavailable("The database could not take the transaction.") from error
-            if getattr(error.__cause__, "pgcode", None) == _STANDBY_STATE:
+            if getattr(error.__cause__, "pgcode", None) in _STALE_STATES:
                 connection.close()
         if not nested:
             connection.close_if_unusable_or_obsolete()
@@ -170,8 +173,11 @@ def enter_gate(
     function = name if exclusive else f"{name}_shared"
     gates = sorted({customer_id % GATES for customer_id in customer_ids})
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT {function}(%s, gate) FROM unnest(%s::int[]) AS gate", [_GATE_KEY, gates]
+        prepared.execute(
+            cursor,
+            f"usage_{function}",
+            f"SELECT {function}({_GATE_KEY}, gate) FROM unnest(%s::int[]) AS gate",
+            [gates],
         )
         if not wait and not all(entered for (entered,) in cursor.fetchall()):
             raise GateBusy("A bill is being closed: wait for it, or come back.")

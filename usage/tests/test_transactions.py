@@ -33,6 +33,7 @@ def caused_by(cause: Exception) -> Error:
         *map(of_postgresql, ["40001", "40P01", "55P03"]),  # a race or a lock was lost
         *map(of_postgresql, ["57P01", "57P02", "57P03"]),  # the server goes down or comes up
         *map(of_postgresql, ["57P05", "25P03", "25006"]),  # idle too long; a standby by now
+        *map(of_postgresql, ["26000", "42P05"]),  # what was prepared is gone, or there already
         of_sqlite(sqlite3.SQLITE_BUSY),
         of_sqlite(sqlite3.SQLITE_BUSY_RECOVERY),
         of_sqlite(sqlite3.SQLITE_LOCKED),

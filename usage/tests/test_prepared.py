@@ -1,0 +1,62 @@
+"""PostgreSQL plans the write path's statements once for each connection."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+
+from usage.recording import Outcome, Recorded, record
+from usage.tests.factories import FactFactory
+
+pytestmark = [
+    pytest.mark.usefixtures("own_books"),
+    pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no such statements."),
+]
+
+
+def recorded() -> Outcome:
+    (outcome,) = record([FactFactory.build(customer_id=1)], reported_by_id=None)
+    return outcome
+
+
+def run(sql: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+def prepared() -> dict[str, int]:
+    """Return how often each statement was executed that the connection has prepared."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name, generic_plans + custom_plans FROM pg_prepared_statements")
+        return dict(cursor.fetchall())
+
+
+def test_what_is_inserted_is_prepared_once() -> None:
+    recorded()
+    first = prepared()
+    recorded()
+
+    assert {"usage_insert_records", "usage_fold"} < first.keys()
+    assert prepared() == {name: times + 1 for name, times in first.items()}
+
+
+def test_what_is_searched_is_planned_for_the_tables_as_they_are() -> None:
+    recorded()
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements WHERE statement ~ 'JOIN'")
+        assert not cursor.fetchall()
+
+
+@pytest.mark.parametrize("meddling", ["DISCARD ALL", "DEALLOCATE usage_fold"])
+def test_what_the_server_has_forgotten_is_prepared_again(meddling: str) -> None:
+    recorded()
+    run(meddling)
+
+    assert isinstance(recorded(), Recorded)
+
+
+def test_a_name_that_is_taken_is_given_up_with_its_connection() -> None:
+    run("PREPARE usage_fold AS SELECT 1")
+
+    assert isinstance(recorded(), Recorded)
