@@ -22,6 +22,8 @@ from benchmarks.servers import Server, serving
 _WHALE = CUSTOMERS + 1
 _PASSWORD = "only-for-the-benchmark"  # noqa: S105 - of a database that is dropped at the end
 _PAGES = {
+    "overview": "/admin/",
+    "customer page": f"/admin/usage/customer/{_WHALE}/change/",
     "bill page": "/admin/usage/bill/{bill}/change/",
     "bill list": "/admin/usage/bill/",
     "record list": "/admin/usage/usagerecord/",
