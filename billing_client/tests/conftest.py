@@ -8,6 +8,7 @@ import pytest
 
 from billing_client import BillingClient, Usage
 from billing_client.outbox import drainer, pace
+from billing_client.outbox.drainer import Drainer
 from billing_client.tests.faulty import FaultyServer
 
 KEY = "bk_0123456789abcdef_not_a_real_key"
@@ -106,3 +107,9 @@ def usage() -> Callable[..., Usage]:
         )
 
     return make
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork copies no thread: in what stands for a child none of the parent's may be at work."""
+    monkeypatch.setattr(Drainer, "start", lambda self: None)

@@ -36,6 +36,7 @@ def test_a_parent_goes_on_with_a_new_file(server: FaultyServer, tmp_path: Path) 
     assert drained(tmp_path, server) == {"before", "after"}
 
 
+@pytest.mark.usefixtures("no_thread")
 def test_a_child_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with hurried(NOBODY, tmp_path) as billing:
         billing.enqueue(fact("before"))
@@ -48,6 +49,7 @@ def test_a_child_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert contents(tmp_path) == ["before", "child"]
 
 
+@pytest.mark.usefixtures("no_thread")
 def test_a_child_of_a_fork_in_c_leaks_its_parents_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +67,7 @@ def test_a_child_of_a_fork_in_c_leaks_its_parents_connection(
     assert contents(tmp_path) == ["parent"]
 
 
+@pytest.mark.usefixtures("no_thread")
 def test_threads_of_a_child_begin_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where one is still on its way when another has begun."""
     with hurried(NOBODY, tmp_path) as billing:

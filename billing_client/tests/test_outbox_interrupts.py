@@ -109,6 +109,7 @@ def test_a_fork_in_the_middle_of_enqueue_loses_nothing(
     assert drained(tmp_path, server) == {"first", "outer", "after"}
 
 
+@pytest.mark.usefixtures("no_thread")
 def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
