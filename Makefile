@@ -5,13 +5,13 @@ PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
-# What must be covered is covered by both runs together.
+# What must be covered is covered by all runs together.
 TEST := $(RUN) pytest --cov --cov-report= --cov-fail-under=0 $(ARGS)
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sqlite test-postgresql soak lint bench requirements screenshots
+.PHONY: help run test test-sqlite test-postgresql test-client soak lint bench requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
@@ -30,20 +30,25 @@ run: $(VENV)/production .env
 .env:
 	@echo "DEBUG=1" > $@
 
-# Both databases at once: each suite waits for its own servers half of the time.
+# All at once: each waits for its own servers half of the time.
 test: lint
 	@$(RUN) coverage erase
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-sqlite test-postgresql
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-sqlite test-postgresql test-client
 	@$(RUN) coverage combine --quiet
 	@$(RUN) coverage report
 
 test-sqlite:
 	@echo "The tests on SQLite:"
-	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST)
+	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST) usage
 
 test-postgresql:
 	@echo "The tests on PostgreSQL:"
-	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST)
+	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST) usage
+
+# They touch no database; what the client and the service are together is tested on both, in usage.
+test-client:
+	@echo "The client's own tests:"
+	@COVERAGE_FILE=.coverage.client $(TEST) billing_client
 
 soak: $(VENV)/development
 	@SOAK=1 DATABASE_URL=sqlite:///db.sqlite3 $(RUN) pytest --no-cov --timeout 900 \
