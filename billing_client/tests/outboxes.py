@@ -93,7 +93,7 @@ def run(script: str, *arguments: str | Path) -> tuple[int, str, str]:
 def drained(directory: Path, server: FaultyServer) -> set[str]:
     """The ids the service has once a new process has drained the directory."""
     with hurried(server.url, directory) as billing:
-        flushed = billing.flush(60)
+        flushed = billing.flush(600 if SOAK else 60)
         assert flushed.paused_reason is None
     assert [path.name for path in files(directory)] == []
     return set(server.service.stored)
