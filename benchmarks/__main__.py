@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
+from statistics import median
 
 from benchmarks import growth, ingest, load, others, outbox, report
 from benchmarks.databases import server
@@ -74,8 +75,10 @@ def _first(url: str, rounds: int, seconds: float, *, quick: bool) -> tuple[list[
             figures += outbox.figures(outbox.measure(sides.ours, rounds=rounds, say=_say))
             body += ["", "## SQLite, and the client", "", *report.rounds(beside), ""]
             body += [
-                f"- {label}: {', '.join(f'{rate:,.0f}' for rate in rates)} records/s"
-                for label, rates in client.items()
+                (
+                    f"- {others.CLIENT}: {median(client.rates):,.0f} records/s,"
+                    f" {1e6 * median(client.costs):.1f} µs of the client's own time for each"
+                )
             ]
             limit = others.limit(sides.books, seconds)
             body += [f"- pgbench, the same transaction without Python: {limit or 0:,.0f} records/s"]

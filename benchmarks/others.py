@@ -32,6 +32,13 @@ _LIMIT = ROOT / "benchmarks" / "peers" / "limit.sql"
 _CLIENT_RECORDS = 100_000
 
 
+class Client(NamedTuple):
+    """Of each round: records a second of `record_many`, and the client's own seconds for each."""
+
+    rates: list[float]
+    costs: list[float]
+
+
 class File(NamedTuple):
     """An SQLite file, as `Database` is one of PostgreSQL."""
 
@@ -80,10 +87,10 @@ def on_sqlite() -> Iterator[Server]:
 
 def measure(
     ours: Server, *, rounds: int, seconds: float, say: Callable[[str], None]
-) -> tuple[Rounds, dict[str, list[float]]]:
+) -> tuple[Rounds, Client]:
     """Measure SQLite beside PostgreSQL, and the client beside wrk; rates in records a second."""
     results = Rounds()
-    client: list[float] = []
+    client = Client([], [])
     with on_sqlite() as sqlite:
         loads = [
             Load(SQLITE, sqlite),
@@ -96,13 +103,15 @@ def measure(
                 result = load.make(made, seconds)
                 results.setdefault(made.label, []).append(result)
                 say(f"{made.label}: {result.records_per_second:,.0f} records/s")
-            client.append(_client(ours))
-            say(f"{CLIENT}: {client[-1]:,.0f} records/s")
-    return results, {CLIENT: client}
+            rate, cost = _client(ours)
+            client.rates.append(rate)
+            client.costs.append(cost)
+            say(f"{CLIENT}: {rate:,.0f} records/s, {1e6 * cost:.1f} µs of its own for each")
+    return results, client
 
 
-def _client(ours: Server) -> float:
-    """Records a second of `record_many`, from facts to receipts."""
+def _client(ours: Server) -> tuple[float, float]:
+    """Records a second of `record_many`, from facts to receipts, and its own seconds for each."""
     before = ours.database.stored()
     said = run(
         [sys.executable, "-m", "benchmarks.client", str(_CLIENT_RECORDS)],
@@ -115,8 +124,7 @@ def _client(ours: Server) -> float:
     stored = ours.database.stored() - before
     if answer["created"] != _CLIENT_RECORDS or stored != _CLIENT_RECORDS:
         raise load.DishonestRun(f"The client was told {answer}, but {stored} records were stored.")
-    rate: float = _CLIENT_RECORDS / answer["seconds"]
-    return rate
+    return _CLIENT_RECORDS / answer["seconds"], answer["cost"]
 
 
 def limit(books: Database, seconds: float) -> float | None:
@@ -140,7 +148,7 @@ def limit(books: Database, seconds: float) -> float | None:
     return float(re.findall(r"tps = ([\d.]+)", said)[0])
 
 
-def figures(results: Rounds, client: dict[str, list[float]]) -> list[Figure]:
+def figures(results: Rounds, client: Client) -> list[Figure]:
     """The ratios of the last rows of the table."""
     return [
         ratio(
@@ -150,7 +158,7 @@ def figures(results: Rounds, client: dict[str, list[float]]) -> list[Figure]:
         ),
         ratio(
             "client record_many of 100,000, end to end ÷ wrk's batches, one connection each",
-            client[CLIENT],
+            client.rates,
             results.rates(ONE_CONNECTION),
             Bound(0.6, 0.8),
         ),
