@@ -8,7 +8,7 @@ import time
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
 
 # Seconds for each connection that a worker has, up to so many.
-_HESITATION, _MOST = 0.0002, 16
+_HESITATION, _MOST = 0.00005, 16
 
 
 class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
