@@ -1,34 +1,40 @@
 """Statements that PostgreSQL plans once for each connection instead of each time.
 
-Planning an insertion takes the server as long as executing it for a few records. Only what can be
-executed in one way, whatever the tables hold, is for here: a search planned while a table was
-small would go on reading all of it.
+Planning the write path's statements takes the server as long as executing them for a few records.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.db.backends.utils import CursorWrapper
 
-# The names that each of psycopg2's connections knows: a new connection knows none.
-_known: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+# What each of psycopg2's connections has prepared by name, and until when; a new one knows nothing.
+_known: WeakKeyDictionary[Any, dict[str, tuple[str, float]]] = WeakKeyDictionary()
 
 
-def execute(cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any]) -> None:
-    """Execute `sql`, which has no other %s than its parameters and never differs for one name.
+def execute(
+    cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any], *, seconds: float = math.inf
+) -> None:
+    """Execute `sql`, which has no other %s than its parameters.
 
-    The server forgets what was prepared only with the connection, or if a pooler in between makes
-    it (DISCARD ALL); `repeatable` begins again on a new connection then.
+    It is planned anew after so many `seconds`, which a search needs: planned while a table was
+    small, it would go on reading all of it. The server forgets what was prepared only with the
+    connection, or if a pooler in between makes it (DISCARD ALL); `repeatable` begins again on a
+    new connection then.
     """
-    known = _known.setdefault(cursor.db.connection, set())
-    if name not in known:
-        numbered = "".join(
-            part if number == 0 else f"${number}{part}"
-            for number, part in enumerate(sql.split("%s"))
-        )
-        cursor.execute(f"PREPARE {name} AS {numbered}")
-        known.add(name)
+    known = _known.setdefault(cursor.db.connection, {})
+    now = monotonic()
+    prepared, until = known.get(name, ("", now))
+    if prepared != sql or until <= now:
+        if known.pop(name, None):
+            cursor.execute(f"DEALLOCATE {name}")
+        first, *others = sql.split("%s")
+        numbered = "".join(f"${number}{part}" for number, part in enumerate(others, start=1))
+        cursor.execute(f"PREPARE {name} AS {first}{numbered}")
+        known[name] = sql, now + seconds
     cursor.execute(f"EXECUTE {name} ({', '.join(['%s'] * len(params))})", params)

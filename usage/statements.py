@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
@@ -23,6 +24,8 @@ from usage.transactions import NOW, instant
 
 # Every month that may be open to usage began within this, beside the days of grace.
 _TWO_MONTHS_IN_DAYS = 62
+# Tables may have grown since, so that another plan is better.
+_PLANNED_SECONDS = 10.0
 _SQLITE_CONSTRAINT_CHECK = 275
 
 
@@ -102,7 +105,7 @@ class Statements:
     """The statements in PostgreSQL's words; `SQLiteStatements` says them in SQLite's."""
 
     asked = "unnest(%s::bigint[]) AS asked(id)"
-    recent = "bill.month >= {now}::date - %s"
+    recent = "bill.month >= {now}::date - %s::int"
     among = "= ANY(%s::text[])"
     lock_customers = "ORDER BY missing.customer_id FOR KEY SHARE OF customer"
     instant = "%s::timestamptz"
@@ -122,14 +125,19 @@ class Statements:
     ) -> tuple[dt.datetime, dict[int, list[BillRow]]]:
         """Return the database's clock, and each known customer's bills that matter now."""
         now = NOW[self.connection.vendor]
-        rows = self._rows(
-            f"SELECT {now}, customer.id, bill.closed_at IS NULL, {self.bill_columns}"
-            f" FROM {self.asked}"
-            " LEFT JOIN usage_customer customer ON customer.id = asked.id"
-            " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id"
-            f" AND (bill.closed_at IS NULL OR {self.recent.format(now=now)})",
-            [self._list(customer_ids), _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
-        )
+        with self.connection.cursor() as cursor:
+            self._execute(
+                cursor,
+                "usage_accounts",
+                f"SELECT {now}, customer.id, bill.closed_at IS NULL, {self.bill_columns}"
+                f" FROM {self.asked}"
+                " LEFT JOIN usage_customer customer ON customer.id = asked.id"
+                " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id"
+                f" AND (bill.closed_at IS NULL OR {self.recent.format(now=now)})",
+                [self._list(customer_ids), _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
+                seconds=_PLANNED_SECONDS,
+            )
+            rows = cursor.fetchall()
         accounts: dict[int, list[BillRow]] = {}
         for _, customer_id, is_open, bill_id, *period in rows:
             if customer_id is not None:
@@ -164,7 +172,7 @@ class Statements:
         )
         constants = [self._instant(records[0][0].recorded_at), *void]
         with self.connection.cursor() as cursor:
-            self._insert(
+            self._execute(
                 cursor,
                 "usage_insert_records",
                 "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
@@ -181,7 +189,7 @@ class Statements:
         """Add what was inserted to daily usage; raises FoldOverflow on SQLite."""
         table, params = self._table(folds, "bigint bigint text price date int units bigint")
         with self.connection.cursor() as cursor:
-            self._insert(
+            self._execute(
                 cursor,
                 "usage_fold",
                 "INSERT INTO usage_dailyusage (customer_id, bill_id, service, price_per_unit,"
@@ -207,8 +215,16 @@ class Statements:
             cursor.execute(sql, params)
             return list(cursor.fetchall())
 
-    def _insert(self, cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any]) -> None:
-        prepared.execute(cursor, name, sql, params)
+    def _execute(
+        self,
+        cursor: CursorWrapper,
+        name: str,
+        sql: str,
+        params: Sequence[Any],
+        *,
+        seconds: float = math.inf,
+    ) -> None:
+        prepared.execute(cursor, name, sql, params, seconds=seconds)
 
     def _list(self, values: Collection[Any]) -> Any:
         return _array(values, "text")
@@ -296,7 +312,15 @@ class SQLiteStatements(Statements):
             for bill_id, service, price, day, slot, units in rows
         }
 
-    def _insert(self, cursor: CursorWrapper, name: str, sql: str, params: Sequence[Any]) -> None:
+    def _execute(
+        self,
+        cursor: CursorWrapper,
+        name: str,
+        sql: str,
+        params: Sequence[Any],
+        *,
+        seconds: float = math.inf,
+    ) -> None:
         cursor.execute(sql, params)
 
     def _list(self, values: Collection[Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 import pytest
 from django.db import connection
 
@@ -31,21 +33,26 @@ def prepared() -> dict[str, int]:
         return dict(cursor.fetchall())
 
 
-def test_what_is_inserted_is_prepared_once() -> None:
+def test_what_is_asked_again_and_again_is_prepared_once() -> None:
     recorded()
     first = prepared()
     recorded()
 
-    assert {"usage_insert_records", "usage_fold"} < first.keys()
+    assert {"usage_accounts", "usage_insert_records", "usage_fold"} < first.keys()
     assert prepared() == {name: times + 1 for name, times in first.items()}
 
 
-def test_what_is_searched_is_planned_for_the_tables_as_they_are() -> None:
+def test_a_search_is_planned_anew_after_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded()
+    before = prepared()
+    now = monotonic()
+    monkeypatch.setattr("usage.prepared.monotonic", lambda: now + 10)
+
     recorded()
 
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement FROM pg_prepared_statements WHERE statement ~ 'JOIN'")
-        assert not cursor.fetchall()
+    after = prepared()
+    assert before["usage_accounts"] > after["usage_accounts"] == 1
+    assert after["usage_fold"] == before["usage_fold"] + 1
 
 
 @pytest.mark.parametrize("meddling", ["DISCARD ALL", "DEALLOCATE usage_fold"])
