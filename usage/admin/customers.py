@@ -68,6 +68,8 @@ class CustomerAdmin(BillingAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         term = search_term.strip()
+        if "\0" in term:  # which PostgreSQL refuses; only the autocomplete lets it through
+            return queryset.none(), False
         return (queryset.filter(matching(term)) if term else queryset), False
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:

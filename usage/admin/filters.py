@@ -156,6 +156,8 @@ class ServiceFilter(InputFilter):
     example = "Storage"
 
     def condition(self, text: str) -> Q:
+        if "\0" in text:
+            raise ValueError("PostgreSQL takes no text with a NUL in it.")
         return Q(service=text)
 
 

@@ -139,7 +139,7 @@ def _record_url(refusal: Refusal) -> str:
 def refused_under(request: HttpRequest) -> dict[str, Any]:
     """Return what was refused under the request_id that is searched for."""
     request_id = request.GET.get(SEARCH_VAR, "").strip()
-    if not request_id or not may_see(request):
+    if not request_id or "\0" in request_id or not may_see(request):
         return {}
     refusals = Refusal.objects.of_request(request_id).select_related("api_key")
     return {"asked_for": request_id, "refusals": _rows(refusals[:_SHOWN]), "kept": KEPT_REFUSALS}

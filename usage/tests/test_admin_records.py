@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from usage.models import ApiKey, Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
@@ -169,3 +170,18 @@ def test_a_record_is_in_the_currency_of_its_bill(admin_client: Client) -> None:
 
     assert "¥29" in text_of(admin_client.get(list_of("usagerecord")))
     assert "¥29" in text_of(admin_client.get(page_of(UsageRecord.objects.get())))
+
+
+def test_a_search_with_a_nul_finds_nothing_on_either_database(
+    admin_client: Client, customer: Customer
+) -> None:
+    report()
+    query = {"app_label": "usage", "model_name": "bill", "field_name": "customer", "term": "a\0b"}
+
+    found = admin_client.get(reverse("admin:autocomplete", query=query)).json()
+    filtered = admin_client.get(list_of("usagerecord", service="a\0b"))
+    searched = admin_client.get(list_of("usagerecord", q="a\0b"))
+
+    assert found["results"] == []
+    assert (filtered.status_code, filtered.context["cl"].result_list) == (400, [])
+    assert messages_of(searched) == ["Null characters are not allowed."]
