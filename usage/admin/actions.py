@@ -46,7 +46,8 @@ class Action(View):
         try:
             self.act(form.cleaned_data)
         except REFUSALS as refusal:
-            messages.error(request, str(refusal))
+            # In front of the sentence, which may begin with a request_id: the admin capitalises.
+            messages.error(request, f"Nothing was changed: {refusal}")
         except DatabaseUnavailable:
             messages.error(
                 request,

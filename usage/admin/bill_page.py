@@ -15,7 +15,7 @@ from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
 from usage.admin.records import RecordRow, rows_of, to_show, url_of
 from usage.fields import EXACT, ExactSum
-from usage.models import Bill, Line, UsageRecord
+from usage.models import Bill, HistoryEntry, Line, UsageRecord
 from usage.models.bill import round_amount, total_of
 from usage.periods import day_of, midnight, month_bounds
 from usage.transactions import database_now
@@ -24,7 +24,7 @@ from usage.validators import exact_amount
 LATEST_RECORDS = 10
 # Of more the smaller stand as one until all are asked for, so that the page stays below 60 kB.
 LINES_SHOWN = 40
-_HISTORY_SHOWN = 50
+HISTORY_SHOWN = 20
 
 
 class LineRow(NamedTuple):
@@ -61,7 +61,7 @@ class HistoryRow(NamedTuple):
     at: SafeString
     actor: SafeString
     did: str
-    reason: SafeString
+    reason: str
     record: str | None
     record_url: str
 
@@ -129,12 +129,26 @@ def change_of(amount: Decimal, before: Decimal) -> str:
     return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
-class BillPage:
-    """One bill, read once."""
+def _history_row(entry: HistoryEntry) -> HistoryRow:
+    return HistoryRow(
+        at=formats.moment(entry.at),
+        actor=formats.name(entry.actor),
+        did=entry.get_action_display(),
+        reason=entry.reason,
+        record=entry.record_id,
+        record_url=url_of(entry.record_id) if entry.record_id else "",
+    )
 
-    def __init__(self, bill: Bill, *, all_lines: bool = False) -> None:
+
+class BillPage:
+    """One bill, read once; its history from the latest entry on, or from what came before one."""
+
+    def __init__(
+        self, bill: Bill, *, all_lines: bool = False, history_before: int | None = None
+    ) -> None:
         self.bill = bill
         self.all_lines = all_lines
+        self.history_before = history_before
         self.currency = bill.currency
         self.now = database_now()
         self.lines = bill.lines()
@@ -171,7 +185,7 @@ class BillPage:
             "records_url": self.records_url(),
             "lines_csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
             "records_csv_url": reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}),
-            "history": self.history(),
+            **self.history(),
         }
 
     def records_url(self, **query: str) -> str:
@@ -181,18 +195,15 @@ class BillPage:
     def latest_rows(self) -> list[RecordRow]:
         return rows_of(self.latest)
 
-    def history(self) -> list[HistoryRow]:
-        return [
-            HistoryRow(
-                at=formats.moment(entry.at),
-                actor=formats.name(entry.actor),
-                did=entry.get_action_display(),
-                reason=formats.name(entry.reason),
-                record=entry.record_id,
-                record_url=url_of(entry.record_id) if entry.record_id else "",
-            )
-            for entry in self.bill.history.all()[:_HISTORY_SHOWN]
-        ]
+    def history(self) -> dict[str, Any]:
+        """Return a page of what was done to the bill, and where the entries before it are."""
+        kept = self.bill.history.order_by("-id")
+        if self.history_before is not None:
+            kept = kept.filter(pk__lt=self.history_before)
+        entries = list(kept[: HISTORY_SHOWN + 1])
+        shown = entries[:HISTORY_SHOWN]
+        earlier = f"?before={shown[-1].pk}#history" if len(entries) > len(shown) else ""
+        return {"history": [_history_row(entry) for entry in shown], "earlier_url": earlier}
 
     def line_rows(self) -> list[LineRow]:
         """Return the lines, each with its part of the sum of those that are charged."""

@@ -208,4 +208,8 @@ class BillAdmin(ReadOnlyAdmin):
         return exports.csv_response(filename, exports.LINE_COLUMNS, exports.line_rows(bill))
 
     def page_context(self, request: HttpRequest, row: Bill) -> dict[str, Any]:
-        return BillPage(row, all_lines=request.GET.get("lines") == "all").context()
+        return BillPage(
+            row,
+            all_lines=request.GET.get("lines") == "all",
+            history_before=number_of(request.GET.get("before", "")),
+        ).context()

@@ -86,7 +86,10 @@ def test_a_bill_that_has_not_begun_stays_open(
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (BillTotalTooLarge("The total is too large."), "The total is too large."),
+        (
+            BillTotalTooLarge("The total is too large."),
+            "Nothing was changed: The total is too large.",
+        ),
         (DatabaseUnavailable("away"), "The database did not answer in time"),
     ],
 )

@@ -1,6 +1,7 @@
 """A bill's page keeps who did what to it, when and why, in the transaction that did it."""
 
 from decimal import Decimal
+from itertools import chain
 
 import pytest
 from django.contrib.auth.models import User
@@ -8,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 from django.test import Client
 
+from usage.admin.bill_page import HISTORY_SHOWN
 from usage.models import Bill, Customer, HistoryEntry, UsageRecord, VoidRefused
 from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import page_of, report, text_of
@@ -139,6 +141,33 @@ def test_the_history_outlives_the_account(bill: Bill) -> None:
     user.delete()
 
     assert HistoryEntry.objects.get().actor == "Sam"
+
+
+def test_a_reason_is_shown_whole_and_once(admin_client: Client, bill: Bill) -> None:
+    reason = "Counted twice, as the team found. " * 14 + "Really."
+    bill.close(by="Sam", reason=reason)
+
+    assert text_of(admin_client.get(page_of(bill))).count(reason) == 1
+
+
+def test_a_long_history_goes_on_on_the_next_page(admin_client: Client, bill: Bill) -> None:
+    number = 2 * HISTORY_SHOWN + 1
+    for verified in range(number):
+        HistoryEntry.objects.keep(
+            HistoryEntry.Action.VERIFIED,
+            bill_id=bill.pk,
+            by=f"Sam {verified}",
+            at=bill.period_start,
+        )
+
+    url, found = page_of(bill), []
+    while url:
+        context = admin_client.get(url).context
+        found.append([str(row.actor) for row in context["history"]])
+        url = context["earlier_url"] and page_of(bill) + context["earlier_url"]
+
+    assert [len(page) for page in found] == [HISTORY_SHOWN, HISTORY_SHOWN, 1]
+    assert len(set(chain(*found))) == number
 
 
 def test_the_admin_has_no_form_for_the_history(admin_client: Client) -> None:

@@ -74,7 +74,7 @@ def test_voiding_twice_changes_nothing(admin_client: Client, record: UsageRecord
     response = admin_client.post(page_of(record, "void"), REASON, follow=True)
 
     assert "voided already" in page
-    assert messages_of(response)[-1] == f"{record.pk} is voided already."
+    assert messages_of(response)[-1] == f"Nothing was changed: {record.pk} is voided already."
     assert UsageRecord.objects.count() == 2
     assert LogEntry.objects.count() == 1
 
@@ -86,7 +86,7 @@ def test_a_void_cannot_be_voided(admin_client: Client, record: UsageRecord) -> N
     assert "Void this record" not in text_of(admin_client.get(page_of(void)))
     response = admin_client.post(page_of(void, "void"), REASON, follow=True)
 
-    assert messages_of(response)[-1].startswith("A void cannot be voided")
+    assert "A void cannot be voided" in messages_of(response)[-1]
     assert UsageRecord.objects.count() == 2
 
 
