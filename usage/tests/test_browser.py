@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from django.contrib.auth.models import Group, Permission, User
 from django.db import transaction
 from django.utils import timezone
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
 from usage.models import ApiKey, Bill, Customer, Refusal, RefusalNote, UsageRecord
@@ -79,10 +79,15 @@ class Staff:
         self.complaints: list[str] = []
         page.on("console", lambda message: self._heard(message.type, message.text))
         page.on("pageerror", lambda error: self._heard("error", str(error)))
+        page.on("dialog", self._ran)
 
     def _heard(self, kind: str, text: str) -> None:
         if kind in {"error", "warning"}:
             self.complaints.append(f"{self.page.url}: {text}")
+
+    def _ran(self, dialog: Dialog) -> None:
+        self._heard("error", f"A name ran as a script: {dialog.message}")
+        dialog.dismiss()
 
     def log_in(self, role: str) -> None:
         user = User.objects.create_user("sam", password="right", is_staff=True)
@@ -244,6 +249,21 @@ def test_every_column_of_the_records_is_seen(staff: Staff, bill: Bill, width: in
     assert results.evaluate("table => table.scrollWidth <= table.clientWidth")
 
 
+@pytest.mark.parametrize("staff", ["phone"], indirect=True)
+def test_a_phone_shows_whose_bill_it_is_and_its_total(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing viewers")
+    report(units=Decimal("123456.789"), price_per_unit=Decimal(10))
+
+    for model, name in (("bill", "customer_name"), ("customer", "shown_name")):
+        staff.open(list_of(model))
+        row = staff.page.locator("#result_list tbody tr").first
+        named, total = (row.locator(f".field-{cell}").bounding_box() for cell in (name, "total"))
+        assert named is not None
+        assert named["width"] >= 80
+        assert total is not None
+        assert total["x"] + total["width"] <= SCREENS["phone"]["viewport"]["width"]
+
+
 def test_a_customer_is_chosen_by_typing(staff: Staff, bill: Bill) -> None:
     staff.log_in("Billing viewers")
     page = staff.page
@@ -283,3 +303,48 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         violations += [f"{path} is too wide"] * staff.is_too_wide()
 
     assert violations == []
+
+
+@pytest.mark.parametrize("staff", SCREENS, indirect=True)
+def test_no_page_that_refuses_has_a_serious_violation_or_is_too_wide(
+    staff: Staff, bill: Bill
+) -> None:
+    bill.close(by="Sam")
+    violations: list[str] = []
+
+    def look(what: str) -> None:
+        violations.extend(f"{what}: {violation}" for violation in staff.inaccessible())
+        violations.extend([f"{what} is too wide"] * staff.is_too_wide())
+
+    staff.open("/admin/")
+    look("The login")
+    staff.log_in("Billing viewers")
+    for path, refused in (
+        (page_of(bill), False),
+        (list_of("bill", q="nobody"), False),
+        (list_of("usagerecord", since="soon"), True),
+        (page_of(bill, "close"), True),
+        ("/admin/usage/bill/999999/change/", True),
+    ):
+        staff.open(path)
+        look(path)
+        # The browser itself tells the status; the bad date is in the box, to be corrected.
+        said = [what for what in staff.complaints if "status of 4" in what or "yyyy-MM-dd" in what]
+        assert bool(said) == refused, path
+        staff.complaints = [what for what in staff.complaints if what not in said]
+
+    assert violations == []
+
+
+@pytest.mark.parametrize("staff", SCREENS, indirect=True)
+def test_the_lockout_has_no_serious_violation(staff: Staff) -> None:
+    staff.open("/admin/")
+    for _ in range(5):
+        staff.page.get_by_label("Username").fill("sam")
+        staff.page.get_by_label("Password").fill("wrong")
+        staff.page.get_by_role("button", name="Log in").click()
+
+    expect(staff.page.get_by_text("wrong passwords locked this user name")).to_be_visible()
+    assert staff.inaccessible() == []
+    assert not staff.is_too_wide()
+    staff.complaints = [what for what in staff.complaints if "status of 429" not in what]
