@@ -94,6 +94,9 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def get_list_display(self, request: HttpRequest) -> Any:
         return (*self.list_display, *(["last_used"] if traffic.may_see(request) else []))
 
+    def names_of(self, row: ApiKey) -> Sequence[str]:
+        return (row.name,)
+
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         last_used = traffic.last_used(list(rows))
         for api_key in rows:

@@ -6,6 +6,7 @@ import datetime as dt
 from collections import defaultdict
 from decimal import Decimal
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from django.urls import reverse
 from django.utils import timezone
@@ -13,6 +14,7 @@ from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
+from usage.admin.paging import bytes_of
 from usage.admin.records import RecordRow, rows_of, to_show, url_of
 from usage.fields import EXACT, ExactSum
 from usage.models import Bill, HistoryEntry, Line, UsageRecord
@@ -24,6 +26,7 @@ from usage.validators import exact_amount
 LATEST_RECORDS = 10
 # Of more the smaller stand as one until all are asked for, so that the page stays below 60 kB.
 LINES_SHOWN = 40
+LINES_BYTES = 12_000
 HISTORY_SHOWN = 20
 
 
@@ -225,10 +228,15 @@ class BillPage:
 
     def shown_lines(self) -> list[Line]:
         """Return the largest lines, in their order, or all of them."""
-        if self.all_lines or len(self.lines) <= LINES_SHOWN:
+        if self.all_lines:
             return self.lines
         ordered = sorted(self.lines, key=lambda line: abs(line.amount), reverse=True)
-        largest = set(ordered[:LINES_SHOWN])
+        largest, room = set(ordered[:1]), LINES_BYTES
+        for line in ordered[:LINES_SHOWN]:
+            # A service stands there as it is, and in the address of the line's records.
+            room -= bytes_of(line.service) + len(quote(line.service))
+            if room >= 0:
+                largest.add(line)
         return [line for line in self.lines if line in largest]
 
     def other_lines(self) -> OtherLines | None:

@@ -165,6 +165,9 @@ class BillAdmin(ReadOnlyAdmin):
             wanted |= Q(pk=number)
         return queryset.filter(wanted), False
 
+    def names_of(self, row: Bill) -> Sequence[str]:
+        return (row.customer.name,)
+
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         bills = Bill.objects.filter(pk__in=[bill.pk for bill in rows])
         lines = bills.open().lines()

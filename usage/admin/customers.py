@@ -81,6 +81,9 @@ class CustomerAdmin(BillingAdmin):
         billed = obj.bills.exists()
         return ("id", "latest_bills", "currency") if billed else ("id", "latest_bills")
 
+    def names_of(self, row: Customer) -> Sequence[str]:
+        return (row.name,)
+
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         current = Bill.objects.open().filter(customer__in=rows, month=month_of(database_now()))
         bills = {bill.customer_id: bill for bill in current}

@@ -48,6 +48,10 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
             response.status_code = HTTPStatus.BAD_REQUEST
         return response
 
+    def names_of(self, row: Any) -> Sequence[str]:
+        """Return what others named and a row of the list shows, which may be long."""
+        return ()
+
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         """Fetch at once what the columns of a page's rows show."""
 

@@ -13,6 +13,15 @@ from django.core.paginator import EmptyPage, Page, PageNotAnInteger, Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import escape
+
+# What names may take of a page, so that even of long ones it stays below 60 kB.
+NAMES_BYTES = 16_000
+
+
+def bytes_of(name: str) -> int:
+    """Return what a name takes on a page."""
+    return len(escape(name).encode())
 
 
 class UncountedPage(Page):  # type: ignore[type-arg]  # generic only in the stubs
@@ -144,13 +153,24 @@ class KeysetChangeList(ChangeList):
         position = self.position(request, ordering)
         self.is_first_page = position is None
         rows = [] if self.refusal else self.rows(ordering, position)
-        self.result_list = rows[: self.list_per_page]
-        if len(rows) > self.list_per_page:
+        self.result_list = self.fitting(rows[: self.list_per_page])
+        if len(rows) > len(self.result_list):
             self.next_position = Position.of(self.result_list[-1], ordering)
+            self.looked_through = None
         self.result_count = self.full_result_count = len(self.result_list)
         self.show_full_result_count = self.can_show_all = self.multi_page = False
         self.show_admin_actions = True
         self.model_admin.prepare(request, self.result_list)
+
+    def fitting(self, rows: list[Any]) -> list[Any]:
+        """Return as many rows, and at least one, as a page has room for with their names."""
+        room = NAMES_BYTES
+        for number, row in enumerate(rows):
+            # Each stands there twice: its whole is the title, or the address, of what is seen.
+            room -= 2 * sum(bytes_of(name) for name in self.model_admin.names_of(row))
+            if room < 0 and number:
+                return rows[:number]
+        return rows
 
     def chunks(self, request: HttpRequest, size: int) -> Iterator[list[Any]]:
         """Yield all rows from the first one on, at most `size` at a time."""

@@ -256,6 +256,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             return queryset.none(), False
         return queryset.filter(pk__in=[term, VOID_PREFIX + term]), False
 
+    def names_of(self, row: UsageRecord) -> Sequence[str]:
+        reporter = row.reported_by.name if row.reported_by else row.voided_by
+        return (row.pk, row.service, row.customer.name, reporter)
+
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         for record in rows:
             record.shown_marks = marks_of(record, voided=record.is_voided)

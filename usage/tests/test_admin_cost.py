@@ -105,6 +105,27 @@ def test_a_page_of_much_stays_below_60_kilobytes(
     assert len(admin_client.get(address).content) < 60_000
 
 
+@pytest.mark.parametrize("name", ["漢" * 97, '<"&>' * 24])
+def test_long_names_make_a_page_no_longer(admin_client: Client, name: str) -> None:
+    api_key, _ = ApiKey.objects.issue(name=name)
+    for number in range(45):
+        customer = CustomerFactory.create(name=f"{name}{number:03}")
+        report(customer_id=customer.pk)
+        report(
+            customer_id=customer.pk,
+            service=name,
+            request_id=f"{'<&%/' * 31}{number:03}",
+            reported_by=api_key,
+        )
+    for number in range(45):
+        bill = report(customer_id=customer.pk, service=f"{name}{number:03}")
+
+    for address in (page_of(bill), *(list_of(m) for m in ("customer", "bill", "usagerecord"))):
+        assert len(admin_client.get(address).content) < 60_000, address
+    lines = admin_client.get(page_of(bill)).context["lines"]
+    assert 5 < len(lines) < 40
+
+
 def test_the_list_of_bills_reads_all_totals_at_once(
     admin_client: Client, customer: Customer
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from usage.admin import records
+from usage.admin import paging, records
 from usage.admin.pages import BillingAdmin
 from usage.models import Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
@@ -113,6 +113,30 @@ def test_a_bounded_page_that_is_full_goes_on_after_its_last_row(
 
     assert [len(page) for page in shown] == [3, 3, 3, 1]
     assert len(set(chain(*shown))) == 10
+
+
+def test_a_page_that_long_names_cut_short_goes_on_after_its_last_row(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "NAMES_BYTES", 1000)
+    monkeypatch.setattr(records, "LOOKED_THROUGH", 8)
+    bill = report(2, service="short")
+    for number in range(5):
+        report(service="x" * 100, request_id=f"{number}" * 128)
+
+    for address in (list_of("usagerecord"), list_of("usagerecord", customer=123, bill=bill.pk)):
+        shown = pages(admin_client, address)
+        assert [len(page) for page in shown] == [2, 2, 3]
+        assert len(set(chain(*shown))) == 7
+
+
+def test_a_row_too_long_for_a_page_stands_alone(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paging, "NAMES_BYTES", 1)
+    report(3)
+
+    assert [len(page) for page in pages(admin_client, list_of("usagerecord"))] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
