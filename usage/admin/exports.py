@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ from usage.models import Bill, UsageRecord
 
 # What spreadsheet programs run as a formula; and the guard itself, so that it can be taken off.
 _FORMULA_STARTS = (
-    *"=+-@\t\r\n'",
-    "\N{FULLWIDTH EQUALS SIGN}",
-    "\N{FULLWIDTH PLUS SIGN}",
-    "\N{FULLWIDTH HYPHEN-MINUS}",
-    "\N{FULLWIDTH COMMERCIAL AT}",
+    r"=+\-@'"
+    "\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
+    "\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
 )
+# Where such programs separate cells by semicolons, as in much of Europe, or by tabs, another cell
+# begins inside of a text, and another row after a line break, whatever is quoted.
+_UNGUARDED = re.compile(rf"\A(?=[{_FORMULA_STARTS}\t\r\n])|(?<=[;\t\r\n])(?=[{_FORMULA_STARTS}])")
 GUARD = "'"
 _ROWS_AT_ONCE = 1000
 
@@ -57,12 +59,11 @@ BILL_COLUMNS = (
 
 
 def text(value: str | None) -> str:
-    """Return a text as a cell: one that a spreadsheet would run gets a leading apostrophe.
+    r"""Return a text as a cell, with an apostrophe in front of what a spreadsheet would run.
 
-    Whoever reads the file takes one leading apostrophe off a text cell to have it as it was.
+    ``re.sub(r"(\A|[;\t\r\n])'", r"\1", cell)`` takes the apostrophes off again.
     """
-    value = value or ""
-    return GUARD + value if value.startswith(_FORMULA_STARTS) else value
+    return _UNGUARDED.sub(GUARD, value or "")
 
 
 class _Echo:

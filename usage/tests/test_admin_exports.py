@@ -1,10 +1,12 @@
 """Exports say what the pages say, run no formula, and hold few rows in memory at a time."""
 
 import csv
+import re
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.conf import settings as settings_of_project
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
@@ -28,6 +30,8 @@ FORMULAS = [
     "'=1+1",
     "'",
     "''quoted",
+    "x;=1+1;y",
+    "x;'y",
     "plain",
     'a,"b"',
 ]
@@ -42,8 +46,8 @@ def rows_at(client: Client, address: str) -> list[dict[str, str]]:
 
 
 def unguarded(cell: str) -> str:
-    """Take the guard off a text cell, as the documentation says."""
-    return cell.removeprefix(exports.GUARD)
+    """Take the guards off a text cell, as the documentation says."""
+    return re.sub(r"(\A|[;\t\r\n])'", r"\1", cell)
 
 
 def records_at(client: Client, **query: Any) -> list[dict[str, str]]:
@@ -109,6 +113,21 @@ def test_no_cell_runs_as_a_formula_and_each_comes_back_as_sent(
     ]
     assert {unguarded(cell) for cell in cells} == {name}
     assert not any(cell.startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")) for cell in cells)
+
+
+@given(st.text("=+-@'\t\r\n;,\"\N{FULLWIDTH EQUALS SIGN}a "))
+def test_no_text_starts_a_formula_however_cells_are_separated(text: str) -> None:
+    cell = exports.text(text)
+
+    assert unguarded(cell) == text
+    for part in re.split(r"[;\t\r\n]", cell):
+        assert not part.startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}"))
+
+
+def test_the_documentation_takes_the_guards_off_as_these_tests_do() -> None:
+    documented = (settings_of_project.BASE_DIR / "docs" / "staff.md").read_text()
+
+    assert r"""re.sub(r"(\A|[;\t\r\n])'", r"\1", cell)""" in documented
 
 
 def test_the_export_of_a_list_has_its_filters_and_every_page(
