@@ -37,7 +37,7 @@ from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
 from usage.validators import REQUEST_ID_LENGTH
 
 # What a list reads at most for one page when its filters are more than one index serves.
-LOOKED_THROUGH = 10_000
+LOOKED_THROUGH = 5_000
 _SERVED_BY_INDEX = ("bill", "customer", "late", "voids")
 _OTHERS = ("service", "price", "reported_by", "since", "until")
 
