@@ -71,6 +71,16 @@ def test_the_same_user_gets_in_from_elsewhere(client: Client) -> None:
     assert login(client, "right", address="192.0.2.2").status_code == 302
 
 
+def test_a_session_ends_after_12_hours_of_work(client: Client, time_machine: Any) -> None:
+    start = dt.datetime(2026, 11, 23, 7, tzinfo=dt.UTC)
+    time_machine.move_to(start, tick=False)
+    login(client, "right")
+
+    for hours, status in ((4, 200), (8, 200), (11.99, 200), (12.01, 302)):
+        time_machine.move_to(start + dt.timedelta(hours=hours), tick=False)
+        assert client.get("/admin/").status_code == status, hours
+
+
 def test_the_lock_opens_after_a_while(client: Client, time_machine: Any) -> None:
     start = dt.datetime(2026, 11, 23, 12, tzinfo=dt.UTC)
     time_machine.move_to(start)
