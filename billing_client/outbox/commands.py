@@ -7,13 +7,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from billing_client.client import BillingClient
-from billing_client.errors import BillingError
+from billing_client.errors import ConfigurationError
 from billing_client.outbox.doctor import examine
 from billing_client.outbox.names import files, foreign_files
 from billing_client.outbox.store import Busy, Gone, Store, Unfit
@@ -27,27 +28,11 @@ _REQUEUE = (
 _FORGET = "DELETE FROM rejected WHERE request_id = ? OR code = ?"
 
 
-def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 if something is left to do, 2 if it failed."""
-    options = _parser().parse_args(arguments)
-    out = out or sys.stdout
-    directory = options.outbox or os.environ.get("BILLING_OUTBOX_DIR")
-    if not directory:
-        print("There is no outbox; pass --outbox DIR or set BILLING_OUTBOX_DIR.", file=sys.stderr)  # noqa: T201 - a command prints
-        return 2
-    try:
-        code: int = options.command(Path(directory), options, out)
-    except (BillingError, OSError) as error:
-        print(error, file=sys.stderr)  # noqa: T201 - as above
-        return 2
-    return code
+Command = Callable[[Path, argparse.Namespace, TextIO], int]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m billing_client", description=__doc__)
-    parser.add_argument("--outbox", metavar="DIR", help="BILLING_OUTBOX_DIR if not given")
-    parser.add_argument("--url", help="BILLING_URL if not given; the key is BILLING_API_KEY")
-    commands = parser.add_subparsers(required=True)
+def add_commands(commands: Any) -> None:
+    """Add the sub-commands to those of ``billing-client``."""
     for command, text in (
         (_status, "what waits in each file"),
         (_drain, "send what processes left behind that died"),
@@ -57,14 +42,20 @@ def _parser() -> argparse.ArgumentParser:
         (_doctor, "check URL, key, clock, disk and directory"),
     ):
         one = commands.add_parser(command.__name__.strip("_"), help=text)
-        one.set_defaults(command=command)
+        one.set_defaults(run=partial(_in_directory, command))
         if command is _requeue:
             which = one.add_mutually_exclusive_group(required=True)
             which.add_argument("ids", metavar="ID", nargs="*", default=[])
             which.add_argument("--code", help="all that were refused with this code")
         if command is _drain:
             one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
-    return parser
+
+
+def _in_directory(command: Command, options: argparse.Namespace, out: TextIO) -> int:
+    directory = options.outbox or os.environ.get("BILLING_OUTBOX_DIR")
+    if not directory:
+        raise ConfigurationError("There is no outbox; pass --outbox DIR or set BILLING_OUTBOX_DIR.")
+    return command(Path(directory), options, out)
 
 
 def _status(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
@@ -164,7 +155,7 @@ def _export_from(store: Store, out: TextIO) -> None:
         for (record,) in store.execute(f"SELECT CAST(record AS TEXT) FROM {table} ORDER BY seq"):  # noqa: S608 - a constant
             content = json.loads(str(record))
             line = {"file": store.path.name, "state": table, "record": content}
-            _say(out, json.dumps(line, ensure_ascii=False))
+            _say(out, json.dumps(line))
 
 
 def _doctor(directory: Path, options: argparse.Namespace, out: TextIO) -> int:

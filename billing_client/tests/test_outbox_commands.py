@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from billing_client.outbox.commands import main
+from billing_client.commands.main import main
 from billing_client.outbox.names import files
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import Behaviour, FaultyServer, refuse, reply

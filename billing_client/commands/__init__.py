@@ -1,0 +1,1 @@
+"""The command ``billing-client``; each module adds its own sub-commands."""

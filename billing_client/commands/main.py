@@ -1,0 +1,72 @@
+"""The entry point of ``billing-client`` and of ``python -m billing_client``.
+
+A module of sub-commands has a function ``add_commands(commands)``. It adds parsers, and sets each
+one's default ``run``, a function of the options and the text stream to print to, which returns
+the exit status.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+from billing_client.errors import BillingError
+from billing_client.outbox import commands as outbox
+from billing_client.version import __version__
+
+_INTERRUPTED = 130  # as shells report SIGINT
+_NO_READER = 141  # and SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
+    """Run one command; return the exit status.
+
+    0 if all is done, 1 if something is left to do, 2 if the command could not do its work.
+    """
+    try:
+        out = out or _stdout()
+        status = _run(arguments, out)
+        out.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The interpreter flushes stdout when it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NO_READER
+    return status
+
+
+def _run(arguments: Sequence[str] | None, out: TextIO) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options, out)
+    except BrokenPipeError:
+        raise
+    except (BillingError, OSError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a command prints
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="billing-client", description="Report usage to the billing service."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--url", help="the service; BILLING_URL if not given (the key is always BILLING_API_KEY)"
+    )
+    parser.add_argument("--outbox", metavar="DIR", help="BILLING_OUTBOX_DIR if not given")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    outbox.add_commands(commands)
+    return parser
+
+
+def _stdout() -> TextIO:
+    """Standard output, where text that its encoding lacks is escaped instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # they are files
+    return sys.stdout
