@@ -181,7 +181,7 @@ def database(url: str) -> dict[str, Any]:
     config |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
     match config["ENGINE"], config["NAME"]:
         case "django.db.backends.sqlite3", str(name) if name != ":memory:" and not options:
-            engine = "billing_project.sqlite"
+            engine = "usage.database.sqlite"
             return config | {"ENGINE": engine, "NAME": BASE_DIR / name, "OPTIONS": SQLITE}
         case "django.db.backends.postgresql", str(name) if name:
             if config["HOST"].startswith("/"):

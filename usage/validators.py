@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 
-from usage.fields import EXACT
+from usage.money import EXACT, exact_amount
 
 REQUEST_ID_LENGTH = 128
 SERVICE_LENGTH = 100
@@ -97,11 +97,6 @@ def fit_price(value: Decimal) -> Decimal:
     if not value >= 0:
         raise ValidationError("A price per unit is 0 or more.", code="min_value")
     return abs(fit(value, **PRICE_DIGITS))
-
-
-def exact_amount(units: Decimal, price_per_unit: Decimal) -> Decimal:
-    """Return units × price, digit for digit."""
-    return EXACT.multiply(units, price_per_unit)
 
 
 def validate_amount(units: Decimal, price_per_unit: Decimal) -> None:

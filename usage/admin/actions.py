@@ -13,8 +13,9 @@ from django.urls import reverse
 from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
-from usage.models import BillNotBegun, BillTotalTooLarge, VoidRefused
-from usage.transactions import DatabaseUnavailable
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger.close import BillNotBegun, BillTotalTooLarge
+from usage.ledger.void import VoidRefused
 
 REFUSALS = (BillNotBegun, BillTotalTooLarge, VoidRefused)
 

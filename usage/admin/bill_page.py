@@ -16,12 +16,12 @@ from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
 from usage.admin.paging import bytes_of
 from usage.admin.records import RecordRow, rows_of, to_show, url_of
-from usage.fields import EXACT, ExactSum
+from usage.database.sums import ExactSum
+from usage.database.transactions import database_now
 from usage.models import Bill, HistoryEntry, Line, UsageRecord
-from usage.models.bill import round_amount, total_of
+from usage.models.bill import total_of
+from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import day_of, midnight, month_bounds
-from usage.transactions import database_now
-from usage.validators import exact_amount
 
 LATEST_RECORDS = 10
 # Of more the smaller stand as one until all are asked for, so that the page stays below 60 kB.

@@ -18,11 +18,12 @@ from usage.admin.bill_page import BillPage, period_of, state_of
 from usage.admin.customers import matching, number_of
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
 from usage.admin.pages import ReadOnlyAdmin
-from usage.models import Bill, Customer, HistoryEntry
+from usage.database.transactions import database_now
+from usage.ledger.close import close
+from usage.models import Bill, Customer, DailyUsage, HistoryEntry
 from usage.models.bill import total_of
 from usage.models.usage_record import REASON_LENGTH
 from usage.periods import is_open_to_usage
-from usage.transactions import database_now
 from usage.verification import Verification, counted
 
 _MOST_CUSTOMERS_FOUND = 1000
@@ -115,7 +116,7 @@ class Close(Action):
         }
 
     def act(self, data: dict[str, Any]) -> None:
-        if not self.row.close(by=self.request.user, reason=data["reason"]):
+        if not close(self.row, by=self.request.user, reason=data["reason"]):
             messages.info(self.request, "The bill was closed already; nothing was changed.")
             return
         total = formats.money(self.row.total, self.row.currency)
@@ -170,7 +171,7 @@ class BillAdmin(ReadOnlyAdmin):
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         bills = Bill.objects.filter(pk__in=[bill.pk for bill in rows])
-        lines = bills.open().lines()
+        lines = DailyUsage.objects.lines_of(bills.open())
         overdue = set(bills.due(database_now()).values_list("pk", flat=True))
         for bill in rows:
             bill.shown_state = state_of(bill, overdue=bill.pk in overdue)

@@ -17,11 +17,11 @@ from django.utils.safestring import SafeString
 from usage.admin import formats
 from usage.admin.bill_page import period_of, state_of
 from usage.admin.pages import BillingAdmin
-from usage.models import Bill, Customer
+from usage.database.transactions import database_now
+from usage.models import Bill, Customer, DailyUsage
 from usage.models.bill import total_of
 from usage.models.customer import LARGEST_ID
 from usage.periods import month_of
-from usage.transactions import database_now
 
 _BILLS_SHOWN = 12
 
@@ -87,7 +87,7 @@ class CustomerAdmin(BillingAdmin):
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         current = Bill.objects.open().filter(customer__in=rows, month=month_of(database_now()))
         bills = {bill.customer_id: bill for bill in current}
-        lines = current.lines()
+        lines = DailyUsage.objects.lines_of(current)
         for customer in rows:
             customer.shown_total = "–"
             if bill := bills.get(customer.pk):
@@ -112,7 +112,7 @@ class CustomerAdmin(BillingAdmin):
         latest = customer.bills.order_by("-period_start")
         bills = list(latest[:_BILLS_SHOWN])
         shown = Bill.objects.filter(pk__in=[bill.pk for bill in bills])
-        lines = shown.open().lines()
+        lines = DailyUsage.objects.lines_of(shown.open())
         overdue = set(shown.due(database_now()).values_list("pk", flat=True))
         rows = (
             (

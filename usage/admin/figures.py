@@ -19,10 +19,10 @@ from django.core.cache import cache
 from django.db import Error
 from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
-from usage.fields import AmountSum
+from usage.database.sums import AmountSum
+from usage.database.transactions import is_unavailable
 from usage.models import Customer, DailyUsage
 from usage.periods import month_of, previous_month
-from usage.transactions import is_unavailable
 
 SHOWN = 10
 # What takes less is added up anew for every page. Other figures are kept so much longer than

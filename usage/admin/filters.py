@@ -17,10 +17,10 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
+from usage.database.transactions import database_now
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
 from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, Period, previous_month
-from usage.transactions import database_now
 from usage.validators import fit_price
 
 _MONTHS_SHOWN = 24

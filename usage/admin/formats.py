@@ -11,8 +11,8 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from usage.fields import EXACT
 from usage.models import ApiKey, Customer
+from usage.money import EXACT
 
 # A code instead of a sign, which CLDR sets apart from the number, and Babel does not.
 _CODE = re.compile(r"[A-Z]{3}(?=\d)")

@@ -19,12 +19,12 @@ from usage.admin.bill_page import change_of, per_cent, period_of
 from usage.admin.charts import Value, bar_chart
 from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
 from usage.admin.records import rows_of, to_show, url_of
-from usage.fields import EXACT
-from usage.models import Bill, Customer, HistoryEntry, UsageRecord
-from usage.models.bill import lines_of, round_amount, total_of
+from usage.database.transactions import database_now
+from usage.models import Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
+from usage.models.bill import total_of
 from usage.models.customer import minor_unit_digits
+from usage.money import EXACT, round_amount
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
-from usage.transactions import database_now
 
 _DAYS_SHOWN = 31
 
@@ -148,7 +148,7 @@ def bills(asked: Asked) -> dict[str, Any]:
     due = Bill.objects.due(asked.now).order_by("month", "customer_id")
     wanted = Q(pk__in=ids) | Q(pk__in=due.values("pk")[:SHOWN])
     shown = list(Bill.objects.open().filter(wanted).select_related("customer"))
-    lines = lines_of(shown)
+    lines = DailyUsage.objects.lines_of(shown)
     totals = {bill.pk: total_of(lines.get(bill.pk, [])) for bill in shown}
     last_due = last_due_month(asked.now)
     overdue = sorted(

@@ -32,6 +32,7 @@ from usage.admin.filters import (
 )
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.paging import KeysetChangeList, Position
+from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
 from usage.validators import REQUEST_ID_LENGTH
@@ -170,9 +171,9 @@ class Void(Action):
         }
 
     def act(self, data: dict[str, Any]) -> None:
-        void = self.row.void(reason=data["reason"], by=self.request.user)
-        self.log(self.row, f"Voided on bill {void.bill_id}: {data['reason']}")
-        messages.success(self.request, f"The record is voided on bill {void.bill_id}.")
+        negative = void(self.row, reason=data["reason"], by=self.request.user)
+        self.log(self.row, f"Voided on bill {negative.bill_id}: {data['reason']}")
+        messages.success(self.request, f"The record is voided on bill {negative.bill_id}.")
 
 
 @admin.register(UsageRecord)

@@ -10,7 +10,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from usage import guards
+from usage.database import triggers
 from usage.models import Bill
 from usage.periods import month_bounds
 
@@ -41,7 +41,7 @@ def _missing() -> Iterator[str]:
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
         yield f"Migrations are not applied ({names}): run manage.py migrate."
         return
-    if absent := guards.missing(connection):
+    if absent := triggers.missing(connection):
         yield f"Guards do not stand ({', '.join(sorted(absent))}): run manage.py install_guards."
     newest = Bill.objects.order_by("-pk").first()
     if newest is not None and not _is_within_month(newest):

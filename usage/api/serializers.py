@@ -14,8 +14,8 @@ from rest_framework import serializers
 
 from usage import validators
 from usage.api.problems import FieldError, validation_error
+from usage.ledger.facts import Fact
 from usage.models.customer import LARGEST_ID
-from usage.recording import Fact
 
 _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 # RFC 3339, section 5.6, without leap seconds.

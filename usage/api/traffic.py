@@ -22,11 +22,11 @@ from django.utils import timezone
 
 from usage.api.problems import Problem
 from usage.api.serializers import camel_case
+from usage.database.transactions import is_unavailable
 from usage.models import Counts, Refusal, RefusalNote, Traffic
 from usage.models.customer import LARGEST_ID
 from usage.models.traffic import CODE_LENGTH, DETAIL_LENGTH, KEPT_REFUSALS
 from usage.periods import day_of, midnight
-from usage.transactions import is_unavailable
 from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
 
 logger = logging.getLogger(__name__)

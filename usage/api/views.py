@@ -16,7 +16,6 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from usage import recording
 from usage.api import problems
 from usage.api.authentication import ApiKeyAuthentication, Team
 from usage.api.openapi import UsageSchema, describe_usage
@@ -24,10 +23,11 @@ from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import FieldError, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
 from usage.api.traffic import traffic
-from usage.recording import Conflict, Fact, Outcome, Recorded, Refused
-from usage.statements import StoredRecord
-from usage.transactions import DatabaseUnavailable, is_unavailable
-from usage.validators import REQUEST_ID_LENGTH, exact_amount
+from usage.database.transactions import DatabaseUnavailable, is_unavailable
+from usage.ledger import record as recording
+from usage.ledger.facts import Conflict, Fact, Outcome, Recorded, Refused, StoredRecord
+from usage.money import exact_amount
+from usage.validators import REQUEST_ID_LENGTH
 
 logger = logging.getLogger(__name__)
 _reader = RecordReader()

@@ -4,7 +4,8 @@ import django.core.validators
 import django.db.models.deletion
 import django.db.models.functions.text
 import django.db.models.lookups
-import usage.fields
+import usage.database.constraints
+import usage.database.fields
 import usage.models.customer
 import usage.validators
 from django.db import migrations, models
@@ -43,7 +44,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'ordering': ('id',),
-                'constraints': [models.CheckConstraint(condition=models.Q(('id__gte', 1)), name='customer_id_positive', violation_error_message='A customer id is a positive whole number.'), models.CheckConstraint(condition=models.Q(('name', ''), _negated=True), name='customer_name_given', violation_error_message='A customer has a name.'), models.CheckConstraint(condition=models.Q(usage.fields.CurrencyCode(models.F('currency'))), name='customer_currency_code', violation_error_message='A currency is a three-letter ISO 4217 code in capitals.')],
+                'constraints': [models.CheckConstraint(condition=models.Q(('id__gte', 1)), name='customer_id_positive', violation_error_message='A customer id is a positive whole number.'), models.CheckConstraint(condition=models.Q(('name', ''), _negated=True), name='customer_name_given', violation_error_message='A customer has a name.'), models.CheckConstraint(condition=models.Q(usage.database.constraints.CurrencyCode(models.F('currency'))), name='customer_currency_code', violation_error_message='A currency is a three-letter ISO 4217 code in capitals.')],
             },
         ),
         migrations.CreateModel(
@@ -55,7 +56,7 @@ class Migration(migrations.Migration):
                 ('period_end', models.DateTimeField(help_text='The first instant that is not in the period.')),
                 ('currency', models.CharField(editable=False, help_text="The customer's when the bill was opened.", max_length=3)),
                 ('closed_at', models.DateTimeField(editable=False, null=True)),
-                ('closed_total', usage.fields.ExactDecimalField(decimal_places=4, editable=False, max_digits=30, null=True)),
+                ('closed_total', usage.database.fields.ExactDecimalField(decimal_places=4, editable=False, max_digits=30, null=True)),
                 ('customer', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='bills', to='usage.customer')),
             ],
             options={
@@ -67,10 +68,10 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('service', models.CharField(max_length=100)),
-                ('price_per_unit', usage.fields.ExactDecimalField(decimal_places=12, max_digits=18)),
+                ('price_per_unit', usage.database.fields.ExactDecimalField(decimal_places=12, max_digits=18)),
                 ('day', models.DateField()),
                 ('slot', models.SmallIntegerField()),
-                ('units', usage.fields.ExactDecimalField(decimal_places=6, max_digits=30)),
+                ('units', usage.database.fields.ExactDecimalField(decimal_places=6, max_digits=30)),
                 ('records', models.BigIntegerField()),
                 ('bill', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='daily_usage', to='usage.bill')),
                 ('customer', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='usage.customer')),
@@ -117,10 +118,10 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='UsageRecord',
             fields=[
-                ('request_id', usage.fields.RequestIdField(max_length=133, primary_key=True, serialize=False)),
+                ('request_id', usage.database.fields.BytewiseCharField(max_length=133, primary_key=True, serialize=False)),
                 ('service', models.CharField(max_length=100)),
-                ('units', usage.fields.ExactDecimalField(decimal_places=6, max_digits=18)),
-                ('price_per_unit', usage.fields.ExactDecimalField(decimal_places=12, max_digits=18)),
+                ('units', usage.database.fields.ExactDecimalField(decimal_places=6, max_digits=18)),
+                ('price_per_unit', usage.database.fields.ExactDecimalField(decimal_places=12, max_digits=18)),
                 ('occurred_at', models.DateTimeField()),
                 ('recorded_at', models.DateTimeField()),
                 ('late', models.BooleanField(default=False, help_text="The usage occurred before its bill's period began.")),
@@ -162,7 +163,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='bill',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CurrencyCode(models.F('currency'))), name='bill_currency_code'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.CurrencyCode(models.F('currency'))), name='bill_currency_code'),
         ),
         migrations.AddConstraint(
             model_name='bill',
@@ -170,7 +171,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='bill',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.FirstDayOfMonth(models.F('month'))), name='bill_month_first_day'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.FirstDayOfMonth(models.F('month'))), name='bill_month_first_day'),
         ),
         migrations.AddConstraint(
             model_name='bill',
@@ -190,7 +191,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='dailyusage',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='daily_usage_service'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='daily_usage_service'),
         ),
         migrations.AddConstraint(
             model_name='dailyusage',
@@ -210,19 +211,19 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='refusal',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('code')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('code'), 40)), name='refusal_code', violation_error_message='A refusal has a code.'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.CleanText(models.F('code')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('code'), 40)), name='refusal_code', violation_error_message='A refusal has a code.'),
         ),
         migrations.AddConstraint(
             model_name='refusal',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('detail')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('detail'), 300)), name='refusal_detail', violation_error_message='A refusal says what is wrong, without control characters.'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.CleanText(models.F('detail')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('detail'), 300)), name='refusal_detail', violation_error_message='A refusal says what is wrong, without control characters.'),
         ),
         migrations.AddConstraint(
             model_name='refusal',
-            constraint=models.CheckConstraint(condition=models.Q(('request_id', ''), models.Q(usage.fields.CleanText(models.F('request_id')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('request_id'), 128)), _connector='OR'), name='refusal_request_id', violation_error_message='A request_id is shown without control characters.'),
+            constraint=models.CheckConstraint(condition=models.Q(('request_id', ''), models.Q(usage.database.constraints.CleanText(models.F('request_id')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('request_id'), 128)), _connector='OR'), name='refusal_request_id', violation_error_message='A request_id is shown without control characters.'),
         ),
         migrations.AddConstraint(
             model_name='refusal',
-            constraint=models.CheckConstraint(condition=models.Q(('service', ''), models.Q(usage.fields.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), _connector='OR'), name='refusal_service', violation_error_message='A service is shown without control characters.'),
+            constraint=models.CheckConstraint(condition=models.Q(('service', ''), models.Q(usage.database.constraints.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), _connector='OR'), name='refusal_service', violation_error_message='A service is shown without control characters.'),
         ),
         migrations.AddConstraint(
             model_name='refusal',
@@ -262,7 +263,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(usage.fields.PrintableAscii(models.F('request_id')), ('voids__isnull', True)), models.Q(('request_id', django.db.models.functions.text.Concat(models.Value('void '), 'voids_id')), ('voids__isnull', False)), _connector='OR'), name='record_id_printable_or_void'),
+            constraint=models.CheckConstraint(condition=models.Q(models.Q(usage.database.constraints.PrintableAscii(models.F('request_id')), ('voids__isnull', True)), models.Q(('request_id', django.db.models.functions.text.Concat(models.Value('void '), 'voids_id')), ('voids__isnull', False)), _connector='OR'), name='record_id_printable_or_void'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
@@ -274,15 +275,15 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.AmountBelowLimit(models.F('units'), models.F('price_per_unit'))), name='record_amount_below_limit'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.AmountBelowLimit(models.F('units'), models.F('price_per_unit'))), name='record_amount_below_limit'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(usage.fields.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='record_service_given'),
+            constraint=models.CheckConstraint(condition=models.Q(usage.database.constraints.CleanText(models.F('service')), django.db.models.lookups.LessThanOrEqual(django.db.models.functions.text.Length('service'), 100)), name='record_service_given'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',
-            constraint=models.CheckConstraint(condition=models.Q(('voids__isnull', False), usage.fields.OccurredInTime(models.F('occurred_at'), models.F('recorded_at')), _connector='OR'), name='record_occurred_in_time'),
+            constraint=models.CheckConstraint(condition=models.Q(('voids__isnull', False), usage.database.constraints.OccurredInTime(models.F('occurred_at'), models.F('recorded_at')), _connector='OR'), name='record_occurred_in_time'),
         ),
         migrations.AddConstraint(
             model_name='usagerecord',

@@ -1,6 +1,6 @@
 from django.db import migrations
 
-from usage import guards
+from usage.database import triggers
 
 
 class Migration(migrations.Migration):
@@ -8,4 +8,4 @@ class Migration(migrations.Migration):
 
     dependencies = [("usage", "0001_initial")]
 
-    operations = [migrations.RunPython(guards.install_in_migration, elidable=False)]
+    operations = [migrations.RunPython(triggers.install_in_migration, elidable=False)]

@@ -2,18 +2,16 @@
 
 from usage.models.api_key import ApiKey
 from usage.models.base import Frozen
-from usage.models.bill import Bill, BillNotBegun, BillTotalTooLarge, Line
+from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
 from usage.models.traffic import Counts, Refusal, RefusalNote, Traffic
-from usage.models.usage_record import UsageRecord, VoidRefused
+from usage.models.usage_record import UsageRecord
 
 __all__ = [
     "ApiKey",
     "Bill",
-    "BillNotBegun",
-    "BillTotalTooLarge",
     "Counts",
     "Customer",
     "DailyUsage",
@@ -24,5 +22,4 @@ __all__ = [
     "RefusalNote",
     "Traffic",
     "UsageRecord",
-    "VoidRefused",
 ]

@@ -13,8 +13,8 @@ from django.db import models
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
+from usage.database.transactions import database_now
 from usage.periods import midnight
-from usage.transactions import database_now
 from usage.validators import validate_name
 
 if TYPE_CHECKING:

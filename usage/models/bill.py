@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
-from collections.abc import Iterable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.apps import apps
-from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import F, Q, Sum
+from django.db.models import F, Q
 
-from usage.fields import EXACT, CurrencyCode, ExactDecimalField, ExactSum, FirstDayOfMonth
+from usage.database.constraints import CurrencyCode, FirstDayOfMonth
+from usage.database.fields import ExactDecimalField
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.customer import Customer, minor_unit_digits
+from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import last_due_month
-from usage.transactions import database_now, enter_gate, repeatable
-from usage.validators import exact_amount
 
 if TYPE_CHECKING:
-    from usage.models.daily_usage import DailyUsage
+    from usage.models.daily_usage import DailyUsageManager
     from usage.models.history import HistoryEntry
     from usage.models.usage_record import UsageRecord
-
-
-class BillNotBegun(Exception):
-    """A bill whose period has not begun was to be closed; nothing was changed."""
-
-
-class BillTotalTooLarge(Exception):
-    """A total exceeds what the database can hold exactly; the bill stays open, nothing changed."""
 
 
 class Line(NamedTuple):
@@ -46,11 +34,6 @@ class Line(NamedTuple):
     @property
     def exact_amount(self) -> Decimal:
         return exact_amount(self.units, self.price_per_unit)
-
-
-def round_amount(amount: Decimal, minor_unit_digits: int) -> Decimal:
-    """Return an amount rounded half away from zero to a currency's minor unit."""
-    return amount.quantize(Decimal(1).scaleb(-minor_unit_digits), ROUND_HALF_UP, context=EXACT)
 
 
 def total_of(lines: list[Line]) -> Decimal:
@@ -74,10 +57,6 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
     def due(self, now: dt.datetime) -> BillQuerySet:
         """Return the open bills whose month and grace are over at the instant `now`."""
         return self.open().filter(month__lte=last_due_month(now))
-
-    def lines(self) -> dict[int, list[Line]]:
-        """Return the lines of each of these bills by bill id, by service and price."""
-        return lines_of(self)
 
 
 class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[misc]  # made at run time
@@ -109,7 +88,7 @@ class Bill(FrozenModel):
 
     objects = BillManager()
 
-    daily_usage: models.Manager[DailyUsage]
+    daily_usage: DailyUsageManager
     history: models.Manager[HistoryEntry]
     records: models.Manager[UsageRecord]
 
@@ -163,7 +142,8 @@ class Bill(FrozenModel):
 
     def lines(self) -> list[Line]:
         """Return the bill's lines, by service and price."""
-        return lines_of([self])[self.pk]
+        lines: list[Line] = self.daily_usage.lines_of([self])[self.pk]
+        return lines
 
     @property
     def minor_unit_digits(self) -> int:
@@ -176,58 +156,3 @@ class Bill(FrozenModel):
         if self.closed_total is not None:
             return round_amount(self.closed_total, self.minor_unit_digits)
         return total_of(self.lines())
-
-    def close(self, *, by: object = "the service", reason: str = "") -> bool:
-        """Close the bill for ever: fix its total, and end its period now if it has not ended.
-
-        The same transaction keeps in its history that `by` did it: a staff user, or a command.
-        Returns False, and changes nothing, if it was closed already. Raises BillNotBegun for a
-        bill of the future, BillTotalTooLarge, DatabaseUnavailable, and ValidationError if nobody
-        is named or the reason is too long.
-        """
-        return repeatable(lambda: self._close(by=by, reason=reason))
-
-    def _close(self, *, by: object, reason: str) -> bool:
-        enter_gate([self.customer_id], exclusive=True)
-        now = database_now()
-        self.refresh_from_db()
-        if self.is_closed:
-            return False
-        if now <= self.period_start:
-            raise BillNotBegun(
-                f"The bill's period begins at {self.period_start:%Y-%m-%d %H:%M:%S} UTC:"
-                " close it after that."
-            )
-        self._freeze(now, total=self.total, period_end=min(self.period_end, now))
-        self.refresh_from_db()
-        history = apps.get_model("usage", "HistoryEntry")
-        history.objects.keep(history.Action.CLOSED, bill_id=self.pk, by=by, at=now, reason=reason)
-        return True
-
-    def _freeze(self, now: dt.datetime, *, total: Decimal, period_end: dt.datetime) -> None:
-        # Not through `objects`, whose rows never change: this is the one change a bill knows.
-        bill = models.QuerySet[Bill](Bill).filter(pk=self.pk, closed_at__isnull=True)
-        try:
-            bill.update(closed_at=now, closed_total=total, period_end=period_end)
-        except ValidationError as error:
-            raise BillTotalTooLarge(
-                f"The total {total:f} exceeds what this database can hold exactly:"
-                " move the service to PostgreSQL to close the bill."
-            ) from error
-
-
-def lines_of(bills: Iterable[Bill]) -> dict[int, list[Line]]:
-    """Return the lines of each of these bills by bill id, by service and price; read at once."""
-    digits = {bill.pk: bill.minor_unit_digits for bill in bills}
-    daily_usage = apps.get_model("usage", "DailyUsage").objects
-    rows = (
-        daily_usage.filter(bill__in=list(digits))
-        .values_list("bill_id", "service", "price_per_unit")
-        .annotate(ExactSum("units"), Sum("records"))
-        .order_by("bill_id", "service", "price_per_unit")
-    )
-    lines: dict[int, list[Line]] = defaultdict(list)
-    for bill_id, service, price, units, records in rows:
-        amount = round_amount(exact_amount(units, price), digits[bill_id])
-        lines[bill_id].append(Line(service, price, units, records, amount))
-    return lines

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from usage.fields import CurrencyCode
+from usage.database.constraints import CurrencyCode
 from usage.models.base import InsertMissing
 from usage.validators import validate_name
 

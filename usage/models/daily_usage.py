@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import models
 from django.db.models import lookups
 from django.db.models.functions import Length
 
-from usage.fields import CleanText, ExactDecimalField
+from usage.database.constraints import CleanText
+from usage.database.fields import ExactDecimalField
+from usage.database.sums import ExactSum
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.bill import Bill
+from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
+from usage.money import exact_amount, round_amount
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
 
 SLOTS = 4
 
 
-class DailyUsageManager(models.Manager.from_queryset(FrozenQuerySet)):  # type: ignore[misc]  # made at run time
+class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
+    """Daily usage as it is asked for."""
+
+    def lines_of(self, bills: Iterable[Bill]) -> dict[int, list[Line]]:
+        """Return the lines of each of these bills by bill id, by service and price.
+
+        One query reads them all. A bill without usage has no lines.
+        """
+        digits = {bill.pk: bill.minor_unit_digits for bill in bills}
+        rows = (
+            self.filter(bill__in=list(digits))
+            .values_list("bill_id", "service", "price_per_unit")
+            .annotate(ExactSum("units"), models.Sum("records"))
+            .order_by("bill_id", "service", "price_per_unit")
+        )
+        lines: dict[int, list[Line]] = defaultdict(list)
+        for bill_id, service, price, units, records in rows:
+            amount = round_amount(exact_amount(units, price), digits[bill_id])
+            lines[bill_id].append(Line(service, price, units, records, amount))
+        return lines
+
+
+class DailyUsageManager(models.Manager.from_queryset(DailyUsageQuerySet)):  # type: ignore[misc]  # made at run time
     """Finds daily usage by what fixtures call it."""
 
     def get_by_natural_key(  # noqa: PLR0917 - Django passes the parts of the key by position

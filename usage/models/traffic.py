@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models import F, Max, Q, Window, lookups
 from django.db.models.functions import Length, RowNumber
 
-from usage.fields import CleanText
+from usage.database.constraints import CleanText
 from usage.models.api_key import ApiKey
 from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH
 

@@ -9,34 +9,19 @@ from django.db import models
 from django.db.models import F, Q, Value, lookups
 from django.db.models.functions import Concat, Length
 
-from usage.fields import (
-    AmountBelowLimit,
-    CleanText,
-    ExactDecimalField,
-    OccurredInTime,
-    PrintableAscii,
-    RequestIdField,
-)
+from usage.database.constraints import AmountBelowLimit, CleanText, OccurredInTime, PrintableAscii
+from usage.database.fields import BytewiseCharField, ExactDecimalField
 from usage.models.api_key import ApiKey
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill
 from usage.models.customer import Customer
-from usage.validators import (
-    PRICE_DIGITS,
-    REQUEST_ID_LENGTH,
-    SERVICE_LENGTH,
-    UNITS_DIGITS,
-    exact_amount,
-)
+from usage.money import exact_amount
+from usage.validators import PRICE_DIGITS, REQUEST_ID_LENGTH, SERVICE_LENGTH, UNITS_DIGITS
 
 # The space keeps a void's id out of reach of the wire.
 VOID_PREFIX = "void "
 REASON_LENGTH = 500
 ACTOR_LENGTH = 150
-
-
-class VoidRefused(Exception):
-    """A record cannot be voided (again); nothing was changed."""
 
 
 class UsageRecord(FrozenModel):
@@ -46,7 +31,9 @@ class UsageRecord(FrozenModel):
     customer and key exist is for the guards to see, once for all the records of a statement.
     """
 
-    request_id = RequestIdField(primary_key=True, max_length=len(VOID_PREFIX) + REQUEST_ID_LENGTH)
+    request_id = BytewiseCharField(
+        primary_key=True, max_length=len(VOID_PREFIX) + REQUEST_ID_LENGTH
+    )
     customer = models.ForeignKey(
         Customer, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
     )
@@ -139,16 +126,3 @@ class UsageRecord(FrozenModel):
     def void_record(self) -> Self | None:
         """The record that cancels this one, if there is one."""
         return type(self).objects.filter(pk=VOID_PREFIX + self.pk).first()
-
-    def void(self, *, reason: str, by: object) -> UsageRecord:
-        """Cancel this record by one with negative units, and return that.
-
-        It goes on this record's bill while that is open, else on the current bill, and the
-        history of both keeps it. `by` is the staff user. Raises VoidRefused if this is a void, is
-        voided already, or `reason` or the name of `by` is empty or too long, and
-        DatabaseUnavailable.
-        """
-        # The write path stands on the models; voiding is the one verb that reaches back to it.
-        from usage.recording import record_void  # noqa: PLC0415
-
-        return record_void(self, reason=reason, by=str(by))

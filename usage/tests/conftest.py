@@ -9,11 +9,12 @@ from django.db import connection
 from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
-from usage import guards, transactions
 from usage.api.authentication import known_keys
 from usage.api.traffic import traffic
+from usage.database import transactions, triggers
+from usage.ledger.close import close
+from usage.ledger.record import record
 from usage.models import ApiKey, Bill, Customer
-from usage.recording import record
 from usage.tests.books import Books, copied, default_database, new_books
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.tests.live import Service
@@ -63,7 +64,7 @@ def closed(customer: Customer, database_clock: DatabaseClock) -> Bill:
     database_clock.set("2026-11-10T12:00:00Z")
     record([FactFactory.build(request_id="closed")], reported_by_id=None)
     bill: Bill = Bill.objects.get()
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     database_clock.set("2026-11-11T12:00:00Z")
     record([FactFactory.build(request_id="open")], reported_by_id=None)
     return bill
@@ -109,9 +110,9 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
     def empty_once(sql_list: Iterable[str]) -> None:
         del connection.ops.execute_sql_flush
         if connection.vendor == "sqlite":
-            guards.remove(connection)
+            triggers.remove(connection)
             empty(sql_list)
-            guards.install(connection)
+            triggers.install(connection)
         else:
             empty(["SET usage.truncate_allowed = 'on'", *sql_list, "RESET usage.truncate_allowed"])
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from factory import base, declarations, django, faker
 
+from usage.ledger.facts import Fact
 from usage.models import Customer
-from usage.recording import Fact
 
 
 class CustomerFactory(django.DjangoModelFactory[Customer]):

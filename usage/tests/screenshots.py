@@ -20,6 +20,9 @@ from typing import Any
 
 import django
 
+from usage.ledger.close import close
+from usage.ledger.void import void
+
 NOW = dt.datetime(2026, 11, 23, 14, 30, tzinfo=dt.UTC)
 DOCS = Path(__file__).parents[2] / "docs"
 CUSTOMERS = (
@@ -41,7 +44,7 @@ PICTURES = {"dashboard": 1500, "bill": 1500, "records": 760}
 
 def set_clock(now: dt.datetime) -> None:
     """Let the database's clock stand still."""
-    from usage import transactions  # noqa: PLC0415 - after django.setup()
+    from usage.database import transactions  # noqa: PLC0415 - after django.setup()
 
     transactions.NOW["sqlite"] = f"'{now:%Y-%m-%d %H:%M:%S}.000'"
 
@@ -63,7 +66,7 @@ def fill() -> None:
     call_command("generate_usage", records=30_000, stdout=sys.stderr, **options)
     due = Bill.objects.due(NOW).exclude(customer__in=(104, 108), month=dt.date(2026, 10, 1))
     for bill in due.order_by("month", "customer_id"):
-        bill.close(by="close_bills")
+        close(bill, by="close_bills")
     cdn, _ = ApiKey.objects.issue(name="cdn")
     ApiKey.objects.update(prefix="5f0c2a91")  # which is drawn by lot, and on the pictures
     for hours in range(60, 0, -5):
@@ -82,7 +85,7 @@ def fill() -> None:
     use(cdn, "cdn:2026-10-30:22", october - hour, recorded_at=NOW - hour, customer_id=103)
     set_clock(NOW - hour / 2)
     wrong = UsageRecord.objects.get(pk="cdn:2026-11-23:09")
-    wrong.void(reason="Counted twice: see cdn:2026-11-23:04.", by="sam")
+    void(wrong, reason="Counted twice: see cdn:2026-11-23:04.", by="sam")
     set_clock(NOW)
 
 
@@ -94,7 +97,7 @@ def use(
     **values: Any,
 ) -> None:
     """Record one fact, of the first customer and at once if nothing else is said."""
-    from usage.recording import record  # noqa: PLC0415
+    from usage.ledger.record import record  # noqa: PLC0415
     from usage.tests.factories import FactFactory  # noqa: PLC0415
 
     values = {

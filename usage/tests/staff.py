@@ -11,8 +11,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from usage.ledger.facts import Recorded
+from usage.ledger.record import record
 from usage.models import ApiKey, Bill, UsageRecord
-from usage.recording import Recorded, record
 from usage.tests.factories import FactFactory
 
 

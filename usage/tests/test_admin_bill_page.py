@@ -9,6 +9,8 @@ from django.test import Client
 
 from usage.admin.bill_page import LINES_SHOWN, period_of
 from usage.admin.charts import Value, bar_chart
+from usage.ledger.close import close
+from usage.ledger.void import void
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import page_of, report, text_of
@@ -57,7 +59,7 @@ def test_the_last_day_is_left_until_it_is_over(
 
 def test_a_closed_bill_has_no_days_left(admin_client: Client, customer: Customer) -> None:
     bill = spend(100)
-    bill.close(by="Sam")
+    close(bill, by="Sam")
 
     context = shown(admin_client, bill)
 
@@ -68,7 +70,7 @@ def test_the_bills_before_and_after_are_a_click_away(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
     first = spend(100)
-    first.close(by="Sam")
+    close(first, by="Sam")
     second = spend(150)
 
     assert shown(admin_client, first)["before"] is None
@@ -88,7 +90,7 @@ def test_bills_of_one_month_share_no_instant(
 ) -> None:
     database_clock.set("2026-11-23T12:34:56.789Z")
     first = spend(100)
-    first.close(by="Sam")
+    close(first, by="Sam")
     second = spend(150)
 
     assert period_of(first) == "2026-11-01 to 2026-11-23 12:34:56"
@@ -99,7 +101,7 @@ def test_a_month_closed_on_its_first_day_is_not_whole(
     customer: Customer, database_clock: DatabaseClock
 ) -> None:
     database_clock.set("2026-11-01T03:00:00Z")
-    spend(100).close(by="Sam")
+    close(spend(100), by="Sam")
 
     assert period_of(spend(1)) == "2026-11-01 03:00:00 to 2026-11-30"
 
@@ -110,13 +112,13 @@ def test_a_month_closed_on_its_first_day_is_not_whole(
 def test_the_change_has_its_sign(
     admin_client: Client, customer: Customer, total: int, change: str
 ) -> None:
-    spend(100).close(by="Sam")
+    close(spend(100), by="Sam")
 
     assert shown(admin_client, spend(total))["before"].change == change
 
 
 def test_a_change_beyond_measure_is_said_in_words(admin_client: Client, customer: Customer) -> None:
-    spend(1).close(by="Sam")
+    close(spend(1), by="Sam")
 
     assert shown(admin_client, spend(11))["before"].change == "more than ten times as much"
 
@@ -124,7 +126,7 @@ def test_a_change_beyond_measure_is_said_in_words(admin_client: Client, customer
 def test_there_is_no_change_in_per_cent_from_nothing(
     admin_client: Client, customer: Customer
 ) -> None:
-    report(price_per_unit=Decimal(0)).close(by="Sam")
+    close(report(price_per_unit=Decimal(0)), by="Sam")
 
     assert shown(admin_client, spend(5))["before"].change == ""
 
@@ -132,7 +134,7 @@ def test_there_is_no_change_in_per_cent_from_nothing(
 def test_the_chart_has_a_bar_for_every_day_and_one_for_what_came_before(
     admin_client: Client, customer: Customer, now: dt.datetime
 ) -> None:
-    spend(9).close(by="Sam")
+    close(spend(9), by="Sam")
     october = now - dt.timedelta(days=40)
     bill = spend(5, occurred_at=now)
     spend(7, occurred_at=october)
@@ -182,7 +184,7 @@ def test_shares_are_of_what_is_charged(admin_client: Client, customer: Customer)
     spend(30, service="Compute")
     spend(10, service="Storage")
     bill = spend(5, request_id="wrong", service="Voided")
-    UsageRecord.objects.get(pk="wrong").void(reason="A test.", by="Sam")
+    void(UsageRecord.objects.get(pk="wrong"), reason="A test.", by="Sam")
 
     assert [row.share for row in shown(admin_client, bill)["lines"]] == [75.0, 25.0, 0.0]
 
@@ -205,8 +207,8 @@ def test_of_many_lines_the_smaller_stand_as_one_until_all_are_asked_for(
 
 def test_a_large_credit_is_no_small_line(admin_client: Client, customer: Customer) -> None:
     bill = spend(1000, request_id="wrong", service="A credit")
-    bill.close(by="Sam")
-    UsageRecord.objects.get(pk="wrong").void(reason="A test.", by="Sam")
+    close(bill, by="Sam")
+    void(UsageRecord.objects.get(pk="wrong"), reason="A test.", by="Sam")
     for number in range(LINES_SHOWN):
         bill = spend(1 + number, service=f"S{number:02}")
 

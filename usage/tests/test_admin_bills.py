@@ -5,6 +5,8 @@ from decimal import Decimal
 import pytest
 from django.test import Client
 
+from usage.ledger.close import close
+from usage.ledger.void import void
 from usage.models import Customer
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -93,7 +95,7 @@ def test_a_closed_bill_shows_the_total_that_was_fixed(
     admin_client: Client, customer: Customer
 ) -> None:
     bill = report()
-    bill.close(by="Sam")
+    close(bill, by="Sam")
 
     assert "$2.90" in text_of(admin_client.get(page_of(bill)))
     assert "Close this bill" not in text_of(admin_client.get(page_of(bill)))
@@ -105,10 +107,10 @@ def test_late_usage_and_voids_are_marked(
     admin_client: Client, customer: Customer, admin_user: object
 ) -> None:
     bill = report()
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     late = report(occurred_at=bill.period_start)
     record = late.records.get()
-    record.void(reason="Counted twice.", by=admin_user)
+    void(record, reason="Counted twice.", by=admin_user)
 
     page = text_of(admin_client.get(page_of(late)))
 
@@ -148,7 +150,7 @@ def test_filters_and_search(
     admin_client: Client, customer: Customer, query: dict[str, str], found: list[str]
 ) -> None:
     CustomerFactory.create(id=456, name="Bob")
-    report().close(by="Sam")
+    close(report(), by="Sam")
     report(customer_id=456)
 
     bills = admin_client.get(list_of("bill", **query)).context["cl"].result_list

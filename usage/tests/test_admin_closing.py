@@ -5,10 +5,11 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
 
-from usage.models import Bill, BillTotalTooLarge, Customer
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger.close import BillTotalTooLarge, close
+from usage.models import Bill, Customer
 from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import messages_of, page_of, report, staff, text_of
-from usage.transactions import DatabaseUnavailable
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +59,7 @@ def test_the_page_before_says_where_usage_goes_once_the_month_is_over(
 
 
 def test_closing_twice_changes_nothing(admin_client: Client, bill: Bill) -> None:
-    bill.close(by="Sam")
+    close(bill, by="Sam")
 
     page = text_of(admin_client.get(page_of(bill, "close")))
     response = admin_client.post(page_of(bill, "close"), follow=True)
@@ -103,7 +104,7 @@ def test_what_goes_wrong_is_told(
     def fail(bill: Bill, **_: object) -> bool:
         raise error
 
-    monkeypatch.setattr(Bill, "close", fail)
+    monkeypatch.setattr("usage.admin.bills.close", fail)
 
     response = admin_client.post(page_of(bill, "close"), follow=True)
 

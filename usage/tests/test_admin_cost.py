@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from usage.ledger.close import close
 from usage.models import ApiKey, Bill, Customer, Traffic, UsageRecord
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -73,7 +74,7 @@ def test_the_first_page_takes_at_most_15_queries_with_something_in_every_section
     database_clock.set("2026-10-20T12:00:00Z")
     report()
     early = report(customer_id=CustomerFactory.create().pk)
-    early.close(by="Sam")
+    close(early, by="Sam")
     now = database_clock.set("2026-11-20T12:00:00Z")
     report(price_per_unit=Decimal(5), occurred_at=now)
     report(customer_id=early.customer_id, occurred_at=early.period_start)

@@ -4,6 +4,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from usage.ledger.close import close
 from usage.models import Customer
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -167,7 +168,7 @@ def test_the_page_shows_the_latest_bills(
 ) -> None:
     database_clock.set("2026-10-20T12:00:00Z")
     october = report(10)
-    october.close(by="Sam")
+    close(october, by="Sam")
     database_clock.set("2026-11-20T12:00:00Z")
     november = report(2)
 

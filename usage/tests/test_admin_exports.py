@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from usage.admin import exports, records
 from usage.admin.formats import money
+from usage.ledger.close import close
+from usage.ledger.void import void
 from usage.models import ApiKey, Bill, Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, queries, report, staff, text_of
@@ -59,7 +61,7 @@ def bill(customer: Customer) -> Bill:
     report(service="Compute", units=Decimal("0.5"), price_per_unit=Decimal("0.03"))
     report(3, service="Storage", units=Decimal(1), price_per_unit=Decimal("0.335"))
     bill = report(request_id="wrong", units=Decimal("1234567.5"))
-    UsageRecord.objects.get(pk="wrong").void(reason="-1 of them", by="Sam")
+    void(UsageRecord.objects.get(pk="wrong"), reason="-1 of them", by="Sam")
     return bill
 
 
@@ -102,7 +104,7 @@ def test_no_cell_runs_as_a_formula_and_each_comes_back_as_sent(
 ) -> None:
     customer = CustomerFactory.create(name=name)
     report(customer_id=customer.pk, service=name)
-    UsageRecord.objects.get().void(reason=name, by=name)
+    void(UsageRecord.objects.get(), reason=name, by=name)
 
     rows = records_at(admin_client)
     (bill,) = rows_at(admin_client, reverse("admin:usage_bill_export"))
@@ -165,7 +167,7 @@ def test_the_bill_leads_to_its_exports(admin_client: Client, bill: Bill) -> None
 
 
 def test_bills_are_exported_with_their_totals(admin_client: Client, bill: Bill) -> None:
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     report()
 
     rows = rows_at(admin_client, reverse("admin:usage_bill_export"))
@@ -236,14 +238,14 @@ def test_whatever_was_used_lines_records_page_and_frozen_total_agree(
             price_per_unit=price,
         )
         if is_voided:
-            UsageRecord.objects.get(pk=request_id).void(reason="A test.", by="Sam")
+            void(UsageRecord.objects.get(pk=request_id), reason="A test.", by="Sam")
     client = Client()
     client.force_login(User.objects.create_superuser(f"admin of {customer.pk}"))
 
     page = client.get(page_of(bill)).context
     lines = rows_at(client, reverse("admin:usage_bill_lines", args=[bill.pk]))
     records = records_at(client, bill=bill.pk)
-    bill.close(by="Sam")
+    close(bill, by="Sam")
 
     assert sum(Decimal(line["amount"]) for line in lines) == bill.total
     assert sum(amount_of(line.amount) for line in page["lines"]) == bill.total

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from usage.ledger.close import close
 from usage.models import Bill, Customer, HistoryEntry
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -144,7 +145,7 @@ def test_bills_are_counted_by_state(
 ) -> None:
     database_clock.set("2026-12-10T12:00:00Z")
     report(customer_id=CustomerFactory.create().pk)
-    report(customer_id=CustomerFactory.create().pk).close(by="Sam")
+    close(report(customer_id=CustomerFactory.create().pk), by="Sam")
 
     context = shown(admin_client)
 
@@ -168,7 +169,7 @@ def test_the_largest_open_bills_are_listed(admin_client: Client) -> None:
         spend(amount, customer_id=CustomerFactory.create().pk)
         for amount in (*range(1, 12), 100, 50)
     ]
-    bills[-2].close(by="Sam")
+    close(bills[-2], by="Sam")
 
     rows = shown(admin_client)["largest"]
 

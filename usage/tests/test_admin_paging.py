@@ -9,6 +9,7 @@ from django.test import Client
 
 from usage.admin import paging, records
 from usage.admin.pages import BillingAdmin
+from usage.ledger.void import void
 from usage.models import Customer, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, messages_of, queries, report, text_of
@@ -92,7 +93,7 @@ def test_more_filters_than_an_index_serves_look_through_a_bounded_number(
 ) -> None:
     monkeypatch.setattr(records, "LOOKED_THROUGH", 4)
     report(1, request_id="a")
-    UsageRecord.objects.get().void(reason="A test.", by="Sam")
+    void(UsageRecord.objects.get(), reason="A test.", by="Sam")
     report(10)
 
     address = list_of("usagerecord", customer=123, voids=1)

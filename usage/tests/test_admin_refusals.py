@@ -8,6 +8,7 @@ from django.apps import apps
 from django.test import Client
 from django.urls import reverse
 
+from usage.ledger.close import close
 from usage.models import ApiKey, Bill, Customer, DailyUsage, UsageRecord
 from usage.tests.staff import list_of, page_of, report, staff
 
@@ -25,7 +26,7 @@ def contents() -> list[Any]:
 def rows(customer: Customer) -> list[Any]:
     api_key, _ = ApiKey.objects.issue(name="tests")
     bill = report(2, reported_by=api_key)
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     record = UsageRecord.objects.first()
     return [bill, record, api_key, customer]
 

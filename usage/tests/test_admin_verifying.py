@@ -4,8 +4,9 @@ import pytest
 from django.db import connection
 from django.test import Client
 
-from usage import guards
 from usage.admin import bills
+from usage.database import triggers
+from usage.ledger.close import close
 from usage.models import Bill, Customer, HistoryEntry
 from usage.tests.staff import messages_of, page_of, report, staff, text_of
 
@@ -21,7 +22,7 @@ def tamper(bill: Bill) -> None:
     """Change a daily sum of an open bill, which no guard can tell from usage that arrives."""
     with connection.cursor() as cursor:
         cursor.execute("UPDATE usage_dailyusage SET records = 7 WHERE bill_id = %s", [bill.pk])
-    assert not guards.missing(connection)
+    assert not triggers.missing(connection)
 
 
 def test_a_bill_that_agrees_is_said_to(admin_client: Client, bill: Bill) -> None:
@@ -45,7 +46,7 @@ def test_a_difference_is_told(admin_client: Client, bill: Bill) -> None:
 
 
 def test_another_bills_difference_is_not_told(admin_client: Client, bill: Bill) -> None:
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     other = report()
     tamper(other)
 

@@ -9,11 +9,11 @@ from django.db import OperationalError
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from usage import recording
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger import record as recording
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 from usage.tests.conftest import DatabaseClock, Post
 from usage.tests.factories import usage_body
-from usage.transactions import DatabaseUnavailable
 
 pytestmark = pytest.mark.django_db
 

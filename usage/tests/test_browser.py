@@ -20,6 +20,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
+from usage.ledger.close import close
 from usage.models import ApiKey, Bill, Customer, Refusal, RefusalNote, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, report
@@ -309,7 +310,7 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
 def test_no_page_that_refuses_has_a_serious_violation_or_is_too_wide(
     staff: Staff, bill: Bill
 ) -> None:
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     violations: list[str] = []
 
     def look(what: str) -> None:

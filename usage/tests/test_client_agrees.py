@@ -14,7 +14,7 @@ from billing_client import Usage, ValidationError
 from usage.api.parsing import parse_json
 from usage.api.problems import Problem
 from usage.api.serializers import RecordReader
-from usage.recording import Fact
+from usage.ledger.facts import Fact
 
 READER = RecordReader()
 SOUND: dict[str, Any] = {

@@ -6,12 +6,15 @@ from decimal import Context, Decimal
 import pytest
 from django.db import connection
 
-from usage.models import Bill, BillNotBegun, BillTotalTooLarge, Customer, Line
-from usage.models.bill import round_amount, total_of
-from usage.recording import record
+from usage.database.transactions import database_now, enter_gate
+from usage.ledger.close import BillNotBegun, BillTotalTooLarge, close
+from usage.ledger.record import record
+from usage.ledger.void import void
+from usage.models import Bill, Customer, DailyUsage, Line
+from usage.models.bill import total_of
+from usage.money import round_amount
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
-from usage.transactions import database_now, enter_gate
 
 pytestmark = pytest.mark.django_db
 NOW = "2026-11-10T12:00:00.123Z"
@@ -42,7 +45,7 @@ def bill_with(*usage: tuple[str, str], currency: str = "USD", service: str | Non
 def test_closing_fixes_the_total_and_ends_the_period_now(now: dt.datetime) -> None:
     bill = bill_with(("58", "0.05"), ("42", "0.15"))
 
-    assert bill.close(by="Sam")
+    assert close(bill, by="Sam")
 
     stored = Bill.objects.get()
     assert stored.is_closed
@@ -53,7 +56,7 @@ def test_closing_fixes_the_total_and_ends_the_period_now(now: dt.datetime) -> No
 def test_the_clock_is_cut_to_the_millisecond(database_clock: DatabaseClock) -> None:
     database_clock.set("2026-11-10T12:00:00.123999Z")
     bill = bill_with(("1", "1"))
-    bill.close()
+    close(bill, by="Sam")
 
     recorded_at = bill.records.get().recorded_at
     assert recorded_at == bill.closed_at == dt.datetime.fromisoformat("2026-11-10T12:00:00.123Z")
@@ -65,7 +68,7 @@ def test_a_period_that_has_ended_keeps_its_end(
     bill = bill_with(("1", "1"))
     later = database_clock.set("2026-12-10T00:00:00Z")
 
-    assert bill.close(by="Sam")
+    assert close(bill, by="Sam")
 
     assert bill.closed_at == later
     assert bill.period_end == dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
@@ -74,12 +77,12 @@ def test_a_period_that_has_ended_keeps_its_end(
 def test_closing_twice_changes_nothing(now: dt.datetime, database_clock: DatabaseClock) -> None:
     bill = bill_with(("1", "1"))
     stale = Bill.objects.get()
-    assert bill.close(by="Sam")
+    assert close(bill, by="Sam")
     before = Bill.objects.values().get()
     database_clock.set("2026-11-20T00:00:00Z")
 
-    assert bill.close(by="Sam") is False
-    assert stale.close(by="Sam") is False  # it was read while the bill was open
+    assert close(bill, by="Sam") is False
+    assert close(stale, by="Sam") is False  # it was read while the bill was open
     assert stale.is_closed
     assert Bill.objects.values().get() == before
 
@@ -93,7 +96,7 @@ def test_a_bill_that_has_not_begun_stays_open(database_clock: DatabaseClock) -> 
     for now in ("2026-10-31T23:59:59.999Z", "2026-11-01T00:00:00Z"):
         database_clock.set(now)
         with pytest.raises(BillNotBegun, match="begins at 2026-11-01 00:00:00 UTC: close it after"):
-            Bill.objects.get().close(by="Sam")
+            close(Bill.objects.get(), by="Sam")
     assert not Bill.objects.get().is_closed
 
 
@@ -111,10 +114,10 @@ def test_closing_waits_for_the_gate_before_it_looks_at_the_clock(
         steps.append("clock")
         return database_now()
 
-    monkeypatch.setattr("usage.models.bill.enter_gate", gate)
-    monkeypatch.setattr("usage.models.bill.database_now", clock)
+    monkeypatch.setattr("usage.ledger.close.enter_gate", gate)
+    monkeypatch.setattr("usage.ledger.close.database_now", clock)
 
-    assert bill.close(by="Sam")
+    assert close(bill, by="Sam")
     assert steps == [f"gate of [{bill.customer_id}], exclusive: True", "clock"]
 
 
@@ -144,7 +147,7 @@ def test_a_line_is_rounded_half_away_from_zero_to_the_currencys_minor_unit(
     (line,) = bill.lines()
     assert str(line.amount) == str(bill.total) == rounded
     assert line.exact_amount == Decimal(price)
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     assert str(bill.total) == rounded
 
 
@@ -166,11 +169,11 @@ def test_a_negative_bill_closes(
 ) -> None:
     bill = bill_with(("1", "2.505"), currency=currency)
     voided = bill.records.get()
-    bill.close(by="Sam")
+    close(bill, by="Sam")
     database_clock.set("2026-11-11T00:00:00Z")
-    negative = voided.void(reason="sent twice", by="carol").bill
+    negative = void(voided, reason="sent twice", by="carol").bill
 
-    assert negative.close(by="Sam")
+    assert close(negative, by="Sam")
     assert str(negative.total) == total
     assert negative.closed_total == Decimal(total)
 
@@ -202,7 +205,7 @@ def test_one_service_at_two_prices_makes_two_lines(now: dt.datetime) -> None:
 def test_the_lines_of_many_bills_are_read_at_once(now: dt.datetime) -> None:
     bills = [bill_with(("1", "2")), bill_with(("3", "1"), currency="JPY")]
 
-    lines = Bill.objects.all().lines()
+    lines = DailyUsage.objects.lines_of(Bill.objects.all())
 
     assert {pk: [line.amount for line in of] for pk, of in lines.items()} == {
         bills[0].pk: [Decimal("2.00")],
@@ -233,11 +236,11 @@ def test_a_total_at_the_end_of_the_scale_is_exact_or_refused(now: dt.datetime) -
 
     if connection.vendor == "sqlite":
         with pytest.raises(BillTotalTooLarge, match="exceeds what this database can hold exactly"):
-            bill.close(by="Sam")
+            close(bill, by="Sam")
         assert not Bill.objects.get().is_closed
         assert Bill.objects.get().total == total
     else:
-        assert bill.close(by="Sam")
+        assert close(bill, by="Sam")
         assert bill.total == total == Decimal("999999999999000.00")
 
 
@@ -246,7 +249,7 @@ def test_a_bill_without_usage_of_its_own_any_more_closes_at_zero(
 ) -> None:
     record([FactFactory.build()], reported_by_id=None)
     bill = Bill.objects.get()
-    bill.records.get().void(reason="sent twice", by="carol")
+    void(bill.records.get(), reason="sent twice", by="carol")
 
-    assert bill.close(by="Sam")
+    assert close(bill, by="Sam")
     assert str(bill.total) == "0.00"

@@ -7,12 +7,13 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import DjangoAssertNumQueries
 
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger.close import BillTotalTooLarge, close
+from usage.ledger.record import record
 from usage.management.commands import close_bills
-from usage.models import Bill, BillTotalTooLarge, HistoryEntry
-from usage.recording import record
+from usage.models import Bill, HistoryEntry
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
-from usage.transactions import DatabaseUnavailable
 
 pytestmark = pytest.mark.django_db
 IN_OCTOBER = "2026-10-20T12:00:00Z"
@@ -100,14 +101,13 @@ def test_a_bill_that_fails_stops_no_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     database_clock.set(AFTER_GRACE)
-    close = Bill.close
 
     def close_but_the_second(bill: Bill, *, by: object) -> bool:
         if bill.customer_id == 2:
             raise failure
         return close(bill, by=by)
 
-    monkeypatch.setattr(Bill, "close", close_but_the_second)
+    monkeypatch.setattr(close_bills, "close", close_but_the_second)
 
     with pytest.raises(CommandError, match="1 bill could not be closed") as error:
         call_command("close_bills")
@@ -128,7 +128,7 @@ def test_a_bill_that_somebody_else_closed_meanwhile_is_passed_over(
     database_clock.set(AFTER_GRACE)
     due = close_bills._due()
     first = next(due)
-    assert Bill.objects.get(pk=first.pk).close(by="Sam")
+    assert close(Bill.objects.get(pk=first.pk), by="Sam")
     monkeypatch.setattr(close_bills, "_due", lambda: iter([first, *due]))
 
     call_command("close_bills")

@@ -9,11 +9,11 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger.record import record
 from usage.management.commands import import_customers
 from usage.models import Customer
-from usage.recording import record
 from usage.tests.factories import CustomerFactory, FactFactory
-from usage.transactions import DatabaseUnavailable
 
 pytestmark = pytest.mark.django_db
 Printed = pytest.CaptureFixture[str]
@@ -199,7 +199,7 @@ def test_a_file_that_takes_minutes_is_imported_whole(
 ) -> None:
     monkeypatch.setattr(import_customers, "_CUSTOMERS_AT_ONCE", 1)
     minutes = itertools.count(step=60)
-    monkeypatch.setattr("usage.transactions.time.monotonic", lambda: float(next(minutes)))
+    monkeypatch.setattr("usage.database.transactions.time.monotonic", lambda: float(next(minutes)))
     file.write_text("id,name\n1,Alice\n2,Bob\n")
 
     call_command("import_customers", file)

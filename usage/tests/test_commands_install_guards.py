@@ -4,7 +4,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from usage import guards
+from usage.database import triggers
 
 pytestmark = pytest.mark.django_db
 
@@ -19,11 +19,11 @@ def drop(name: str, table: str) -> None:
 def test_missing_guards_are_named_and_stand_again(capsys: pytest.CaptureFixture[str]) -> None:
     drop("bill_only_closes", "usage_bill")
     drop("record_never_changes", "usage_usagerecord")
-    assert guards.missing(connection) == {"bill_only_closes", "record_never_changes"}
+    assert triggers.missing(connection) == {"bill_only_closes", "record_never_changes"}
 
     call_command("install_guards")
 
-    assert guards.missing(connection) == set()
+    assert triggers.missing(connection) == set()
     assert capsys.readouterr().out == (
         "Missing before: bill_only_closes, record_never_changes; all stand now.\n"
     )
@@ -32,5 +32,5 @@ def test_missing_guards_are_named_and_stand_again(capsys: pytest.CaptureFixture[
 def test_it_does_no_harm_when_all_stand(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("install_guards")
 
-    assert guards.missing(connection) == set()
+    assert triggers.missing(connection) == set()
     assert "Missing before: none" in capsys.readouterr().out

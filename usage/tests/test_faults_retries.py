@@ -14,14 +14,16 @@ import pytest
 from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
 from django.test import Client
 
-from usage import recording, transactions
+from usage.database import transactions
+from usage.database.transactions import DatabaseUnavailable
+from usage.ledger import record as recording
+from usage.ledger.facts import Outcome, Recorded
+from usage.ledger.record import record
+from usage.ledger.statements import Statements
 from usage.models import UsageRecord
-from usage.recording import Outcome, Recorded, record
-from usage.statements import Statements
 from usage.tests.books import Books, assert_books_balance, default_database, verify_bills
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS
-from usage.transactions import DatabaseUnavailable
 
 MOST_SECONDS = 8.0
 # Session settings under which the database loses its patience soon.
@@ -251,7 +253,7 @@ def test_all_attempts_are_over_after_8_seconds(
 ) -> None:
     """Each attempt waits as long as it may, on a clock that passes by itself."""
     clock = Clock(longest_wait())
-    monkeypatch.setattr("usage.transactions.time", clock)
+    monkeypatch.setattr("usage.database.transactions.time", clock)
     run("SELECT 1")
     began = clock.now
     wait = busy()
@@ -272,7 +274,7 @@ def test_no_statement_begins_when_it_could_not_end_in_time(
 ) -> None:
     """Three statements of 2 seconds each leave no room for a fourth that may take 5."""
     clock = Clock(2.0)
-    monkeypatch.setattr("usage.transactions.time", clock)
+    monkeypatch.setattr("usage.database.transactions.time", clock)
     statements = []
 
     def work() -> None:

@@ -13,7 +13,9 @@ from django.db.utils import DatabaseError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from usage.fields import AmountSum, CleanText, ExactDecimalField, ExactSum
+from usage.database.constraints import CleanText
+from usage.database.fields import ExactDecimalField
+from usage.database.sums import AmountSum, ExactSum
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 
 pytestmark = pytest.mark.django_db

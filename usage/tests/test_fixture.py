@@ -11,9 +11,13 @@ from django.apps import apps
 from django.core.management import call_command
 from django.db import IntegrityError, connection
 
-from usage import guards, recording
+from usage.database import triggers
+from usage.ledger import record as recording
+from usage.ledger.close import close
+from usage.ledger.facts import Recorded
+from usage.ledger.record import record
+from usage.ledger.void import void
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
-from usage.recording import Recorded, record
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.verification import Verification
@@ -93,10 +97,10 @@ def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
 def test_after_a_bill_was_closed_it_changes_nothing(samples: DatabaseClock) -> None:
     samples.set("2026-10-21T12:00:00Z")
     use()
-    assert Bill.objects.get(customer=123).close(by="Sam")  # early, so that its period ends
+    assert close(Bill.objects.get(customer=123), by="Sam")  # early, so that its period ends
     samples.set("2026-10-22T12:00:00Z")
     use()
-    assert Bill.objects.get(customer=456).close(by="Sam")
+    assert close(Bill.objects.get(customer=456), by="Sam")
     before = dump()
 
     load()
@@ -113,7 +117,7 @@ def test_a_renamed_customer_keeps_the_new_name(samples: DatabaseClock) -> None:
 
 
 def test_voids_stay(samples: DatabaseClock) -> None:
-    UsageRecord.objects.get(pk="sample:5").void(reason="sent twice", by="carol")
+    void(UsageRecord.objects.get(pk="sample:5"), reason="sent twice", by="carol")
     before = dump()
     load()
     assert dump() == before
@@ -136,7 +140,7 @@ def test_bills_of_others_keep_their_ids(db: None, database_clock: DatabaseClock)
 
 
 def test_it_loads_with_the_guards_on(samples: DatabaseClock) -> None:
-    assert guards.missing(connection) == set()
+    assert triggers.missing(connection) == set()
 
 
 def test_new_bills_come_after_the_loaded_ones(samples: DatabaseClock) -> None:
@@ -151,7 +155,7 @@ def test_new_bills_come_after_the_loaded_ones(samples: DatabaseClock) -> None:
 def rich(samples: DatabaseClock) -> DatabaseClock:
     """The samples with more usage, a void, and usage that is late."""
     use(occurred_at=UsageRecord.objects.get(pk="sample:1").occurred_at, request_id="wrong")
-    UsageRecord.objects.get(pk="wrong").void(reason="sent twice", by="carol")
+    void(UsageRecord.objects.get(pk="wrong"), reason="sent twice", by="carol")
     samples.set("2026-10-21T12:00:00.123Z")
     use(occurred_at=dt.datetime(2026, 8, 1, tzinfo=dt.UTC))
     use(service="Zoë ﬀ", price="999999.999999999999")
@@ -203,7 +207,7 @@ def test_a_dump_with_closed_bills_is_refused_whole(
     rich: DatabaseClock, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     rich.set("2026-10-22T12:00:00Z")
-    assert Bill.objects.get(customer=123).close(by="Sam")
+    assert close(Bill.objects.get(customer=123), by="Sam")
     file = dump_to(tmp_path / "dump.json", natural=False)
     request.getfixturevalue("emptied")
 
@@ -218,16 +222,16 @@ def emptied(db: None) -> None:
     """A database with its guards and without a row."""
     with connection.cursor() as cursor:
         if connection.vendor == "sqlite":
-            guards.remove(connection)
+            triggers.remove(connection)
         else:
             cursor.execute("SET LOCAL session_replication_role = replica")
         for table in ("historyentry", "dailyusage", "usagerecord", "bill", "customer"):
             cursor.execute(f"DELETE FROM usage_{table}")
         if connection.vendor == "sqlite":
-            guards.install(connection)
+            triggers.install(connection)
         else:
             cursor.execute("SET LOCAL session_replication_role = origin")
-    assert guards.missing(connection) == set()
+    assert triggers.missing(connection) == set()
 
 
 def without_ids(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:

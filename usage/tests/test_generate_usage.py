@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from usage.ledger.close import close
 from usage.management.commands import generate_usage
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 
@@ -77,7 +78,7 @@ def test_a_bill_that_was_closed_meanwhile_gets_nothing(monkeypatch: pytest.Monke
     generate(customers=1, records=10, months=1)
 
     def owners_before_a_close(month: dt.date, ids: range) -> list[tuple[dt.date, int]]:
-        Bill.objects.get().close()
+        close(Bill.objects.get(), by="Sam")
         return [(month, 1)]
 
     monkeypatch.setattr(generate_usage, "_owners", owners_before_a_close)
@@ -89,7 +90,7 @@ def test_a_bill_that_was_closed_meanwhile_gets_nothing(monkeypatch: pytest.Monke
 
 def test_closed_bills_get_nothing() -> None:
     generate(customers=1, records=10, months=1)
-    Bill.objects.get().close(by="Sam")
+    close(Bill.objects.get(), by="Sam")
 
     with pytest.raises(CommandError, match="are closed"):
         generate(customers=1, records=10, months=1)

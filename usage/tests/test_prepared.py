@@ -7,7 +7,8 @@ from time import monotonic
 import pytest
 from django.db import connection
 
-from usage.recording import Outcome, Recorded, record
+from usage.ledger.facts import Outcome, Recorded
+from usage.ledger.record import record
 from usage.tests.factories import FactFactory
 
 pytestmark = [
@@ -46,7 +47,7 @@ def test_a_search_is_planned_anew_after_ten_seconds(monkeypatch: pytest.MonkeyPa
     recorded()
     before = prepared()
     now = monotonic()
-    monkeypatch.setattr("usage.prepared.monotonic", lambda: now + 10)
+    monkeypatch.setattr("usage.database.prepared.monotonic", lambda: now + 10)
 
     recorded()
 

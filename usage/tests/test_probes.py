@@ -9,8 +9,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from usage import guards
 from usage.api import probes
+from usage.database import triggers
 from usage.models import Bill, Customer
 
 pytestmark = pytest.mark.django_db
@@ -67,7 +67,7 @@ def test_a_missing_guard_is_named(client: Client) -> None:
 
     assert response.status_code == 503
     assert name in response.json()["missing"][0]
-    guards.install(connection)
+    triggers.install(connection)
     assert client.get("/readyz").status_code == 200
 
 

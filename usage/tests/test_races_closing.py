@@ -17,8 +17,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection
 
+from usage.ledger.record import record
 from usage.models import Bill, HistoryEntry
-from usage.recording import record
 from usage.tests.books import CUSTOMERS, Books, assert_books_balance
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import FactFactory, usage_body

@@ -12,9 +12,12 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, connection, connections
 
+from usage.ledger import close as closing
+from usage.ledger.close import close
+from usage.ledger.facts import Conflict, Fact, Outcome, Recorded
+from usage.ledger.record import record
+from usage.ledger.statements import Statements, statements
 from usage.models import Bill, DailyUsage, UsageRecord
-from usage.recording import Conflict, Fact, Outcome, Recorded, record
-from usage.statements import Statements, statements
 from usage.tests.books import Books, assert_books_balance
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
@@ -121,7 +124,7 @@ def test_the_database_itself_refuses_usage_on_a_bill_read_before_it_was_closed(
 ) -> None:
     recorded(fact())
     before = accounts(ALICE)
-    Bill.objects.get().close(by="Sam")
+    close(Bill.objects.get(), by="Sam")
     first_read("accounts", before)
 
     with pytest.raises(DatabaseError, match="usage goes on an open bill"):
@@ -133,7 +136,7 @@ def test_the_database_itself_refuses_usage_on_a_bill_read_before_it_was_closed(
 
 def test_after_a_close_usage_goes_on_a_bill_for_the_rest_of_the_month() -> None:
     recorded(fact())
-    Bill.objects.get().close(by="Sam")
+    close(Bill.objects.get(), by="Sam")
 
     recorded(fact())
 
@@ -217,7 +220,7 @@ def wait_until_somebody_waits(books: Books, lock: str = "advisory") -> None:
 
 def test_a_close_waits_for_the_record_that_entered_the_gate_first(meanwhile: Any) -> None:
     recorded(fact())
-    started = meanwhile(Statements, "insert_records", lambda: Bill.objects.get().close(by="Sam"))
+    started = meanwhile(Statements, "insert_records", lambda: close(Bill.objects.get(), by="Sam"))
 
     recorded(fact())
 
@@ -229,9 +232,9 @@ def test_a_close_waits_for_the_record_that_entered_the_gate_first(meanwhile: Any
 
 def test_a_record_waits_for_the_close_that_entered_the_gate_first(meanwhile: Any) -> None:
     recorded(fact())
-    started = meanwhile(Bill, "_freeze", lambda: recorded(fact()))
+    started = meanwhile(closing, "database_now", lambda: recorded(fact()))
 
-    Bill.objects.get().close(by="Sam")
+    close(Bill.objects.get(), by="Sam")
 
     (outcome,) = started[0].result(PATIENCE_SECONDS)
     closed, rest = Bill.objects.order_by("period_start")

@@ -7,6 +7,7 @@ import pytest
 from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
+from usage.ledger.close import close
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import DatabaseClock, Post
 from usage.tests.factories import CustomerFactory, usage_body
@@ -108,7 +109,7 @@ def test_a_month_closed_early_is_known_however_long_the_grace(
     settings.BILLING_GRACE_DAYS = 200
     closed_at = database_clock.set("2026-01-20T12:00:00Z")
     post(usage_body(occurred_at="2026-01-10T00:00:00Z"))
-    Bill.objects.get().close()
+    close(Bill.objects.get(), by="Sam")
     database_clock.set("2026-08-01T12:00:00Z")
 
     assert post(usage_body(occurred_at="2026-01-25T00:00:00Z")).status_code == 201

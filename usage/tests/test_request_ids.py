@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 
 from billing_project.log import RequestIdFilter
-from usage import recording
+from usage.ledger import record as recording
 from usage.models import Customer
 from usage.tests.conftest import Post
 from usage.tests.factories import usage_body

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from django.db import IntegrityError
 
-from usage import recording
+from usage.database.transactions import DatabaseUnavailable, GateBusy, Repeat
+from usage.ledger import record as recording
+from usage.ledger.facts import Recorded
+from usage.ledger.group_commit import Rides, _Seat, turn
+from usage.ledger.statements import FoldOverflow, Statements
 from usage.models import ApiKey, Customer, UsageRecord
-from usage.rides import Rides, _Seat, turn
-from usage.statements import FoldOverflow, Statements
 from usage.tests.books import Books
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
-from usage.transactions import DatabaseUnavailable, GateBusy, Repeat
 
 Ride = list[str]
 
@@ -217,7 +218,7 @@ def calls(customer: Customer) -> list[Any]:
     """Two callers, with two facts and one."""
     keys = [ApiKey.objects.issue(name=name)[0].pk for name in ("cdn", "dns")]
     facts = [FactFactory.build(request_id=name) for name in ("a", "b", "c")]
-    return [recording._Call(facts[:2], keys[0]), recording._Call(facts[2:], keys[1])]
+    return [recording.Call(facts[:2], keys[0]), recording.Call(facts[2:], keys[1])]
 
 
 @pytest.mark.django_db
@@ -260,7 +261,7 @@ def test_a_ride_does_not_wait_for_a_close(
 ) -> None:
     if own_books.is_sqlite:
         pytest.skip("On SQLite a close is a transaction like any other.")
-    calls = [recording._Call([FactFactory.build(customer_id=id_)], None) for id_ in (1, 2)]
+    calls = [recording.Call([FactFactory.build(customer_id=id_)], None) for id_ in (1, 2)]
     tried: list[BaseException] = []
 
     def attempt(calls: Any, **options: Any) -> list[Any]:
@@ -270,8 +271,8 @@ def test_a_ride_does_not_wait_for_a_close(
             tried.append(error)
             raise
 
-    run = recording._attempt
-    monkeypatch.setattr(recording, "_attempt", attempt)
+    run = recording.attempt
+    monkeypatch.setattr(recording, "attempt", attempt)
     with contextlib.closing(own_books.connect()) as closer:
         cursor = closer.cursor()
         cursor.execute("BEGIN")
@@ -293,7 +294,7 @@ def test_a_large_batch_whose_turn_does_not_come_is_recorded_without_one(
     with recording._large:
         outcomes = recording.record(facts, reported_by_id=None)
 
-    assert all(isinstance(outcome, recording.Recorded) for outcome in outcomes)
+    assert all(isinstance(outcome, Recorded) for outcome in outcomes)
 
 
 def test_turns_are_given_back_and_who_gets_none_in_time_goes_without() -> None:

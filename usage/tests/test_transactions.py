@@ -6,7 +6,7 @@ import psycopg2
 import pytest
 from django.db import Error
 
-from usage.transactions import is_repeatable, is_unavailable
+from usage.database.transactions import is_repeatable, is_unavailable
 
 
 def of_postgresql(state: str) -> Error:

@@ -5,6 +5,8 @@ import datetime as dt
 import pytest
 from pytest_django import Settings
 
+from usage.ledger.close import close
+from usage.ledger.void import void
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 from usage.periods import month_bounds
 from usage.tests.billed import Bills, make_bills, use
@@ -38,7 +40,7 @@ def test_late_usage_may_be_voided_on_its_bill_long_after_the_month(
     database_clock.set("2026-11-10T12:00:00Z")
     use("late", "1", "2", october)
     database_clock.set("2026-12-20T12:00:00Z")
-    UsageRecord.objects.get().void(reason="sent by mistake", by="carol")
+    void(UsageRecord.objects.get(), reason="sent by mistake", by="carol")
 
     assert Bill.objects.get().month == dt.date(2026, 11, 1)
     assert list(Verification().differences()) == []
@@ -50,7 +52,7 @@ def test_usage_may_be_dated_ahead_into_the_next_month_or_past_an_early_close(
     skew = dt.timedelta(minutes=4)
     use("past:the:close", "1", "2", database_clock.set("2026-11-30T12:00:00Z") + skew)
     database_clock.set("2026-11-30T12:01:00Z")
-    Bill.objects.get().close(by="Sam")
+    close(Bill.objects.get(), by="Sam")
     use("next:month", "1", "2", database_clock.set("2026-11-30T23:58:00Z") + skew)
 
     assert list(Bill.objects.values_list("month__month", flat=True)) == [12, 11]
@@ -61,7 +63,7 @@ def test_usage_may_be_recorded_in_the_millisecond_of_the_close(
     customer: Customer, database_clock: DatabaseClock
 ) -> None:
     use("just:before", "1", "2", database_clock.set("2026-11-30T12:00:00Z"))
-    assert Bill.objects.get().close()
+    assert close(Bill.objects.get(), by="Sam")
 
     assert list(Verification().differences()) == []
 
@@ -95,6 +97,6 @@ def test_a_currencys_own_digits_count(customer: Customer) -> None:
     for customer_id in (1, 2):
         use(f"in:{customer_id}", "1", "1.5015", None, customer_id=customer_id)
         bill = Bill.objects.get(customer=customer_id)
-        assert bill.close(by="Sam")
+        assert close(bill, by="Sam")
 
     assert list(Verification().differences()) == []

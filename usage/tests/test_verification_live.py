@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
+from usage.ledger.facts import Recorded
+from usage.ledger.record import record
 from usage.models import UsageRecord
-from usage.recording import Recorded, record
 from usage.tests.books import Books
 from usage.tests.factories import FactFactory
 from usage.verification import Difference, Verification

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from usage import guards
+from usage.database import triggers
 from usage.tests.billed import Bills, make_bills, use
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -31,7 +31,7 @@ def behind_its_back(bills: Bills) -> Iterator[Any]:
             cursor.execute(sql.format(**bills, **_SCALES[connection.vendor]))
 
     if connection.vendor == "sqlite":
-        guards.remove(connection)
+        triggers.remove(connection)
         run("PRAGMA ignore_check_constraints = ON")
     else:
         run("SET CONSTRAINTS ALL IMMEDIATE")  # or tables with rows just made could not be altered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from usage.fields import EXACT
+from usage.money import EXACT
 
 
 class Difference(NamedTuple):

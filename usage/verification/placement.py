@@ -12,11 +12,11 @@ from typing import Any
 
 from django.db.models import Count, F, Min, Q, QuerySet, lookups
 
-from usage.fields import EXACT, ExactSum
+from usage.database.sums import ExactSum
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
 from usage.models.usage_record import VOID_PREFIX
+from usage.money import EXACT, exact_amount
 from usage.periods import CLOCK_SKEW, Period, month_bounds
-from usage.validators import exact_amount
 from usage.verification.difference import Difference, counted, plain
 
 

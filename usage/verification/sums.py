@@ -15,8 +15,9 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import BigIntegerField, Count, Func, Max, Min, QuerySet, Sum, Value
 from django.db.models.functions import Collate
 
-from usage.fields import EXACT, ExactSum
+from usage.database.sums import ExactSum
 from usage.models import DailyUsage, UsageRecord
+from usage.money import EXACT
 from usage.periods import day_of, midnight
 
 _QUARTER_HOUR_SECONDS = 900

@@ -15,11 +15,10 @@ from typing import NamedTuple, cast
 
 from django.db.models import Q, QuerySet
 
-from usage.fields import EXACT
+from usage.database.transactions import snapshot
 from usage.models import Bill, DailyUsage, UsageRecord
-from usage.models.bill import round_amount, total_of
-from usage.transactions import snapshot
-from usage.validators import exact_amount
+from usage.models.bill import total_of
+from usage.money import EXACT, exact_amount, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, plain, signed
 from usage.verification.sums import Day, folded, recorded, side_by_side
@@ -83,7 +82,7 @@ class Shown(NamedTuple):
 def _shown(bills: QuerySet[Bill]) -> Iterator[Shown]:
     ordered = bills.select_related("customer").order_by("pk").iterator()
     while some := list(islice(ordered, _BILLS_AT_ONCE)):
-        lines = Bill.objects.filter(pk__in=[bill.pk for bill in some]).lines()
+        lines = DailyUsage.objects.lines_of(some)
         for bill in some:
             yield Shown(bill.pk, bill, total_of(lines[bill.pk]))
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from usage.models import Bill, BillTotalTooLarge
-from usage.transactions import DatabaseUnavailable, database_now
+from usage.database.transactions import DatabaseUnavailable, database_now
+from usage.ledger.close import BillTotalTooLarge, close
+from usage.models import Bill
 from usage.verification import counted
 
 _BILLS_AT_ONCE = 200
@@ -24,7 +25,7 @@ class Command(BaseCommand):
         done = failed = 0
         for bill in _due():
             try:
-                if dry_run or bill.close(by="close_bills"):
+                if dry_run or close(bill, by="close_bills"):
                     said = "Would close" if dry_run else "Closed"
                     self.stdout.write(f"{said} {_described(bill)}")
                     done += 1

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper
 from django.db import IntegrityError, connection, transaction
 
+from usage.database.transactions import database_now, enter_gate, lift_statement_timeout
+from usage.ledger.statements import Fold, NewBill, statements, worker_slot
 from usage.models import Bill, Customer, UsageRecord
 from usage.periods import day_of, month_bounds, month_of, previous_month
-from usage.statements import Fold, NewBill, statements, worker_slot
-from usage.transactions import database_now, enter_gate, lift_statement_timeout
 
 # What customers of a cloud buy: price, and most thousandths of units a record. The likelier first.
 _SERVICES = (

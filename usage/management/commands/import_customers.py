@@ -13,8 +13,8 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError
 
+from usage.database.transactions import DatabaseUnavailable, repeatable
 from usage.models import Bill, Customer
-from usage.transactions import DatabaseUnavailable, repeatable
 
 _CUSTOMERS_AT_ONCE = 1000
 _COLUMNS = ("id", "name", "currency")

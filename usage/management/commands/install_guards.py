@@ -5,8 +5,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import connection, transaction
 
-from usage import guards
-from usage.transactions import lift_statement_timeout
+from usage.database import triggers
+from usage.database.transactions import lift_statement_timeout
 
 
 class Command(BaseCommand):
@@ -17,6 +17,6 @@ class Command(BaseCommand):
     def handle(self, **options: Any) -> None:
         with transaction.atomic():
             lift_statement_timeout()
-            missing = sorted(guards.missing(connection))
-            guards.install(connection)
+            missing = sorted(triggers.missing(connection))
+            triggers.install(connection)
         self.stdout.write(f"Missing before: {', '.join(missing) or 'none'}; all stand now.")

@@ -17,9 +17,28 @@ from typing import NamedTuple, cast
 
 from django.db import Error, connection
 
-from usage.fields import EXACT
-from usage.models import HistoryEntry, UsageRecord, VoidRefused
-from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH, VOID_PREFIX
+from usage.database.transactions import (
+    DatabaseUnavailable,
+    GateBusy,
+    Repeat,
+    enter_gate,
+    repeatable,
+)
+from usage.ledger.facts import Conflict, Fact, Outcome, Recorded, Refused, StoredRecord
+from usage.ledger.group_commit import Rides, turn
+from usage.ledger.statements import (
+    MOST_UNITS,
+    BillRow,
+    Fold,
+    FoldOverflow,
+    NewBill,
+    SQLiteStatements,
+    Statements,
+    Void,
+    statements,
+    worker_slot,
+)
+from usage.money import EXACT
 from usage.periods import (
     CLOCK_SKEW,
     LONGEST_LATENESS,
@@ -29,21 +48,6 @@ from usage.periods import (
     month_of,
     next_month,
 )
-from usage.rides import Rides, turn
-from usage.statements import (
-    MOST_UNITS,
-    BillRow,
-    Fold,
-    FoldOverflow,
-    NewBill,
-    SQLiteStatements,
-    Statements,
-    StoredRecord,
-    Void,
-    statements,
-    worker_slot,
-)
-from usage.transactions import DatabaseUnavailable, GateBusy, Repeat, enter_gate, repeatable
 
 # Callers with more go by themselves, few at a time: more would only wait for each other's rows.
 _MOST_FACTS_TO_RIDE = 20
@@ -52,46 +56,7 @@ _LARGE_AT_A_TIME = 2
 _PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.005, 1.0
 
 
-class Fact(NamedTuple):
-    """What a caller reports, within the bounds of `usage.validators`.
-
-    Units have 6 decimal places and prices 12; `occurred_at` is in UTC, to the millisecond, or
-    None for "when it is recorded".
-    """
-
-    request_id: str
-    customer_id: int
-    service: str
-    units: Decimal
-    price_per_unit: Decimal
-    occurred_at: dt.datetime | None = None
-
-
-class Recorded(NamedTuple):
-    """The fact is stored; it was before if it is `replayed`."""
-
-    record: StoredRecord
-    replayed: bool
-
-
-class Conflict(NamedTuple):
-    """The id is taken by another fact, which differs in these fields of `Fact`."""
-
-    fields: list[str]
-
-
-class Refused(NamedTuple):
-    """The fact cannot be recorded: what is wrong with which field of `Fact`."""
-
-    field: str
-    code: str
-    detail: str
-
-
-Outcome = Recorded | Conflict | Refused
-
-
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """What one caller wants recorded, all of it or nothing."""
 
     facts: Sequence[Fact]
@@ -107,76 +72,29 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     if the transaction did not go through, as far as anybody knows; then none is stored, or all.
     """
     began = time.monotonic()
-    call = _Call(facts, reported_by_id)
+    call = Call(facts, reported_by_id)
     if len(facts) > _MOST_FACTS_TO_RIDE:
         with turn(_large, patience=_LARGE_PATIENCE):
             return _record(call, began)
     return _rides.take(call) or _record(call, began)
 
 
-def record_void(voided: UsageRecord, *, reason: str, by: str) -> UsageRecord:
-    """Cancel a record by one with negative units; see UsageRecord.void."""
-    reason = reason.strip()
-    if not 1 <= len(reason) <= REASON_LENGTH:
-        raise VoidRefused(f"Give a reason of 1 to {REASON_LENGTH} characters for voiding.")
-    if not 1 <= len(by) <= ACTOR_LENGTH:
-        raise VoidRefused(f"Name who voids the record, in at most {ACTOR_LENGTH} characters.")
-    if voided.voids_id is not None:
-        raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
-    request_id = VOID_PREFIX + voided.pk
-    fact = Fact(
-        request_id,
-        voided.customer_id,
-        voided.service,
-        -voided.units,
-        voided.price_per_unit,
-        voided.occurred_at,
-    )
-    call = _Call([fact], None, Void(voided.pk, reason, by), voided.bill_id)
-    (outcome,) = _record(call, time.monotonic())
-    match outcome:
-        case Recorded(replayed=False):
-            return UsageRecord.objects.get(pk=request_id)
-        case Refused(detail=detail):
-            raise VoidRefused(detail)
-    raise VoidRefused(f"{voided.pk} is voided already.")
-
-
-def _record(call: _Call, began: float) -> list[Outcome]:
+def _record(call: Call, began: float) -> list[Outcome]:
     try:
-        return repeatable(lambda: _attempt([call]), began=began)
+        return repeatable(lambda: attempt([call]), began=began)
     except FoldOverflow:
-        return repeatable(lambda: _attempt([call], mind_room=True), began=began)
+        return repeatable(lambda: attempt([call], mind_room=True), began=began)
 
 
-def _attempt(
-    calls: Sequence[_Call], *, mind_room: bool = False, wait: bool = True
-) -> list[Outcome]:
+def attempt(calls: Sequence[Call], *, mind_room: bool = False, wait: bool = True) -> list[Outcome]:
+    """Run the transaction once, inside the caller's."""
     facts = [fact for call in calls for fact in call.facts]
     keys = [call.reported_by_id for call in calls for _ in call.facts]
     enter_gate((fact.customer_id for fact in facts), wait=wait)
-    outcomes = _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
-    if calls[0].own_bill_id is not None:
-        _keep_void(calls[0].void, calls[0].own_bill_id, outcomes[0])
-    return outcomes
+    return _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
 
 
-def _keep_void(void: Void, own_bill_id: int, outcome: Outcome) -> None:
-    """Keep a void in the history of the bill of the record it cancels, and of its own."""
-    if not isinstance(outcome, Recorded) or outcome.replayed:
-        return
-    for bill_id in sorted({own_bill_id, outcome.record.bill_id}):
-        HistoryEntry.objects.keep(
-            HistoryEntry.Action.VOIDED,
-            bill_id=bill_id,
-            by=void.voided_by,
-            at=outcome.record.recorded_at,
-            reason=void.reason,
-            record_id=void.voids_id,
-        )
-
-
-def _ride(calls: Sequence[_Call]) -> list[list[Outcome]] | None:
+def _ride(calls: Sequence[Call]) -> list[list[Outcome]] | None:
     """Record what several callers bring in one transaction, which waits for nobody's closing.
 
     If anything is in its way they go alone, and each meets what is in its own way.
@@ -184,7 +102,7 @@ def _ride(calls: Sequence[_Call]) -> list[list[Outcome]] | None:
     if len(calls) == 1:
         return [_record(calls[0], time.monotonic())]
     try:
-        outcomes = iter(repeatable(lambda: _attempt(calls, wait=False), attempts=1))
+        outcomes = iter(repeatable(lambda: attempt(calls, wait=False), attempts=1))
     except (DatabaseUnavailable, Error, FoldOverflow, GateBusy, Repeat):
         return None
     return [list(islice(outcomes, len(call.facts))) for call in calls]
@@ -223,7 +141,7 @@ class _Attempt:
     """One run of the transaction, inside the gate."""
 
     def __init__(
-        self, sql: Statements, call: _Call, keys: Sequence[int | None], *, mind_room: bool
+        self, sql: Statements, call: Call, keys: Sequence[int | None], *, mind_room: bool
     ) -> None:
         self.sql = sql
         self.void = call.void

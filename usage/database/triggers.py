@@ -1,7 +1,7 @@
 """The triggers by which the database refuses to change what is fixed: installing and watching them.
 
-Their SQL lies beside the migrations, for all tables at once. Django drops SQLite's triggers when a
-migration remakes a table, so such a migration ends with `RunPython(guards.install_in_migration)`.
+Their SQL is beside this module, for all tables at once. Django drops SQLite's triggers when a
+migration remakes a table, so such a migration ends with `RunPython(triggers.install_in_migration)`.
 So does one that brings a guard on a new table, and the step goes out of the migrations before it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-_FOLDER = Path(__file__).parent / "migrations"
+_FOLDER = Path(__file__).parent
 _NAMES = re.compile(
     r"^(?:CREATE (?:OR REPLACE )?TRIGGER|ALTER TABLE \w+ ADD CONSTRAINT) (\w+)", re.MULTILINE
 )
@@ -60,7 +60,7 @@ def expected(connection: BaseDatabaseWrapper) -> set[str]:
 
 
 def _sql(connection: BaseDatabaseWrapper) -> str:
-    return (_FOLDER / f"guards_{connection.vendor}.sql").read_text()
+    return (_FOLDER / f"triggers_{connection.vendor}.sql").read_text()
 
 
 def _statements(connection: BaseDatabaseWrapper) -> Iterator[str]:

@@ -19,7 +19,7 @@ import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from usage import prepared
+from usage.database import prepared
 
 T = TypeVar("T")
 

@@ -17,10 +17,11 @@ from django.db import IntegrityError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from usage import prepared
+from usage.database import prepared
+from usage.database.transactions import NOW, instant
+from usage.ledger.facts import StoredRecord
 from usage.models import DailyUsage, UsageRecord
 from usage.models.daily_usage import SLOTS
-from usage.transactions import NOW, instant
 
 # Every month that may be open to usage began within this, beside the days of grace.
 _TWO_MONTHS_IN_DAYS = 62
@@ -58,21 +59,6 @@ class Void(NamedTuple):
     voids_id: str | None = None
     reason: str = ""
     voided_by: str = ""
-
-
-class StoredRecord(NamedTuple):
-    """A usage record as it is answered; instants in UTC, to the millisecond."""
-
-    request_id: str
-    customer_id: int
-    service: str
-    units: Decimal
-    price_per_unit: Decimal
-    occurred_at: dt.datetime
-    recorded_at: dt.datetime
-    late: bool
-    bill_id: int
-    bill_month: dt.date
 
 
 class Fold(NamedTuple):

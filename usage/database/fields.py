@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from decimal import Context, Decimal, InvalidOperation
-from string import Formatter
+from decimal import Decimal, InvalidOperation
 from typing import Any, cast
 
 from django.core import checks
@@ -24,11 +21,9 @@ from django.db.models.expressions import (
 )
 from django.db.models.sql import Query
 
-# Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
-EXACT = Context(prec=60)
+from usage.money import EXACT
 
 _SQLITE_MAX = 2**63 - 1
-_SQLITE_HALF = 10**9
 
 
 class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only in the stubs
@@ -202,90 +197,7 @@ for _lookup in (
     ExactDecimalField.register_lookup(type(_lookup.__name__, (_SameScale, _lookup), {}))
 
 
-class ExactSum(models.Aggregate):
-    """The exact sum of an ExactDecimalField, wherever it ends.
-
-    SQLite's SUM() fails beyond 64 bits, so there the upper and the lower part of each number
-    are summed apart and put together in Python; the result cannot be filtered or ordered by.
-    """
-
-    function = "SUM"
-    name = "ExactSum"
-
-    def __init__(self, expression: Any, **extra: Any) -> None:
-        super().__init__(expression, **extra)
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return super().as_sql(
-            compiler,
-            connection,
-            template=(
-                f"(SUM(%(expressions)s / {_SQLITE_HALF}) || ':' || "
-                f"SUM(%(expressions)s %%%% {_SQLITE_HALF}))"
-            ),
-            **context,
-        )
-
-    def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
-        if connection.vendor != "sqlite":
-            return super().get_db_converters(connection)
-        return [self._join_halves]
-
-    def _join_halves(self, value: str | None, expression: Any, connection: Any) -> Decimal | None:
-        if value is None:
-            return None
-        upper, lower = (int(half) for half in value.split(":"))
-        field = cast("ExactDecimalField", self.output_field)
-        return field.unscaled(upper * _SQLITE_HALF + lower)
-
-
-class AmountSum(models.Aggregate):
-    """The exact sum of units × price over rows, given the names of the two columns.
-
-    SQLite computes in 64 bits: there the numbers are cut into halves, and their four products
-    are summed, in halves again, and put together in Python; that cannot be filtered or ordered by.
-    """
-
-    function = "SUM"
-    name = "AmountSum"
-    arity = 2
-    arg_joiner = " * "
-
-    def __init__(self, units: str, price_per_unit: str) -> None:
-        super().__init__(
-            units, price_per_unit, output_field=ExactDecimalField(max_digits=60, decimal_places=18)
-        )
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        units, price = (compiler.compile(column)[0] for column in self.source_expressions)
-        halves = [
-            (f"({name} / {_SQLITE_HALF})", f"({name} % {_SQLITE_HALF})") for name in (units, price)
-        ]
-        products = [f"{unit} * {cost}" for unit, cost in itertools.product(*halves)]
-        sums = [
-            f"SUM({product} {operator} {_SQLITE_HALF})"
-            for product in products
-            for operator in ("/", "%")
-        ]
-        return "(" + " || ':' || ".join(sums).replace("%", "%%") + ")", ()
-
-    def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
-        return [self._join_products] if connection.vendor == "sqlite" else []
-
-    def _join_products(self, value: str | None, expression: Any, connection: Any) -> Any:
-        if value is None:
-            return None
-        halves = [int(half) for half in value.split(":")]
-        products = [
-            upper * _SQLITE_HALF + lower
-            for upper, lower in zip(halves[::2], halves[1::2], strict=True)
-        ]
-        (both, units, price, neither), half = products, _SQLITE_HALF
-        number = (both * half + units + price) * half + neither
-        return cast("ExactDecimalField", self.output_field).unscaled(number)
-
-
-class RequestIdField(models.CharField):  # type: ignore[type-arg]  # generic only in the stubs
+class BytewiseCharField(models.CharField):  # type: ignore[type-arg]  # generic only in the stubs
     """Text that is compared byte by byte, without the pattern index Django adds to a text key."""
 
     def db_type(self, connection: BaseDatabaseWrapper) -> str:
@@ -295,81 +207,3 @@ class RequestIdField(models.CharField):  # type: ignore[type-arg]  # generic onl
 
     def rel_db_type(self, connection: BaseDatabaseWrapper) -> str:
         return self.db_type(connection)
-
-
-class PerEngine(models.Func):
-    """A condition for check constraints whose SQL differs between the engines."""
-
-    output_field = models.BooleanField()
-    conditional = True
-    arity: int
-    postgresql_template: str
-    sqlite_template: str
-
-    def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(self.postgresql_template, compiler, context)
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(self.sqlite_template, compiler, context)
-
-    def _as(self, template: str, compiler: Any, context: dict[str, Any]) -> Any:
-        parts = [compiler.compile(expression) for expression in self.get_source_expressions()]
-        # A part that stands in the template twice needs its parameters twice.
-        places = [int(place) for _, place, _, _ in Formatter().parse(template) if place]
-        params = [param for place in places for param in parts[place][1]]
-        return template.format(*(sql for sql, _ in parts)), tuple(params)
-
-
-class AmountBelowLimit(PerEngine):
-    """units × price lies below 10¹² in either direction."""
-
-    arity = 2
-    postgresql_template = "ABS({0} * {1}) < 1000000000000"
-    # The product leaves 64 bits and becomes a float, so the very edge is left to the validator.
-    sqlite_template = "ABS(CAST({0} AS REAL) * {1}) <= 1e30"
-
-
-class PrintableAscii(PerEngine):
-    """1 to 128 printable ASCII characters without spaces."""
-
-    arity = 1
-    postgresql_template = "({0} ~ '^[!-~]+$' AND length({0}) <= 128)"
-    sqlite_template = "({0} <> '' AND {0} NOT GLOB '*[^!-~]*' AND length({0}) <= 128)"
-
-
-class CurrencyCode(PerEngine):
-    """Three capital letters, as ISO 4217 has them."""
-
-    arity = 1
-    postgresql_template = "{0} ~ '^[A-Z]{{3}}$'"
-    sqlite_template = "{0} GLOB '[A-Z][A-Z][A-Z]'"
-
-
-class CleanText(PerEngine):
-    """Not empty, without ASCII control characters, and no spaces around it."""
-
-    arity = 1
-    postgresql_template = "({0} <> '' AND {0} = btrim({0}) AND {0} !~ '[\\x01-\\x1f\\x7f]')"
-    sqlite_template = (
-        "({0} <> '' AND {0} = trim({0})"
-        " AND {0} NOT GLOB '*[' || char(1) || '-' || char(31) || char(127) || ']*')"
-    )
-
-
-class FirstDayOfMonth(PerEngine):
-    """The date is the first of its month."""
-
-    arity = 1
-    postgresql_template = "EXTRACT(day FROM {0}) = 1"
-    sqlite_template = "substr({0}, 9) = '01'"
-
-
-class OccurredInTime(PerEngine):
-    """Usage occurred at most 5 minutes after, and 366 days before, it was recorded."""
-
-    arity = 2
-    postgresql_template = (
-        "({0} <= {1} + interval '5 minutes' AND {0} >= {1} - interval '8784 hours')"
-    )
-    # Days as floats: exact to well below the millisecond that is added.
-    sqlite_template = "(julianday({0}) - julianday({1}) BETWEEN -366 - 1e-8 AND 5.0 / 1440 + 1e-8)"

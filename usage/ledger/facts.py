@@ -1,0 +1,61 @@
+"""Facts that callers report, and what the ledger answers: plain data."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from typing import NamedTuple
+
+
+class Fact(NamedTuple):
+    """A fact that a caller reports, within the bounds of `usage.validators`.
+
+    Units have 6 decimal places and prices 12. `occurred_at` is in UTC, to the millisecond, or
+    None if it is the instant at which the fact is recorded.
+    """
+
+    request_id: str
+    customer_id: int
+    service: str
+    units: Decimal
+    price_per_unit: Decimal
+    occurred_at: dt.datetime | None = None
+
+
+class StoredRecord(NamedTuple):
+    """A usage record as it is answered. Instants are in UTC, to the millisecond."""
+
+    request_id: str
+    customer_id: int
+    service: str
+    units: Decimal
+    price_per_unit: Decimal
+    occurred_at: dt.datetime
+    recorded_at: dt.datetime
+    late: bool
+    bill_id: int
+    bill_month: dt.date
+
+
+class Recorded(NamedTuple):
+    """The fact is stored. `replayed` tells that it was stored before this call."""
+
+    record: StoredRecord
+    replayed: bool
+
+
+class Conflict(NamedTuple):
+    """The request_id is taken by another fact, which differs in these fields of the wire."""
+
+    fields: list[str]
+
+
+class Refused(NamedTuple):
+    """The fact cannot be recorded: the field of the wire at fault, a code and the reason."""
+
+    field: str
+    code: str
+    detail: str
+
+
+Outcome = Recorded | Conflict | Refused
