@@ -184,13 +184,14 @@ def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
         return CustomerNotFoundError(
             f"{detail}; create the customer, then resend under the same id."
         )
-    if status == 409 and code == "request_id_conflict":
+    if status == 409 and code in {"request_id_conflict", "occurred_at_conflict"}:
         names = problem.get("conflicting_fields")
         fields = (
             [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
         )
         return ConflictError(
-            f"{detail}; the stored record stands, do not resend.", conflicting_fields=fields
+            f"{detail}; do not send this fact again, nor under a new id.",
+            conflicting_fields=fields,
         )
     if status == 400 and code:
         return ValidationError(

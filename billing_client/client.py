@@ -151,8 +151,7 @@ class BillingClient:
         handlers and finalizers. Raises OutboxFull, or OutboxError, if it could not be written,
         and ConfigurationError if there is no outbox or the client is closed.
         """
-        if not isinstance(usage, Usage):
-            raise ValidationError(f"enqueue was given a {type(usage).__name__}, expected Usage.")
+        check_usage(usage, "enqueue")
         self._the_outbox().enqueue(usage)
 
     def flush(self, timeout: float = 10.0) -> Flushed:
@@ -224,6 +223,12 @@ class BillingClient:
             if receipt.error is not None:
                 call.stamp(receipt.error)
         return receipts
+
+
+def check_usage(usage: object, method: str) -> None:
+    """Raise ValidationError unless the argument of ``method`` is a Usage."""
+    if not isinstance(usage, Usage):
+        raise ValidationError(f"{method} was given a {type(usage).__name__}, expected Usage.")
 
 
 def _noted(usages: Iterable[Usage], ids: list[str]) -> Iterator[Usage]:

@@ -96,10 +96,12 @@ class CustomerNotFoundError(BillingError):
 
 
 class ConflictError(BillingError):
-    """The id is taken by other content, which stays; ``conflicting_fields`` names what differs.
+    """A record with this id is stored already, with other content, which stays.
 
-    Do not resend: it will conflict for ever. If this is a new fact, it needs an id of its own;
-    if it is the same fact, the stored record stands and the difference is a bug to look into.
+    Do not resend. ``conflicting_fields`` names what differs. If this is a retry, stop: the fact
+    is recorded, and under a new id it would be billed twice. ``code`` is "occurred_at_conflict"
+    where only the time differs, most often because it was made again for the retry. Only a fact
+    that is really another one needs a new id; a wrong record is corrected by a void.
     """
 
     def __init__(self, message: str, *, conflicting_fields: Iterable[str] = ()) -> None:

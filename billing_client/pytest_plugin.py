@@ -14,3 +14,10 @@ def fake_billing() -> Iterator[FakeBillingClient]:
     """A billing client that records in memory, see billing_client.testing."""
     with FakeBillingClient() as billing:
         yield billing
+
+
+@pytest.fixture
+def fake_billing_with_outbox() -> Iterator[FakeBillingClient]:
+    """The same with an outbox, so that enqueue() works."""
+    with FakeBillingClient(outbox="memory") as billing:
+        yield billing

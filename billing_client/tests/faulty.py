@@ -16,7 +16,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Self
 
-from billing_client.tests.service import Service, problem
+from billing_client.fake.service import MemoryService, problem
 
 # Self-signed for localhost and of no worth: it only has to be distrusted.
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
@@ -65,7 +65,7 @@ class FaultyServer:
     """Takes the behaviour for each request from ``script``; answers honestly when that is empty."""
 
     def __init__(self, *, tls: bool = False) -> None:
-        self.service = Service()
+        self.service = MemoryService(unknown_customers={404}, any_time=True)
         self.script: deque[Behaviour] = deque()
         self.seen: list[Seen] = []
         self.stopping = threading.Event()
@@ -233,7 +233,7 @@ def reply(status: int, body: bytes | object = b"", **headers: str) -> Behaviour:
 
 
 def refuse(
-    status: int, code: str, *, more: dict[str, object] | None = None, **headers: str
+    status: int, code: str, *, more: dict[str, Any] | None = None, **headers: str
 ) -> Behaviour:
     return reply(
         status,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from billing_client import (
     RateLimitedError,
     UnavailableError,
 )
+from billing_client.fake.service import MemoryService
 from billing_client.tests.conftest import KEY, Sleeps
 from billing_client.tests.faulty import (
     Behaviour,
@@ -39,7 +41,6 @@ from billing_client.tests.faulty import (
     trickle_head,
     truncate,
 )
-from billing_client.tests.service import recorded
 
 FACT: dict[str, Any] = {
     "customer_id": 123,
@@ -79,7 +80,9 @@ FAULTS = {
     "103": reply(103),
     "early hints": raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 201 Created\r\n\r\n{}"),
     "another's answer": for_another,
-    "a batch's answer": reply(207, {"results": [], **recorded(FACT)}),
+    "a batch's answer": reply(
+        207, {"results": [], **MemoryService().answer(json.dumps(FACT).encode()).content}
+    ),
     "array": reply(201, []),
     "invalid json": reply(201, b'{"request_id": "cdn:17"'),
     "not utf-8": reply(201, b"\xff\xfe\x00"),

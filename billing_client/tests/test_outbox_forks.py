@@ -195,7 +195,7 @@ def test_fsync_is_a_setting_of_the_file(tmp_path: Path) -> None:
 
 
 def test_the_fake_can_be_paused(tmp_path: Path) -> None:
-    with FakeBillingClient() as billing:
+    with FakeBillingClient(outbox="memory") as billing:
         billing.paused_reason = "The key was rotated."
         billing.enqueue(fact("one"))
         assert billing.flush().paused_reason == "The key was rotated."

@@ -4,23 +4,46 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 import time_machine
 
-from billing_client.pytest_plugin import fake_billing
+from billing_client import BillingClient, ConfigurationError
+from billing_client.pytest_plugin import fake_billing, fake_billing_with_outbox
 from billing_client.testing import FakeBillingClient
-from billing_client.tests.outboxes import fact
+from billing_client.tests.conftest import KEY
+from billing_client.tests.outboxes import NOBODY, fact
 
-__all__ = ["fake_billing"]
-
-
-def test_it_is_a_client_that_records_in_memory(fake_billing: FakeBillingClient) -> None:
-    fake_billing.enqueue(fact("one"))
-    fake_billing.flush()
-    assert [usage.request_id for usage in fake_billing.recorded] == ["one"]
+__all__ = ["fake_billing", "fake_billing_with_outbox"]
 
 
-def test_usage_without_a_time_gets_that_of_the_call(fake_billing: FakeBillingClient) -> None:
+def test_it_is_a_client_that_records_in_memory(
+    fake_billing_with_outbox: FakeBillingClient,
+) -> None:
+    fake_billing_with_outbox.enqueue(fact("one"))
+    fake_billing_with_outbox.flush()
+    assert [usage.request_id for usage in fake_billing_with_outbox.recorded] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["enqueue", "flush", "stats"])
+def test_without_an_outbox_it_refuses_what_the_real_one_refuses(
+    fake_billing: FakeBillingClient, name: str
+) -> None:
+    arguments = [fact("one")] if name == "enqueue" else []
+    with (
+        BillingClient(NOBODY, KEY) as real,
+        pytest.raises(ConfigurationError) as theirs,
+    ):
+        getattr(real, name)(*arguments)
+    with pytest.raises(ConfigurationError) as ours:
+        getattr(fake_billing, name)(*arguments)
+    assert str(ours.value) == str(theirs.value)
+
+
+def test_usage_without_a_time_gets_that_of_the_call(
+    fake_billing_with_outbox: FakeBillingClient,
+) -> None:
     """And not that of its delivery, which may be in another month."""
+    fake_billing = fake_billing_with_outbox
     thirtieth = datetime(2026, 11, 30, 23, 59, tzinfo=UTC)
     with time_machine.travel(thirtieth, tick=False):
         fake_billing.enqueue(fact("one"))

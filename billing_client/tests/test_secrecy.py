@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from billing_client import BillingClient, BillingError, Usage
+from billing_client.fake.service import problem
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
     Exchange,
@@ -24,7 +25,6 @@ from billing_client.tests.faulty import (
     reply,
     stall,
 )
-from billing_client.tests.service import problem
 
 FACT: dict[str, Any] = {
     "customer_id": 123,

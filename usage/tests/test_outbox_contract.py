@@ -27,7 +27,7 @@ STRANGER = 10**9
 @pytest.fixture(params=["fake", "real"])
 def billing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BillingClient]:
     if request.param == "fake":
-        with FakeBillingClient(unknown_customers=[STRANGER]) as fake:
+        with FakeBillingClient(outbox="memory", unknown_customers=[STRANGER]) as fake:
             yield fake
         return
     service: Service = request.getfixturevalue("live_service")

@@ -1,0 +1,269 @@
+"""The wire contract in memory: what is stored, replayed, in conflict or refused.
+
+It has no keys, and a bill never closes before its month and three days are over. A test of the
+service compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from billing_client.batches import MOST_RECORDS
+from billing_client.decimals import product
+from billing_client.errors import FieldError, ValidationError
+from billing_client.usage import Usage
+
+Record = dict[str, Any]
+
+_REQUIRED = ("request_id", "customer_id", "service", "units_consumed", "price_per_unit")
+_FIELDS = (*_REQUIRED, "occurred_at")
+_CONTENT = _FIELDS[1:]
+_TIME = r"([01]\d|2[0-3]):[0-5]\d"
+# RFC 3339, section 5.6, without leap seconds.
+_INSTANT = re.compile(rf"\d{{4}}-\d\d-\d\d[Tt]{_TIME}:[0-5]\d(\.\d+)?([Zz]|[+-]{_TIME})", re.ASCII)
+_CUSTOMER = re.compile(r"[1-9][0-9]{0,18}")
+_GRACE = timedelta(days=3)
+_SKEW = timedelta(minutes=5)
+_LONGEST_LATENESS = timedelta(days=366)
+
+
+class Reply(NamedTuple):
+    """An answer of the service; ``content`` is what its JSON says."""
+
+    status: int
+    content: Any
+    headers: dict[str, str]
+
+
+class MemoryService:
+    """Stores each id once. Safe to share between threads.
+
+    unknown_customers  ids for which there is no customer; all others exist
+    any_time           whether occurred_at may lie any time ago or ahead
+    stored             the records as they were answered, by id
+    batches            how many records each array had
+    """
+
+    def __init__(self, *, unknown_customers: Collection[int] = (), any_time: bool = False) -> None:
+        self.unknown_customers = unknown_customers
+        self.any_time = any_time
+        self.stored: dict[str, Record] = {}
+        self.usages: dict[str, Usage] = {}
+        self.batches: list[int] = []
+        self._bills: dict[tuple[int, str], int] = {}
+        self._lock = threading.Lock()
+
+    def answer(self, body: bytes, *, idempotency_key: str | None = None) -> Reply:
+        """The answer to one record or an array of records.
+
+        ``idempotency_key`` is the header of that name; None if there was none.
+        """
+        try:
+            sent = _DECODER.decode(body.decode())
+        except (ValueError, RecursionError) as error:
+            return _refused(400, "invalid_json", f"The body is not JSON as expected: {error}.")
+        if isinstance(sent, list):
+            return self._batch(sent)
+        if not isinstance(sent, dict):
+            return _refused(400, "invalid_json", "The body is neither a record nor an array.")
+        if idempotency_key not in (None, sent.get("request_id", sent.get("requestId"))):
+            return _refused(
+                400,
+                "idempotency_key_mismatch",
+                "The header Idempotency-Key is not the request_id. Only the request_id counts:"
+                " send the same one with every try, and leave the header out or make it equal.",
+            )
+        return self._one(sent)
+
+    def _batch(self, sent: list[Any]) -> Reply:
+        if not sent:
+            return _refused(400, "invalid_json", "The array is empty: send 1 to 1000 records.")
+        if len(sent) > MOST_RECORDS:
+            return _refused(413, "too_many_records", "Send at most 1000 records at once.")
+        self.batches.append(len(sent))
+        replies = [self._one(record) for record in sent]
+        results = [_result(record, reply) for record, reply in zip(sent, replies, strict=True)]
+        statuses = [reply.status for reply in replies]
+        summary = {"created": statuses.count(201), "replayed": statuses.count(200)}
+        summary["rejected"] = len(statuses) - sum(summary.values())
+        return Reply(207, {"results": results, "summary": summary}, {})
+
+    def _one(self, sent: Any) -> Reply:
+        try:
+            usage = _usage(sent)
+        except ValidationError as error:
+            return _invalid(error.fields)
+        with self._lock:
+            known = self.usages.get(usage.request_id)
+            if known is not None:
+                return self._known(usage, known)
+            return self._new(usage)
+
+    def _known(self, usage: Usage, known: Usage) -> Reply:
+        differing = [name for name in _CONTENT if _differs(name, usage, known)]
+        if not differing:
+            return Reply(200, self.stored[usage.request_id], {"Idempotent-Replayed": "true"})
+        code = "occurred_at_conflict" if differing == ["occurred_at"] else "request_id_conflict"
+        return _refused(
+            409,
+            code,
+            "A record with this request_id is stored already. If this is a retry, stop: it is"
+            f" recorded. Its content differs in {', '.join(differing)}.",
+            conflicting_fields=differing,
+        )
+
+    def _new(self, usage: Usage) -> Reply:
+        if usage.customer_id in self.unknown_customers:
+            detail = "There is no customer with this id: check the id, or create the customer."
+            fault = FieldError("customer_id", "unknown_customer", detail)
+            return _refused(404, "unknown_customer", detail, errors=[_shown(fault)])
+        now = datetime.now(UTC)
+        now = now.replace(microsecond=now.microsecond // 1000 * 1000)
+        at = usage.occurred_at or now
+        if at > now + _SKEW and not self.any_time:
+            detail = "occurred_at is more than 5 minutes ahead of the service's clock."
+            return _invalid([FieldError("occurred_at", "in_the_future", detail)])
+        if at < now - _LONGEST_LATENESS and not self.any_time:
+            detail = "occurred_at is more than 366 days ago."
+            return _invalid([FieldError("occurred_at", "too_long_ago", detail)])
+        record = self._record(usage, at, now)
+        self.stored[usage.request_id] = record
+        self.usages[usage.request_id] = replace(usage, occurred_at=at)
+        return Reply(201, record, {})
+
+    def _record(self, usage: Usage, at: datetime, now: datetime) -> Record:
+        next_month = (at.replace(day=1, hour=0, minute=0) + timedelta(days=32)).replace(day=1)
+        late = now >= next_month.replace(second=0, microsecond=0) + _GRACE
+        month = f"{now if late else at:%Y-%m}"
+        bill_id = self._bills.setdefault((usage.customer_id, month), len(self._bills) + 1)
+        return {
+            "request_id": usage.request_id,
+            "customer_id": usage.customer_id,
+            "service": usage.service,
+            "units_consumed": _plain(usage.units_consumed),
+            "price_per_unit": _plain(usage.price_per_unit),
+            "amount": _plain(product(usage.units_consumed, usage.price_per_unit)),
+            "occurred_at": _text(at),
+            "recorded_at": _text(now),
+            "bill": {"id": bill_id, "month": month},
+            "late": late,
+        }
+
+
+def problem(status: int, code: str, detail: str = "", **more: Any) -> Record:
+    """The content of an answer that refuses (RFC 9457)."""
+    title = code.replace("_", " ").capitalize()
+    return {
+        "type": f"urn:usage-billing:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail or f"{title}.",
+        "code": code,
+        **more,
+    }
+
+
+def _usage(sent: Any) -> Usage:
+    """The record as the client's own class, which has the service's bounds.
+
+    Raises ValidationError.
+    """
+    if not isinstance(sent, dict):
+        raise _error(FieldError("record", "type", "A record is an object with named fields."))
+    given: Record = {}
+    for key, value in sent.items():
+        name = _NAMES.get(key)
+        if name is None:
+            raise _error(FieldError(str(key)[:40], "unknown", f"Fields: {', '.join(_FIELDS)}."))
+        if name in given:
+            raise _error(FieldError(name, "twice", f"{name} is given in both spellings."))
+        given[name] = value
+    missing = [name for name in _REQUIRED if name not in given]
+    if missing:
+        raise _error(*(FieldError(name, "required", f"{name} is missing.") for name in missing))
+    nulls = [name for name in given if given[name] is None]
+    if nulls:
+        hint = "is null: leave the field out"
+        raise _error(*(FieldError(name, "type", f"{name} {hint}.") for name in nulls))
+    customer = given["customer_id"]
+    if isinstance(customer, str) and _CUSTOMER.fullmatch(customer):
+        given["customer_id"] = int(customer)
+    if "occurred_at" in given:
+        given["occurred_at"] = _instant(given["occurred_at"])
+    return Usage(**given)
+
+
+def _instant(value: Any) -> datetime:
+    if isinstance(value, str) and _INSTANT.fullmatch(value):
+        try:
+            return datetime.fromisoformat(value.upper())
+        except ValueError:
+            pass  # such as the 31st of February
+    detail = "occurred_at is not a time with an offset, such as 2026-11-22T10:00:00Z."
+    raise _error(FieldError("occurred_at", "type", detail))
+
+
+def _error(*faults: FieldError) -> ValidationError:
+    return ValidationError("", fields=faults)
+
+
+def _invalid(faults: Collection[FieldError]) -> Reply:
+    detail = " ".join(fault.detail for fault in faults)
+    return _refused(400, "validation_error", detail, errors=[_shown(fault) for fault in faults])
+
+
+def _shown(fault: FieldError) -> Record:
+    return {"field": fault.field, "code": fault.code, "detail": fault.detail}
+
+
+def _refused(status: int, code: str, detail: str, **more: object) -> Reply:
+    return Reply(status, problem(status, code, detail, **more), {})
+
+
+def _result(sent: Any, reply: Reply) -> Record:
+    request_id = sent.get("request_id", sent.get("requestId")) if isinstance(sent, dict) else None
+    name = "record" if reply.status < 400 else "error"
+    return {"status": reply.status, "request_id": request_id, name: reply.content}
+
+
+def _differs(name: str, sent: Usage, known: Usage) -> bool:
+    value = getattr(sent, name)
+    return bool(value is not None and value != getattr(known, name))
+
+
+def _plain(number: Decimal) -> str:
+    text = format(number, "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _text(at: datetime) -> str:
+    return f"{at.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is given twice")
+    return found
+
+
+def _constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+_NAMES = {alias: name for name in _FIELDS for alias in (name, _camel_case(name))}
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+)
