@@ -1,10 +1,14 @@
 """What only a real server shows: how bodies arrive, and how connections end."""
 
 import json
+import os
+import runpy
 import socket
+import time
 from typing import NamedTuple
 
 import pytest
+from django.conf import settings
 
 from usage.tests.factories import usage_body
 from usage.tests.live import Service
@@ -73,7 +77,7 @@ def test_a_body_in_chunks_is_read_like_any_other(live_service: Service) -> None:
     assert exchange(live_service, b"Transfer-Encoding: chunked\r\n\r\n", chunks).status == 201
 
 
-@pytest.mark.parametrize("size", [2 * MIB + 1, 16 * MIB])
+@pytest.mark.parametrize("size", [2 * MIB + 1, 16 * MIB, 16 * MIB + 1, 96 * MIB])
 def test_a_caller_that_sends_too_much_still_sees_the_refusal(
     live_service: Service, size: int
 ) -> None:
@@ -96,7 +100,7 @@ def test_too_much_in_chunks_is_refused_the_same(live_service: Service) -> None:
     assert answer.headers["Connection"] == "close"
 
 
-def test_a_body_over_16_mib_is_not_even_read(live_service: Service) -> None:
+def test_a_body_that_is_said_to_be_too_large_and_never_sent(live_service: Service) -> None:
     answer = exchange(live_service, b"Content-Length: %d\r\n\r\n" % (16 * MIB + 1))
 
     assert (answer.status, answer.code) == (413, "body_too_large")
@@ -191,3 +195,22 @@ def test_without_a_key_a_body_in_chunks_is_dropped_too(live_service: Service) ->
     )
 
     assert (answer.status, answer.code) == (401, "not_authenticated")
+
+
+def test_idle_connections_are_kept_longer_than_any_client_keeps_them() -> None:
+    configuration = runpy.run_path(str(settings.BASE_DIR / "gunicorn.conf.py"))
+
+    assert configuration["keepalive"] >= 120  # Go and Java give up after 90 seconds, or earlier
+
+
+@pytest.mark.skipif("SOAK" not in os.environ, reason="takes a minute and a half: make soak")
+@pytest.mark.timeout(200)
+def test_a_connection_idle_for_92_seconds_is_answered(live_service: Service) -> None:
+    caller = live_service.caller()
+    caller.ready()
+    connection = caller.connection.sock
+
+    time.sleep(92)
+
+    assert caller.ready().status == 200
+    assert caller.connection.sock is connection
