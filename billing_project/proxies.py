@@ -1,6 +1,6 @@
 """Who is at the other end of a request that a proxy passed on."""
 
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 from django.conf import settings
 from django.http import HttpRequest
@@ -20,4 +20,6 @@ def _is_ours(address: str) -> bool:
     if not address:
         return True  # a Unix socket, which gunicorn trusts too
     proxy = ip_address(address)
+    if isinstance(proxy, IPv6Address) and proxy.ipv4_mapped:
+        proxy = proxy.ipv4_mapped  # an IPv4 proxy, on a socket of [::]
     return any(network == "*" or proxy in network for network in settings.FORWARDED_ALLOW_IPS)

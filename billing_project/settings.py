@@ -85,12 +85,16 @@ if not SECRET_KEY:
         "knows, or set DEBUG=1 (as `make run` does) for a service on your own machine."
     )
 
-HOST_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]"
+IP_V6 = r"\[[0-9A-Fa-f]*:[0-9A-Fa-f.:]+\]"
+# Django answers 400 to every Host with an underscore; a proxy in front may still be called so.
+HOST_NAME = rf"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*|{IP_V6}"
+ORIGIN_NAME = rf"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|{IP_V6}"
 ALLOWED_HOSTS: list[str] = setting(
     env.list,
     "ALLOWED_HOSTS",
     [],
-    expected="host names separated by commas, without scheme and port, such as billing.example.com",
+    expected="host names of letters, digits, hyphens and points, separated by commas,"
+    " without scheme and port, such as billing.example.com",
     subcast=matching(rf"\*|\.?({HOST_NAME})"),
 )
 CSRF_TRUSTED_ORIGINS: list[str] = setting(
@@ -98,7 +102,7 @@ CSRF_TRUSTED_ORIGINS: list[str] = setting(
     "CSRF_TRUSTED_ORIGINS",
     [],
     expected="origins separated by commas, with their scheme, such as https://billing.example.com",
-    subcast=matching(rf"https?://(\*\.)?({HOST_NAME})(:[0-9]+)?"),
+    subcast=matching(rf"https?://(\*\.)?({ORIGIN_NAME})(:[0-9]+)?"),
 )
 
 SECURE_SSL_REDIRECT = switch("SECURE_SSL_REDIRECT", default=not DEBUG)

@@ -148,6 +148,8 @@ def test_a_variable_sets_its_setting(
         ("ALLOWED_HOSTS", "https://billing.example.com"),
         ("ALLOWED_HOSTS", "billing.example.com:8000"),
         ("ALLOWED_HOSTS", "a.example,,b.example"),
+        ("ALLOWED_HOSTS", "billing_service"),
+        ("ALLOWED_HOSTS", "[10.0.0.1]"),
         ("CSRF_TRUSTED_ORIGINS", "billing.example.com"),
         ("CSRF_TRUSTED_ORIGINS", "https://billing.example.com/path"),
         ("SECURE_SSL_REDIRECT", "2"),
