@@ -11,10 +11,11 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sqlite test-postgresql test-client soak lint bench requirements screenshots
+.PHONY: help run demo test test-sqlite test-postgresql test-client soak lint bench requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
+	@echo "make demo          serve a year of made-up usage on http://127.0.0.1:8000, or PORT=…"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL"
 	@echo "make soak          the outbox's tests in their long form, some ten minutes"
 	@echo "make lint          ruff, mypy and import-linter"
@@ -26,6 +27,9 @@ run: $(VENV)/production .env
 	@$(VENV)/bin/python manage.py migrate --verbosity 0
 	@$(VENV)/bin/python manage.py first_run --address http://127.0.0.1:$(PORT)
 	@$(RUN) gunicorn billing_project.wsgi --bind 127.0.0.1:$(PORT) --workers 2
+
+demo: $(VENV)/development
+	@$(RUN) benchmarks.demo --port $(PORT)
 
 .env:
 	@echo "DEBUG=1" > $@
@@ -65,7 +69,7 @@ bench: $(VENV)/development
 	@$(RUN) benchmarks $(ARGS)
 
 screenshots: $(VENV)/development
-	@$(RUN) usage.tests.screenshots
+	@$(RUN) benchmarks.screenshots
 
 requirements: $(VENV)/development
 	$(COMPILE) $(ARGS) requirements.in -o requirements.txt
