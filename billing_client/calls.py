@@ -51,11 +51,11 @@ class Call(Generic[_T]):
         retrying = backoff.on_exception(
             waits,
             RETRIED,
-            max_tries=self._limits.attempts,
             jitter=None,
             logger=None,
             on_backoff=self._log,
             deadline=self._deadline,
+            attempts=self._limits.attempts,
         )
         try:
             return retrying(self._attempt)()

@@ -30,8 +30,10 @@ class BillingClient:
 
     Times are in seconds: ``connect_timeout`` for each address of the host, ``read_timeout`` for
     the whole answer of one attempt, ``total_timeout`` for one request with all its ``attempts``
-    and the waits between them, on a monotonic clock. Only name resolution is outside: the
-    system's resolver has a clock of its own.
+    and the waits between them, on a monotonic clock. An attempt that was answered with
+    Retry-After does not count, unless ``attempts`` is 1: a service that fails over is waited for
+    until the time is used up. Only name resolution is outside: the system's resolver has a clock
+    of its own.
 
     ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given; with one, enqueue()
     works. Many processes may share it, all with keys for the same service. At most

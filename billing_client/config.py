@@ -25,8 +25,9 @@ class Limits:
     """How long a request may take, in seconds, and how often it may be tried.
 
     read is for the whole answer, however slowly its bytes come; total is for all attempts and
-    the waits between them. Raises ConfigurationError if one is not a number above 0, or is more
-    than a day.
+    the waits between them. An attempt that was answered with Retry-After does not count as one
+    of ``attempts``, unless that is 1. Raises ConfigurationError if one is not a number above 0,
+    or is more than a day.
     """
 
     connect: float = 3.05

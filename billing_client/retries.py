@@ -17,8 +17,9 @@ LAST_CEILING = 8.0
 # An attempt with less time than this would only fail, and leave it unclear what the service did.
 SHORTEST_ATTEMPT = 0.25
 
-# Ten digits are three centuries: rubbish, like any other text that is not a number.
-_SECONDS = re.compile(r"[0-9]{1,9}")
+# The longest wait that any answer can ask for: a proxy may say 31 years, or the year 9999.
+LONGEST_WAIT = 3600.0
+_SECONDS = re.compile(r"[0-9]+")
 
 
 class Deadline:
@@ -32,8 +33,12 @@ class Deadline:
         return self._ends - monotonic()
 
 
-def waits(*, deadline: Deadline) -> Generator[float, Any, None]:
+def waits(*, deadline: Deadline, attempts: int) -> Generator[float, Any, None]:
     """Seconds to wait before each next attempt, for backoff's retry loop.
+
+    Ends, which makes backoff raise the error at once, after so many attempts. One that was
+    answered with Retry-After does not count: the service says that it will be back, and a
+    failover takes longer than a few attempts. One attempt is one attempt all the same.
 
     Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) under
     a ceiling that doubles, on top of the Retry-After of the error sent in, so that clients told
@@ -42,7 +47,11 @@ def waits(*, deadline: Deadline) -> Generator[float, Any, None]:
     """
     error: BillingError = yield 0.0  # backoff primes the generator and drops this
     ceiling = FIRST_CEILING
+    counted = 0
     while True:
+        counted += error.retry_after is None or attempts == 1
+        if counted == attempts:
+            return
         floor = error.retry_after or 0.0
         spare = deadline.left() - SHORTEST_ATTEMPT - floor
         if spare < 0:
@@ -52,19 +61,21 @@ def waits(*, deadline: Deadline) -> Generator[float, Any, None]:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the Retry-After header asks to wait (RFC 9110, 10.2.3); None if absent or rubbish.
+    """Seconds the Retry-After header asks to wait (RFC 9110, 10.2.3), an hour at most.
+
+    None if the header is absent or neither a number nor a date.
 
     A date is taken relative to the answer's own Date header where there is one, so that this
     machine's clock does not matter.
     """
     value = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(value):
-        return float(value)
+        return min(float(value), LONGEST_WAIT)
     until = _http_date(value)
     if until is None:
         return None
     now = _http_date(headers.get("Date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds())
+    return min(max(0.0, (until - now).total_seconds()), LONGEST_WAIT)
 
 
 def _http_date(text: str) -> datetime | None:

@@ -47,6 +47,7 @@ class MemoryService:
 
     unknown_customers  ids for which there is no customer; all others exist
     any_time           whether occurred_at may lie any time ago or ahead
+    refused_ids        ids that are refused as if their customer were unknown
     stored             the records as they were answered, by id
     batches            how many records each array had
     """
@@ -54,6 +55,7 @@ class MemoryService:
     def __init__(self, *, unknown_customers: Collection[int] = (), any_time: bool = False) -> None:
         self.unknown_customers = unknown_customers
         self.any_time = any_time
+        self.refused_ids: set[str] = set()
         self.stored: dict[str, Record] = {}
         self.usages: dict[str, Usage] = {}
         self.batches: list[int] = []
@@ -120,7 +122,7 @@ class MemoryService:
         )
 
     def _new(self, usage: Usage) -> Reply:
-        if usage.customer_id in self.unknown_customers:
+        if usage.customer_id in self.unknown_customers or usage.request_id in self.refused_ids:
             detail = "There is no customer with this id: check the id, or create the customer."
             fault = FieldError("customer_id", "unknown_customer", detail)
             return _refused(404, "unknown_customer", detail, errors=[_shown(fault)])

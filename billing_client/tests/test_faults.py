@@ -23,6 +23,7 @@ from billing_client.fake.service import MemoryService
 from billing_client.tests.conftest import KEY, Sleeps
 from billing_client.tests.faulty import (
     Behaviour,
+    Exchange,
     FaultyServer,
     after_commit,
     chunked,
@@ -332,6 +333,23 @@ def test_the_wait_of_a_rate_limit_that_ran_out(
     assert isinstance(error, RateLimitedError)
     assert (error.retry_after, error.attempts) == (12, 3)
     assert sum(sleeps) < 30
+
+
+@pytest.mark.parametrize("seconds", [5, 20, 23])
+def test_a_failover_is_outlasted(
+    billing: BillingClient, server: FaultyServer, sleeps: Sleeps, seconds: float
+) -> None:
+    """The service says 503 with Retry-After until the standby has taken over."""
+
+    def away(exchange: Exchange) -> None:
+        if sum(sleeps) >= seconds:
+            honest(exchange)
+        else:
+            server.script.append(away)
+            refuse(503, "service_unavailable", Retry_After="1")(exchange)
+
+    server.script.append(away)
+    assert billing.record_usage(**FACT).status == "created"
 
 
 def test_attempts_are_counted(server: FaultyServer) -> None:

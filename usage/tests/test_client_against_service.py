@@ -42,7 +42,7 @@ HTML = b"<html><h1>Please sign in</h1></html>"
 BEFORE = {
     "cut": cut,
     "stall": stall,
-    "503": reply(503, Retry_After="1"),
+    "503": reply(503),
     "502 in HTML": reply(502, HTML, Content_Type="text/html"),
     "200 in HTML": reply(200, HTML, Content_Type="text/html"),
 }
@@ -50,7 +50,7 @@ AFTER = {
     "cut after commit": after_commit(cut),
     "stall after commit": after_commit(stall),
     "truncated": truncate,
-    "503 after commit": after_commit(reply(503, Retry_After="1")),
+    "503 after commit": after_commit(reply(503)),
     "HTML after commit": after_commit(reply(200, HTML, Content_Type="text/html")),
     "somebody else's answer": somebody_elses_answer,
 }

@@ -1,0 +1,258 @@
+"""The service in memory on a real port, failing as networks, proxies and failovers do.
+
+Every new call meets the next fault of a shuffled list; when the list is used up, every second new
+call meets one of those that take no time. A call that repeats ids is answered honestly, unless
+the outage of one of them lasts.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from billing_client.config import ENDPOINT
+from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, records_of
+from billing_client.fake.service import MemoryService, Reply, problem
+
+# Where a client says which refused records it has dealt with in another way, as an array of ids.
+READ_ELSEWHERE = "/fake/refused"
+_QUICK: tuple[Fault, ...] = ("lost", "reset", "bad gateway")
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with an RST
+
+
+class FakeServer:
+    """Serves on 127.0.0.1 from the start to the end of the with block.
+
+    port   0 takes a free one
+    facts  how many facts the client is to report
+    seed   makes the order of the faults
+    say    gets one line for each call
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        facts: int = 16,
+        seed: int = 0,
+        times: Times | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.times = times or Times()
+        self.service = MemoryService()
+        self.grader = Grader(self.service, facts=facts, times=self.times)
+        self._say = say
+        self._dice = random.Random(seed)  # noqa: S311 - an order of faults keeps no secret
+        self._faults = self._dice.sample(list(FAULTS), len(FAULTS))
+        self._new_calls = 0
+        self._outages: dict[str, float] = {}
+        self._connections = 0
+        self._last_call = time.monotonic()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._server.fake = self
+        self.port: int = self._server.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def wait(self) -> None:
+        """Return when all is settled and quiet, or when the client has long made no call."""
+        while not self._is_over():
+            time.sleep(0.05)
+
+    def _is_over(self) -> bool:
+        with self._lock:
+            quiet = time.monotonic() - self._last_call
+            settled = self.grader.is_settled()
+        return quiet > (self.times.quiet if settled else self.times.idle)
+
+    # For the handler
+
+    def connected(self) -> int:
+        """A number for a new connection."""
+        with self._lock:
+            self._connections += 1
+            return self._connections
+
+    def begin(self, connection: int, body: bytes, *, is_honest: bool) -> Call:
+        """Note a call, and choose its fault unless it is answered honestly."""
+        with self._lock:
+            now = self._last_call = time.monotonic()
+            call = Call(len(self.grader.calls) + 1, connection, now, records_of(body))
+            call.fault = None if is_honest else self._fault(call)
+            self.grader.calls.append(call)
+            return call
+
+    def answer(self, call: Call, body: bytes, key: str | None) -> Reply | None:
+        """The reply to send; None where the fault is that there is none."""
+        if call.fault == "outage":
+            text = "The database is away: send the same request again, it is recorded once."
+            retry = {"Retry-After": str(self.times.retry_after)}
+            return Reply(503, problem(503, "service_unavailable", text), retry)
+        if call.fault == "refused":
+            self.service.refused_ids = set(list(call.records)[-1:])
+        reply = self.service.answer(body, idempotency_key=key)
+        self.service.refused_ids = set()
+        if call.fault == "bad gateway":
+            return Reply(502, "<html><h1>502 Bad Gateway</h1></html>", {})
+        return reply if call.fault in (None, "refused") else None
+
+    def end(self, call: Call, reply: Reply | None, *, delivered: bool) -> None:
+        """Note what came of a call."""
+        with self._lock:
+            call.ended = self._last_call = time.monotonic()
+            if reply is not None and delivered:
+                call.status = reply.status
+                call.results = _results(call, reply)
+                call.detail = reply.content.get("detail", "") if reply.status != 502 else ""
+        names = ", ".join(list(call.records)[:3]) or "no record"
+        more = f" and {len(call.records) - 3} more" if len(call.records) > 3 else ""
+        fault = f" ({call.fault}: {FAULTS[call.fault]})" if call.fault else ""
+        said = f"{names}{more} -> {call.status or 'no answer'}{fault}"
+        self._say(f"call {call.number} on connection {call.connection}: {said}")
+
+    def wait_for_hang_up(self, call: Call, sock: socket.socket) -> None:
+        """Say nothing until the client gives up."""
+        ends = time.monotonic() + self.times.silence
+        while time.monotonic() < ends and not self._stopping.is_set():
+            if select.select([sock], [], [], 0.05)[0]:
+                return
+        call.hung_up = self._stopping.is_set()
+
+    def _fault(self, call: Call) -> Fault | None:
+        under_way = [self._outages[name] for name in call.records if name in self._outages]
+        if under_way:
+            return "outage" if call.began < max(under_way) else None
+        seen = {name for earlier in self.grader.calls for name in earlier.records}
+        if not call.records or any(name in seen for name in call.records):
+            return None
+        self._new_calls += 1
+        fits = [fault for fault in self._faults if len(call.records) > 1 or fault != "refused"]
+        if fits:
+            self._faults.remove(fits[0])
+            if fits[0] == "outage":
+                ends = call.began + self.times.outage
+                self._outages |= dict.fromkeys(call.records, ends)
+            return fits[0]
+        return self._dice.choice(_QUICK) if self._new_calls % 2 else None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    fake: FakeServer
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection; one that is to be reset sends no FIN first."""
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error of this server."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.number = self.server.fake.connected()
+
+    def do_GET(self) -> None:
+        self._send(_refusal(405, "method_not_allowed", "Usage is reported by POST."))
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if self.path == READ_ELSEWHERE:
+            self.server.fake.grader.read_elsewhere |= {str(name) for name in json.loads(body)}
+            self._send(Reply(200, {}, {}))
+            return
+        fake = self.server.fake
+        refusal = self._refusal()
+        call = fake.begin(self.number, body, is_honest=refusal is not None)
+        reply = refusal or fake.answer(call, body, self.headers.get("Idempotency-Key"))
+        delivered = False
+        try:
+            if reply is not None:
+                self._send(reply)
+                delivered = True
+            else:
+                self._fail(call)
+        finally:
+            fake.end(call, reply, delivered=delivered)
+
+    def log_message(self, *_: Any) -> None:
+        """The calls are told by FakeServer."""
+
+    def _refusal(self) -> Reply | None:
+        """The answer to a request that is not even looked at."""
+        kind = self.headers.get_content_type()
+        if self.path.rstrip("/") != ENDPOINT.rstrip("/"):
+            return _refusal(404, "not_found", f"Usage is reported by POST {ENDPOINT}.")
+        if not self.headers.get("Authorization", "").startswith("Bearer "):
+            return _refusal(401, "not_authenticated", "Send 'Authorization: Bearer <key>'.")
+        if kind != "application/json":
+            text = "Send the body as Content-Type: application/json."
+            return _refusal(415, "unsupported_media_type", text)
+        return None
+
+    def _fail(self, call: Call) -> None:
+        self.close_connection = True
+        if call.fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        elif call.fault == "silence":
+            self.server.fake.wait_for_hang_up(call, self.connection)
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _send(self, reply: Reply) -> None:
+        is_text = isinstance(reply.content, str)
+        body = reply.content.encode() if is_text else json.dumps(reply.content).encode()
+        kind = "application/problem+json" if reply.status >= 400 else "application/json"
+        self.send_response(reply.status)
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "text/html" if is_text else kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def _refusal(status: int, code: str, detail: str) -> Reply:
+    return Reply(status, problem(status, code, detail), {})
+
+
+def _results(call: Call, reply: Reply) -> dict[str, int]:
+    if reply.status == 207:
+        return {one["request_id"]: one["status"] for one in reply.content["results"]}
+    return dict.fromkeys(call.records, reply.status)
