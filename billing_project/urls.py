@@ -5,6 +5,7 @@ from django.urls import path, re_path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from usage.admin.overview import overview
 from usage.api.views import UsageView
 
 # REST framework answers OPTIONS too, but cannot where the answer is a page.
@@ -14,6 +15,7 @@ urlpatterns = [
     re_path(r"^api/v1/usage/?$", UsageView.as_view(), name="usage"),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**READ_ONLY), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(**READ_ONLY), name="docs"),
+    path("admin/", admin.site.admin_view(overview)),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),
 ]

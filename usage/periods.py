@@ -44,6 +44,11 @@ def month_bounds(month: dt.date) -> Period:
     return Period(midnight(month), midnight(next_month(month)))
 
 
+def day_bounds(day: dt.date) -> Period:
+    """Return the instants, in UTC, at which the day begins and ends in the billing time zone."""
+    return Period(midnight(day), midnight(day + dt.timedelta(days=1)))
+
+
 def grace_end(month: dt.date) -> dt.datetime:
     """Return the instant, in UTC, up to which usage of an ended month still goes on its own bill.
 

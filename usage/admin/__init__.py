@@ -1,6 +1,6 @@
-"""What staff see: Django's admin, read-only unless said otherwise; its actions call the models.
+"""The pages of staff: Django's admin, read-only by default; its acts call the ledger.
 
-No page counts records, pages by OFFSET or lists them inline, so none grows slow with them.
+No page counts records or skips them by OFFSET, so none grows slower with their number.
 """
 
 from usage.admin import api_keys, bills, customers, locks, records

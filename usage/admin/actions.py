@@ -1,4 +1,4 @@
-"""What staff do to one row: a page that says what will happen, and the POST that does it."""
+"""Acts of staff on one row: a page that says what will happen, and the POST that does it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from usage.ledger.void import VoidRefused
 REFUSALS = (BillNotBegun, BillTotalTooLarge, VoidRefused)
 
 
-class Action(View):
-    """One action. A GET only shows its page; a POST does it and goes back to the row's page."""
+class ConfirmedAct(View):
+    """An act to confirm. A GET shows the page; a POST acts and goes back to the row's page."""
 
     http_method_names = ["get", "head", "post"]
 
@@ -47,25 +47,26 @@ class Action(View):
         try:
             self.act(form.cleaned_data)
         except REFUSALS as refusal:
-            # In front of the sentence, which may begin with a request_id: the admin capitalises.
+            # The sentence may begin with a request_id, whose first letter the admin would
+            # capitalise.
             messages.error(request, f"Nothing was changed: {refusal}")
         except DatabaseUnavailable:
             messages.error(
                 request,
-                "The database did not answer in time: look whether it was done, and try again.",
+                "The database did not answer in time. Check whether it was done, then try again.",
             )
         return HttpResponseRedirect(self.row_url())
 
     def act(self, data: dict[str, Any]) -> None:
-        """Do it, log it and say so; may raise one of REFUSALS, or DatabaseUnavailable."""
+        """Act, log it and say so. May raise one of REFUSALS, or DatabaseUnavailable."""
         raise NotImplementedError
 
     def refusal(self) -> str:
-        """Return why it cannot be done now, or nothing."""
+        """Return why this cannot be done now, or an empty text."""
         return ""
 
     def context(self) -> dict[str, Any]:
-        """Return what the page says will happen."""
+        """Return the values that the page says what will happen with."""
         return {}
 
     def page(self, form: forms.Form) -> HttpResponse:
@@ -89,5 +90,5 @@ class Action(View):
         )
 
     def log(self, row: Any, message: str) -> None:
-        """Keep in the admin's log that the user changed `row`."""
+        """Write to the admin's log that the user changed `row`."""
         self.model_admin.log_change(self.request, row, message)

@@ -1,4 +1,4 @@
-"""API keys: staff issue them, seeing the key once, and revoke them; nobody deletes them."""
+"""API keys: staff issue and revoke them. The text of a key is shown once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
-from usage.admin.actions import Action
+from usage.admin.actions import ConfirmedAct
 from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
 from usage.models import ApiKey
 
 
 class IssueForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
-    """Whom a key is for."""
+    """Who a key is for."""
 
     class Meta:
         model = ApiKey
         fields = ("name",)
 
 
-class Revoke(Action):
+class RevokeKey(ConfirmedAct):
     """Revokes a key."""
 
     template = "usage/admin/api_key_revoke.html"
@@ -50,7 +50,7 @@ class Revoke(Action):
 
 @admin.register(ApiKey)
 class ApiKeyAdmin(ReadOnlyAdmin):
-    """The key's text is in the answer to the POST that issues it, and nowhere else, ever."""
+    """Only the answer to the POST that issues a key shows its text."""
 
     list_display = ("shown_name", "prefix", "created", "state")
     list_filter = ()
@@ -63,7 +63,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return BillingAdmin.has_add_permission(self, request)
 
     def get_urls(self) -> list[URLPattern]:
-        revoke = self.admin_site.admin_view(Revoke.as_view(model_admin=self))
+        revoke = self.admin_site.admin_view(RevokeKey.as_view(model_admin=self))
         page = self.admin_site.admin_view(traffic.TrafficPage.as_view(model_admin=self))
         return [
             path("<path:object_id>/revoke/", revoke, name="usage_apikey_revoke"),
@@ -84,7 +84,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
             return self.page(
                 request, "usage/admin/api_key_issue.html", None, form=form, title="Issue an API key"
             )
-        # Not redirected: a key that has to survive until the next request would have to be kept.
+        # No redirect: to show the key in the next request, the service would have to keep it.
         api_key, key = ApiKey.objects.issue(name=form.cleaned_data["name"])
         self.log_addition(request, api_key, "Issued.")
         return self.page(

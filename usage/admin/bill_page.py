@@ -1,4 +1,4 @@
-"""What the page of one bill shows, from daily usage: the same work at any number of records."""
+"""The page of one bill, read from daily usage: the same work at any number of records."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.charts import Chart, Value, bar_chart
 from usage.admin.paging import bytes_of
-from usage.admin.records import RecordRow, rows_of, to_show, url_of
+from usage.admin.rows import (
+    bill_url,
+    dates_of,
+    history_cells,
+    period_of,
+    record_cells,
+    state_of,
+    with_cells,
+)
 from usage.database.sums import ExactSum
 from usage.database.transactions import database_now
-from usage.models import Bill, HistoryEntry, Line, UsageRecord
+from usage.models import Bill, Line, UsageRecord
 from usage.models.bill import total_of
-from usage.money import EXACT, exact_amount, round_amount
-from usage.periods import day_of, midnight, month_bounds
+from usage.money import EXACT, exact_amount, plain, round_amount
+from usage.periods import day_of
 
 LATEST_RECORDS = 10
-# Of more the smaller stand as one until all are asked for, so that the page stays below 60 kB.
+# Smaller lines are shown as one until all are asked for, so that the page stays below 60 kB.
 LINES_SHOWN = 40
 LINES_BYTES = 12_000
 HISTORY_SHOWN = 20
 
 
 class LineRow(NamedTuple):
-    """A line as the page shows it; `share` is its part of what the bill charges, in per cent."""
+    """A line as the page shows it; `share` is its part of all charges, in per cent."""
 
     service: str
     price: str
@@ -43,7 +49,7 @@ class LineRow(NamedTuple):
 
 
 class OtherLines(NamedTuple):
-    """The lines that the page does not show one by one."""
+    """The sums of the lines that the page does not show one by one."""
 
     number: str
     records: str
@@ -51,22 +57,11 @@ class OtherLines(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What stands under a bill's lines; exact + rounding = total."""
+    """The sums below a bill's lines: exact + rounding = total."""
 
     exact: str
     rounding: str
     total: str
-
-
-class HistoryRow(NamedTuple):
-    """What somebody did to the bill."""
-
-    at: SafeString
-    actor: SafeString
-    did: str
-    reason: str
-    record: str | None
-    record_url: str
 
 
 class Neighbour(NamedTuple):
@@ -78,35 +73,8 @@ class Neighbour(NamedTuple):
     change: str
 
 
-def period_of(bill: Bill) -> str:
-    """Return a bill's month, or its days, with the time of a boundary inside of a day."""
-    if (bill.period_start, bill.period_end) == month_bounds(bill.month):
-        return f"{bill.month:%B %Y}"
-    return dates_of(bill)
-
-
-def dates_of(bill: Bill) -> str:
-    """Return the first and the last day of a bill's period, with the time where one is cut."""
-    last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
-    start = _inside_of_day(bill.period_start) or day_of(bill.period_start)
-    return f"{start} to {_inside_of_day(bill.period_end) or last}"
-
-
-def _inside_of_day(instant: dt.datetime) -> str:
-    if instant == midnight(day_of(instant)):
-        return ""
-    return f"{timezone.localtime(instant):%Y-%m-%d %H:%M:%S}"
-
-
-def state_of(bill: Bill, *, overdue: bool) -> SafeString:
-    """Return a bill's state as a mark."""
-    if bill.is_closed:
-        return formats.badge("closed", "quiet")
-    return formats.badge("overdue", "warning") if overdue else formats.badge("open", "good")
-
-
 def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
-    """Return a bill's exact amount, what rounding changed in it, and its total."""
+    """Return a bill's exact amount, the rounding difference and the total."""
     exact = Decimal(0)
     for line in lines:
         exact = EXACT.add(exact, line.exact_amount)
@@ -118,12 +86,12 @@ def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
 
 
 def per_cent(amount: Decimal, whole: Decimal) -> float:
-    """Return what part of a whole an amount is, for a bar; nothing if it is not charged."""
+    """Return an amount's part of a whole in per cent, for a bar; 0 if it is not charged."""
     return round(float(amount / whole * 100), 1) if amount > 0 else 0.0
 
 
 def change_of(amount: Decimal, before: Decimal) -> str:
-    """Return how an amount differs from one before, in per cent with its sign, if it can."""
+    """Return how an amount differs from one before, in per cent with its sign; "" from nothing."""
     if not before:
         return ""
     if before > 0 and amount > 10 * before:
@@ -132,19 +100,8 @@ def change_of(amount: Decimal, before: Decimal) -> str:
     return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
-def _history_row(entry: HistoryEntry) -> HistoryRow:
-    return HistoryRow(
-        at=formats.moment(entry.at),
-        actor=formats.name(entry.actor),
-        did=entry.get_action_display(),
-        reason=entry.reason,
-        record=entry.record_id,
-        record_url=url_of(entry.record_id) if entry.record_id else "",
-    )
-
-
 class BillPage:
-    """One bill, read once; its history from the latest entry on, or from what came before one."""
+    """One bill, read once. Its history starts at the latest entry, or before a given one."""
 
     def __init__(
         self, bill: Bill, *, all_lines: bool = False, history_before: int | None = None
@@ -156,18 +113,17 @@ class BillPage:
         self.now = database_now()
         self.lines = bill.lines()
         self.total = bill.total if bill.is_closed else total_of(self.lines)
-        latest = to_show(UsageRecord.objects.filter(bill=bill))
+        latest = with_cells(UsageRecord.objects.filter(bill=bill))
         self.latest = list(latest.order_by("-recorded_at", "request_id")[:LATEST_RECORDS])
 
     def context(self) -> dict[str, Any]:
-        """Return what the template shows."""
+        """Return the values for the template."""
         bill = self.bill
-        overdue = Bill.objects.filter(pk=bill.pk).due(self.now).exists()
         before, after = self._neighbours()
         return {
             "customer": formats.customer(bill.customer),
             "period": period_of(bill),
-            "state": state_of(bill, overdue=overdue),
+            "state": state_of(bill, self.now),
             "dates": dates_of(bill),
             "period_start": formats.moment(bill.period_start),
             "period_end": formats.moment(bill.period_end),
@@ -184,7 +140,7 @@ class BillPage:
             "chart_caption": f"Exact amount per day on which usage occurred, in {self.currency}"
             + (", today hatched" if self.days_left() else ""),
             "chart": self.chart(),
-            "latest": self.latest_rows(),
+            "latest": [record_cells(record) for record in self.latest],
             "records_url": self.records_url(),
             "lines_csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
             "records_csv_url": reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}),
@@ -195,21 +151,18 @@ class BillPage:
         query = {"bill": str(self.bill.pk), **query}
         return reverse("admin:usage_usagerecord_changelist", query=query)
 
-    def latest_rows(self) -> list[RecordRow]:
-        return rows_of(self.latest)
-
     def history(self) -> dict[str, Any]:
-        """Return a page of what was done to the bill, and where the entries before it are."""
+        """Return a page of the bill's history, and the address of the entries before it."""
         kept = self.bill.history.order_by("-id")
         if self.history_before is not None:
             kept = kept.filter(pk__lt=self.history_before)
         entries = list(kept[: HISTORY_SHOWN + 1])
         shown = entries[:HISTORY_SHOWN]
         earlier = f"?before={shown[-1].pk}#history" if len(entries) > len(shown) else ""
-        return {"history": [_history_row(entry) for entry in shown], "earlier_url": earlier}
+        return {"history": [history_cells(entry) for entry in shown], "earlier_url": earlier}
 
     def line_rows(self) -> list[LineRow]:
-        """Return the lines, each with its part of the sum of those that are charged."""
+        """Return the lines, each with its share of the charges."""
         charged = sum((line.amount for line in self.lines if line.amount > 0), Decimal(0))
         return [
             LineRow(
@@ -220,7 +173,7 @@ class BillPage:
                 amount=formats.money(line.amount, self.currency),
                 share=per_cent(line.amount, charged),
                 records_url=self.records_url(
-                    service=line.service, price=formats.plain(line.price_per_unit)
+                    service=line.service, price=plain(line.price_per_unit)
                 ),
             )
             for line in self.shown_lines()
@@ -233,14 +186,14 @@ class BillPage:
         ordered = sorted(self.lines, key=lambda line: abs(line.amount), reverse=True)
         largest, room = set(ordered[:1]), LINES_BYTES
         for line in ordered[:LINES_SHOWN]:
-            # A service stands there as it is, and in the address of the line's records.
+            # The page has the service twice: as text, and in the link to the line's records.
             room -= bytes_of(line.service) + len(quote(line.service))
             if room >= 0:
                 largest.add(line)
         return [line for line in self.lines if line in largest]
 
     def other_lines(self) -> OtherLines | None:
-        """Return what the lines that are not shown add up to, if there are any."""
+        """Return the sums of the lines that are not shown, if there are any."""
         shown = set(self.shown_lines())
         others = [line for line in self.lines if line not in shown]
         if not others:
@@ -252,7 +205,7 @@ class BillPage:
         )
 
     def projection(self) -> str:
-        """Return the total at the end if usage goes on as it was; nothing in the first day."""
+        """Return the total at the end if usage goes on as before; "" on the first day."""
         start, end = self.bill.period_start, self.bill.period_end
         elapsed = self.now - start
         if self.bill.is_closed or self.now >= end or elapsed < dt.timedelta(days=1):
@@ -271,7 +224,7 @@ class BillPage:
         return (last - day_of(max(self.now, self.bill.period_start))).days + 1
 
     def chart(self) -> Chart:
-        """Return the exact amount of each day; what occurred before the period is one bar."""
+        """Return the exact amount of each day; one bar has all days before the period."""
         first = day_of(self.bill.period_start)
         last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
         amounts = self._amounts_by_day()
@@ -309,7 +262,9 @@ class BillPage:
             return None
         bill.customer = self.bill.customer
         total = bill.total
-        url = reverse("admin:usage_bill_change", args=[bill.pk])
         return Neighbour(
-            url, period_of(bill), formats.money(total, self.currency), change_of(self.total, total)
+            bill_url(bill.pk),
+            period_of(bill),
+            formats.money(total, self.currency),
+            change_of(self.total, total),
         )

@@ -1,4 +1,4 @@
-"""Bills: staff read them, and close one by an action of its own."""
+"""Bills: staff read, verify and close them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
-from django.utils.safestring import SafeString
 
 from usage.admin import exports, formats
-from usage.admin.actions import Action
-from usage.admin.bill_page import BillPage, period_of, state_of
+from usage.admin.actions import ConfirmedAct
+from usage.admin.bill_page import BillPage
 from usage.admin.customers import matching, number_of
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import ReadOnlyAdmin, column
+from usage.admin.rows import bill_cells
 from usage.database.transactions import database_now
 from usage.ledger.close import close
-from usage.models import Bill, Customer, DailyUsage, HistoryEntry
-from usage.models.bill import total_of
+from usage.models import Bill, Customer, HistoryEntry
 from usage.models.usage_record import REASON_LENGTH
 from usage.periods import is_open_to_usage
 from usage.verification import Verification, counted
 
 _MOST_CUSTOMERS_FOUND = 1000
-# A few seconds on either database; the server gives a page thirty.
+# These take a few seconds on either database; the server allows a page thirty.
 MOST_RECORDS_VERIFIED = 500_000
-MOST_DIFFERENCES_TOLD = 20
+MOST_DIFFERENCES_SHOWN = 20
 
 
 class CloseForm(forms.Form):
@@ -43,7 +42,7 @@ class CloseForm(forms.Form):
     )
 
 
-class Verify(Action):
+class VerifyBill(ConfirmedAct):
     """Computes a bill again from its records, in one snapshot."""
 
     template = "usage/admin/bill_verify.html"
@@ -61,8 +60,8 @@ class Verify(Action):
         if self._records() <= MOST_RECORDS_VERIFIED:
             return ""
         return (
-            f"The bill has more than {MOST_RECORDS_VERIFIED:,} records, which takes longer than"
-            f" a page may: run `manage.py verify_bills --bill {self.row.pk}` instead."
+            f"The bill has more than {MOST_RECORDS_VERIFIED:,} records, too many to verify"
+            f" on a page. Run `manage.py verify_bills --bill {self.row.pk}` instead."
         )
 
     def _records(self) -> int:
@@ -74,7 +73,7 @@ class Verify(Action):
             return
         verification = Verification(Bill.objects.filter(pk=self.row.pk))
         differences = list(verification.differences())
-        for difference in differences[:MOST_DIFFERENCES_TOLD]:
+        for difference in differences[:MOST_DIFFERENCES_SHOWN]:
             messages.error(self.request, str(difference))
         found = counted(len(differences), "difference") if differences else "no difference"
         result = f"{counted(verification.records, 'record')} read: {found}."
@@ -89,7 +88,7 @@ class Verify(Action):
             messages.success(self.request, f"The bill agrees with its records. {result}")
 
 
-class Close(Action):
+class CloseBill(ConfirmedAct):
     """Closes a bill."""
 
     form_class = CloseForm
@@ -100,9 +99,9 @@ class Close(Action):
 
     def refusal(self) -> str:
         if self.row.is_closed:
-            return "The bill is closed already; nothing more can happen to it."
+            return "The bill is closed already and cannot change."
         if database_now() <= self.row.period_start:
-            return "The bill's period has not begun: close it after that."
+            return "The bill's period has not begun. Close it after that."
         return ""
 
     def context(self) -> dict[str, Any]:
@@ -124,12 +123,21 @@ class Close(Action):
         messages.success(self.request, f"The bill is closed. Its total is {total}.")
 
 
+_customer = column("customer", "customer")
+
+
 @admin.register(Bill)
 class BillAdmin(ReadOnlyAdmin):
-    """A bill's page shows its lines and latest records; the list, a page's totals at once."""
+    """The list reads the totals of all bills on a page at once."""
 
-    list_display = ("id", "customer_name", "month_name", "state", "total")
-    list_display_links = ("id", "customer_name")
+    list_display = (
+        "id",
+        _customer,
+        column("period", "month"),
+        column("state", "state"),
+        column("total", "total"),
+    )
+    list_display_links = ("id", _customer)
     list_filter = (StateFilter, CustomerFilter, MonthFilter)
     list_select_related = ("customer",)
     search_fields = ("customer__name",)
@@ -146,8 +154,8 @@ class BillAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).select_related("customer")
 
     def get_urls(self) -> list[URLPattern]:
-        close = self.admin_site.admin_view(Close.as_view(model_admin=self))
-        verify = self.admin_site.admin_view(Verify.as_view(model_admin=self))
+        close = self.admin_site.admin_view(CloseBill.as_view(model_admin=self))
+        verify = self.admin_site.admin_view(VerifyBill.as_view(model_admin=self))
         return [
             path("<path:object_id>/close/", close, name="usage_bill_close"),
             path("<path:object_id>/verify/", verify, name="usage_bill_verify"),
@@ -170,30 +178,8 @@ class BillAdmin(ReadOnlyAdmin):
         return (row.customer.name,)
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
-        bills = Bill.objects.filter(pk__in=[bill.pk for bill in rows])
-        lines = DailyUsage.objects.lines_of(bills.open())
-        overdue = set(bills.due(database_now()).values_list("pk", flat=True))
-        for bill in rows:
-            bill.shown_state = state_of(bill, overdue=bill.pk in overdue)
-            total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
-            bill.page_total = total
-            bill.shown_total = formats.money(total, bill.currency)
-
-    @admin.display(description="customer")
-    def customer_name(self, bill: Bill) -> SafeString:
-        return formats.customer(bill.customer)
-
-    @admin.display(description="month")
-    def month_name(self, bill: Bill) -> str:
-        return period_of(bill)
-
-    @admin.display(description="state")
-    def state(self, bill: Any) -> Any:
-        return bill.shown_state
-
-    @admin.display(description="total")
-    def total(self, bill: Any) -> Any:
-        return bill.shown_total
+        for bill, cells in zip(rows, bill_cells(rows, database_now()), strict=True):
+            bill.cells = cells
 
     def export_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view

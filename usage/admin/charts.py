@@ -1,4 +1,4 @@
-"""Bars drawn as SVG on the server: the pages' policy allows no inline style and needs no script."""
+"""Bar charts drawn as SVG on the server, without a script or inline style."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TICKS = 4
 
 
 class Value(NamedTuple):
-    """What one bar stands for; `said` is its amount in words, `mark` says what is particular."""
+    """The value of one bar; `said` is its amount as text, `mark` a note such as "today"."""
 
     label: str
     amount: Decimal
@@ -34,7 +34,7 @@ class Bar(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """A line across the picture, with the number it stands for."""
+    """A line across the picture, at a number."""
 
     y: float
     number: Decimal
@@ -42,7 +42,7 @@ class Tick(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """A bar chart, ready to be written down."""
+    """A bar chart in the picture's coordinates."""
 
     bars: list[Bar]
     ticks: list[Tick]
@@ -54,7 +54,7 @@ class Chart(NamedTuple):
 
 
 def bar_chart(values: Sequence[Value]) -> Chart:
-    """Lay out bars over a scale that holds zero and all of the values."""
+    """Lay out bars on a scale that has zero and all the values."""
     amounts = [float(value.amount) for value in values]
     lowest, highest = min([0.0, *amounts]), max([0.0, *amounts])
     step = _step((highest - lowest) / _TICKS)

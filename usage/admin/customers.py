@@ -1,4 +1,4 @@
-"""Customers: staff add and rename them; nobody deletes them."""
+"""Customers: staff add and rename them. They are never deleted."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
-from usage.admin.bill_page import period_of, state_of
 from usage.admin.pages import BillingAdmin
+from usage.admin.rows import bill_cells
 from usage.database.transactions import database_now
 from usage.models import Bill, Customer, DailyUsage
-from usage.models.bill import total_of
 from usage.models.customer import LARGEST_ID
 from usage.periods import month_of
 
@@ -35,7 +34,7 @@ def matching(term: str) -> Q:
 
 
 def number_of(term: str) -> int | None:
-    """Return the id that a search term may be, if it may be one."""
+    """Return the search term as an id, if it can be one."""
     is_id = term.isascii() and term.isdecimal() and int(term[:20]) <= LARGEST_ID
     return int(term) if is_id else None
 
@@ -44,8 +43,8 @@ class CustomerForm(ModelForm):  # type: ignore[type-arg]  # generic only in the 
     """A customer's name, and the currency until there is a bill."""
 
     def clean(self) -> dict[str, Any] | None:
-        # The first bill may have come after the form was opened: what it no longer asks for
-        # would be left out silently.
+        # If the first bill was opened after the form was, the form no longer has this field, and
+        # the value sent would be dropped silently.
         sent = self.data.get(self.add_prefix("currency"), self.instance.currency)
         if "currency" not in self.fields and sent != self.instance.currency:
             raise ValidationError("The currency cannot change: the customer has a bill.")
@@ -54,7 +53,7 @@ class CustomerForm(ModelForm):  # type: ignore[type-arg]  # generic only in the 
 
 @admin.register(Customer)
 class CustomerAdmin(BillingAdmin):
-    """The id is the company's own and stays; the currency stays once there is a bill."""
+    """The id never changes; the currency is fixed once the customer has a bill."""
 
     form = CustomerForm
     list_display = ("id", "shown_name", "currency", "total", "bills")
@@ -68,7 +67,7 @@ class CustomerAdmin(BillingAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         term = search_term.strip()
-        if "\0" in term:  # which PostgreSQL refuses; only the autocomplete lets it through
+        if "\0" in term:  # PostgreSQL refuses it; the list does too, but the autocomplete does not
             return queryset.none(), False
         return (queryset.filter(matching(term)) if term else queryset), False
 
@@ -86,16 +85,15 @@ class CustomerAdmin(BillingAdmin):
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         current = Bill.objects.open().filter(customer__in=rows, month=month_of(database_now()))
-        bills = {bill.customer_id: bill for bill in current}
-        lines = DailyUsage.objects.lines_of(current)
+        totals = DailyUsage.objects.totals_of(current)
+        shown = {
+            bill.customer_id: formats.money(totals[bill.pk], bill.currency) for bill in current
+        }
         for customer in rows:
-            customer.shown_total = "–"
-            if bill := bills.get(customer.pk):
-                total = total_of(lines.get(bill.pk, []))
-                customer.shown_total = formats.money(total, bill.currency)
+            customer.shown_total = shown.get(customer.pk, "–")
 
     def save_model(self, request: HttpRequest, obj: Any, form: ModelForm[Any], change: Any) -> None:
-        # Saved the usual way, a new customer would overwrite one that was added meanwhile.
+        # A plain save would overwrite a customer that was added meanwhile under the same id.
         obj.save(force_insert=not change)
 
     @admin.display(description="name")
@@ -108,23 +106,11 @@ class CustomerAdmin(BillingAdmin):
 
     @admin.display(description="latest bills")
     def latest_bills(self, customer: Customer) -> SafeString:
-        """Return the latest bills with their totals, which are read at once, and a link to all."""
-        latest = customer.bills.order_by("-period_start")
-        bills = list(latest[:_BILLS_SHOWN])
-        shown = Bill.objects.filter(pk__in=[bill.pk for bill in bills])
-        lines = DailyUsage.objects.lines_of(shown.open())
-        overdue = set(shown.due(database_now()).values_list("pk", flat=True))
+        """Return the latest bills with their totals, and a link to all."""
+        bills = list(customer.bills.order_by("-period_start")[:_BILLS_SHOWN])
         rows = (
-            (
-                reverse("admin:usage_bill_change", args=[bill.pk]),
-                period_of(bill),
-                state_of(bill, overdue=bill.pk in overdue),
-                formats.money(
-                    bill.total if bill.is_closed else total_of(lines.get(bill.pk, [])),
-                    bill.currency,
-                ),
-            )
-            for bill in bills
+            (cells.url, cells.period, cells.state, cells.total)
+            for cells in bill_cells(bills, database_now())
         )
         listed = format_html_join(
             "", '<li><a href="{}">{}</a> {} <span class="figure">{}</span></li>', rows

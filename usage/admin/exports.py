@@ -10,21 +10,21 @@ from typing import Any, cast
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 
-from usage.admin.formats import plain
 from usage.admin.pages import BillingAdmin
 from usage.admin.paging import KeysetChangeList
 from usage.models import Bill, UsageRecord
+from usage.money import plain
 
-# What spreadsheet programs run as a formula; and the guard itself, so that it can be taken off.
+# Spreadsheet programs run a cell that begins with one of these as a formula. The apostrophe is
+# among them so that the ones added can be removed again.
 _FORMULA_STARTS = (
     r"=+\-@'"
     "\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}"
     "\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}"
 )
-# Where such programs separate cells by semicolons, as in much of Europe, or by tabs, another cell
-# begins inside of a text, and another row after a line break, whatever is quoted.
-_UNGUARDED = re.compile(rf"\A(?=[{_FORMULA_STARTS}\t\r\n])|(?<=[;\t\r\n])(?=[{_FORMULA_STARTS}])")
-GUARD = "'"
+# Some of these programs separate cells by semicolons, as in much of Europe, or by tabs, whatever is
+# quoted. There, a new cell begins inside of a text, and a new row after a line break.
+_FORMULA = re.compile(rf"\A(?=[{_FORMULA_STARTS}\t\r\n])|(?<=[;\t\r\n])(?=[{_FORMULA_STARTS}])")
 _ROWS_AT_ONCE = 1000
 
 LINE_COLUMNS = ("service", "price_per_unit", "units", "records", "amount", "exact_amount")
@@ -59,15 +59,15 @@ BILL_COLUMNS = (
 
 
 def text(value: str | None) -> str:
-    r"""Return a text as a cell, with an apostrophe in front of what a spreadsheet would run.
+    r"""Return a text as a cell, with an apostrophe in front of any formula in it.
 
-    ``re.sub(r"(\A|[;\t\r\n])'", r"\1", cell)`` takes the apostrophes off again.
+    ``re.sub(r"(\A|[;\t\r\n])'", r"\1", cell)`` removes the apostrophes.
     """
-    return _UNGUARDED.sub(GUARD, value or "")
+    return _FORMULA.sub("'", value or "")
 
 
 class _Echo:
-    """A file that hands back what is written to it."""
+    """A file whose write() returns the line."""
 
     def write(self, line: str) -> str:
         return line
@@ -76,7 +76,7 @@ class _Echo:
 def csv_response(
     filename: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> StreamingHttpResponse:
-    """Return a file of UTF-8 and commas that is written while `rows` are read."""
+    """Return a CSV file in UTF-8, written while `rows` are read."""
     writer = csv.writer(_Echo())
 
     def lines() -> Iterator[str]:
@@ -136,7 +136,7 @@ def bill_row(bill: Any) -> Sequence[Any]:
         bill.period_start.isoformat(timespec="milliseconds"),
         bill.period_end.isoformat(timespec="milliseconds"),
         "closed" if bill.is_closed else "open",
-        f"{bill.page_total:f}",
+        f"{bill.cells.amount:f}",
     )
 
 

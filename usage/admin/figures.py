@@ -1,7 +1,7 @@
-"""What the bills of this month and the last add up to: by currency, day, service and bill.
+"""The sums of this month's and last month's bills by currency, day, service and bill.
 
-It is read from daily usage, so the work grows with customers, services and days, and not with
-records. What took long to add up is kept for a while, and says of when it is.
+They are read from daily usage, so the work grows with customers, services and days, and not with
+records. Sums that took long are kept for a while, with the time they were made.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from usage.models import Customer, DailyUsage
 from usage.periods import month_of, previous_month
 
 SHOWN = 10
-# What takes less is added up anew for every page. Other figures are kept so much longer than
-# adding them up takes that it is a hundredth of a process's time.
+# Figures that take less are added up anew for every page. Others are kept a hundred times as long
+# as they took, so that adding up is at most a hundredth of a process's time.
 WORTH_KEEPING_SECONDS = 0.1
 KEPT_TIMES, MOST_KEPT_SECONDS = 100, 600
 RETRIED_AFTER_SECONDS = 60
@@ -44,7 +44,7 @@ class Amount(NamedTuple):
 
 
 class PriceRange(NamedTuple):
-    """The lowest and the highest unit price of a customer's service, this month and the last."""
+    """The lowest and highest unit price of a customer's service, this month and last."""
 
     customer_id: int
     service: str
@@ -57,7 +57,7 @@ class PriceRange(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What is added up over all customers, as of an instant."""
+    """The sums over all customers, as of an instant."""
 
     as_of: dt.datetime
     amounts: list[Amount]
@@ -72,7 +72,7 @@ class Figures(NamedTuple):
 
     @property
     def currencies(self) -> list[str]:
-        """The currencies of the two months, the one with the most open bills first."""
+        """The currencies of the two months; the one with the most open bills is first."""
         found = {amount.currency for amount in self.amounts}
         return sorted(found, key=lambda currency: (-self.open_bills.get(currency, 0), currency))
 
@@ -83,7 +83,7 @@ class Figures(NamedTuple):
 def figures(now: dt.datetime) -> Figures | None:
     """Return the figures, at most ten minutes old; None if the database gave up on them."""
     key = f"overview-{month_of(now)}"
-    # Whoever comes meanwhile waits for what is added up, instead of having it added up once more.
+    # Requests that arrive meanwhile wait for these figures instead of adding them up again.
     with _one_at_a_time:
         kept: list[Figures | None] | None = cache.get(key)
         if kept is not None:
@@ -145,8 +145,8 @@ def _open_bills(
 
 
 def _prices(before: dt.date, month: dt.date) -> list[PriceRange]:
-    """Return where a price is more than twice another of the month, or not as the month before."""
-    # The bill's customer, not the row's: so that an index has all that is read of a row.
+    """Return services with a price over twice another of the month, or other than last month's."""
+    # The bill's customer, not the row's, so that an index has all columns that are read.
     of_month, of_month_before = Q(bill__month=month), Q(bill__month=before)
     customer = Customer.objects.filter(pk=OuterRef("bill__customer"))
     rows = (

@@ -1,4 +1,4 @@
-"""Filters that an index serves, and that need no select box of all customers."""
+"""Filters of the lists. None needs a select box of all customers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 
 from usage.database.transactions import database_now
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
-from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, Period, previous_month
+from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds, previous_month
 from usage.validators import fit_price
 
 _MONTHS_SHOWN = 24
 
 
 class CustomerSelect(AutocompleteSelect):
-    """Django's own, with words where it shows nothing yet, which is what names it when read out."""
+    """Django's own, with a placeholder and a name for screen readers."""
 
     class Media:
         js = ["usage/select.js"]
@@ -40,7 +39,7 @@ class CustomerSelect(AutocompleteSelect):
 
 
 class CustomerChoice(forms.Form):
-    """Finds one of many customers by typing a part of the name, or the id."""
+    """Finds a customer by typing a part of the name, or the id."""
 
     customer = forms.ModelChoiceField(
         Customer.objects,
@@ -51,7 +50,7 @@ class CustomerChoice(forms.Form):
 
 
 class IdFilter(admin.SimpleListFilter):
-    """A filter by a key, which is a whole number."""
+    """A filter by the id of a row, a whole number."""
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return []
@@ -61,7 +60,7 @@ class IdFilter(admin.SimpleListFilter):
 
     @property
     def id(self) -> int | None:
-        """The id asked for, if it is one."""
+        """The id in the address, if it is one."""
         text = self.value() or ""
         is_id = text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= LARGEST_ID
         return int(text) if is_id else None
@@ -70,12 +69,14 @@ class IdFilter(admin.SimpleListFilter):
         if not (text := self.value()):
             return queryset
         if self.id is None:
-            raise IncorrectLookupParameters(f"{text!r} is no {self.title}'s id such as 123.")
+            raise IncorrectLookupParameters(
+                f"{text!r} is not a valid {self.title} id. Use a number such as 123."
+            )
         return queryset.filter((self.parameter_name, self.id))
 
 
 class CustomerFilter(IdFilter):
-    """Keeps to one customer, found by autocomplete."""
+    """Shows one customer, found by autocomplete."""
 
     title = "customer"
     parameter_name = "customer"
@@ -93,11 +94,11 @@ class CustomerFilter(IdFilter):
         }
 
 
-class BillFilter(IdFilter):
-    """Keeps to one bill, which a link from elsewhere names."""
+class LinkedFilter(IdFilter):
+    """Shows one row's records; a link on the page of that row sets it."""
 
-    title = "bill"
-    parameter_name = "bill"
+    parameter_name: str
+    rows: Any
 
     def has_output(self) -> bool:
         return bool(self.value())
@@ -105,9 +106,25 @@ class BillFilter(IdFilter):
     def choices(self, changelist: ChangeList) -> Iterator[Any]:
         query = changelist.get_query_string(remove=[self.parameter_name])
         yield {"selected": False, "query_string": query, "display": "All"}
-        bill = Bill.objects.select_related("customer").filter(pk=self.id or 0).first()
+        row = self.rows.filter(pk=self.id or 0).first()
         query = changelist.get_query_string({self.parameter_name: self.id})
-        yield {"selected": True, "query_string": query, "display": bill or "No such bill"}
+        yield {"selected": True, "query_string": query, "display": row or f"No such {self.title}"}
+
+
+class BillFilter(LinkedFilter):
+    """Shows the records of one bill."""
+
+    title = "bill"
+    parameter_name = "bill"
+    rows = Bill.objects.select_related("customer")
+
+
+class ApiKeyFilter(LinkedFilter):
+    """Shows the records that one API key reported."""
+
+    title = "API key"
+    parameter_name = "reported_by"
+    rows = ApiKey.objects.all()
 
 
 class InputFilter(admin.SimpleListFilter):
@@ -140,16 +157,16 @@ class InputFilter(admin.SimpleListFilter):
         try:
             return queryset.filter(self.condition(text)) if text else queryset
         except ValueError as error:
-            sentence = f"{text!r} is no {self.title} such as {self.example}."
+            sentence = f"{text!r} is not a {self.title}. Write it as {self.example}."
             raise IncorrectLookupParameters(sentence) from error
 
     def condition(self, text: str) -> Q:
-        """Return what is asked for; raises ValueError if that is malformed."""
+        """Return the condition for the text typed in; raises ValueError if it is malformed."""
         raise NotImplementedError
 
 
 class ServiceFilter(InputFilter):
-    """Keeps to one service, by its exact name."""
+    """Shows one service, by its exact name."""
 
     title = "service"
     parameter_name = "service"
@@ -157,12 +174,12 @@ class ServiceFilter(InputFilter):
 
     def condition(self, text: str) -> Q:
         if "\0" in text:
-            raise ValueError("PostgreSQL takes no text with a NUL in it.")
+            raise ValueError("PostgreSQL refuses text with a NUL in it.")
         return Q(service=text)
 
 
 class PriceFilter(InputFilter):
-    """Keeps to one unit price."""
+    """Shows one unit price."""
 
     title = "unit price"
     parameter_name = "price"
@@ -172,28 +189,11 @@ class PriceFilter(InputFilter):
         try:
             return Q(price_per_unit=fit_price(Decimal(text)))
         except (InvalidOperation, ValidationError) as error:
-            raise ValueError(f"{text!r} is no unit price.") from error
-
-
-class KeyFilter(IdFilter):
-    """Keeps to what one API key reported, which a link from its page names."""
-
-    title = "API key"
-    parameter_name = "reported_by"
-
-    def has_output(self) -> bool:
-        return bool(self.value())
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        query = changelist.get_query_string(remove=[self.parameter_name])
-        yield {"selected": False, "query_string": query, "display": "All"}
-        api_key = ApiKey.objects.filter(pk=self.id or 0).first()
-        query = changelist.get_query_string({self.parameter_name: self.id})
-        yield {"selected": True, "query_string": query, "display": api_key or "No such key"}
+            raise ValueError(f"{text!r} is not a unit price.") from error
 
 
 class SinceFilter(InputFilter):
-    """Keeps to usage that occurred on a day, or after it, in the billing time zone."""
+    """Shows usage that occurred on a day or later, in the billing time zone."""
 
     title = "first day"
     parameter_name = "since"
@@ -201,13 +201,13 @@ class SinceFilter(InputFilter):
     example = "2026-11-01"
 
     def condition(self, text: str) -> Q:
-        start = day_bounds(dt.date.fromisoformat(text)).start
-        # Nothing is recorded long before it occurs, and the lists are in the order of recording.
+        start = day_bounds(_day(text)).start
+        # Implied by the rule that usage is at most 5 minutes ahead; the index is by recorded_at.
         return Q(occurred_at__gte=start, recorded_at__gte=start - CLOCK_SKEW)
 
 
 class UntilFilter(InputFilter):
-    """Keeps to usage that occurred on a day, or before it, in the billing time zone."""
+    """Shows usage that occurred on a day or earlier, in the billing time zone."""
 
     title = "last day"
     parameter_name = "until"
@@ -215,32 +215,25 @@ class UntilFilter(InputFilter):
     example = "2026-11-30"
 
     def condition(self, text: str) -> Q:
-        end = day_bounds(dt.date.fromisoformat(text)).end
+        end = day_bounds(_day(text)).end
         return Q(occurred_at__lt=end, recorded_at__lt=end + LONGEST_LATENESS)
 
 
-def day_bounds(day: dt.date) -> Period:
-    """Return the instants at which a day begins and ends in the billing time zone.
-
-    Raises ValueError for a day so far away that what is counted from it would have no date.
-    """
+def _day(text: str) -> dt.date:
+    day = dt.date.fromisoformat(text)
     if not 1900 <= day.year <= 9000:
-        raise ValueError(f"{day} is too far away.")
-    start, end = (
-        dt.datetime.combine(date, dt.time(), timezone.get_default_timezone()).astimezone(dt.UTC)
-        for date in (day, day + dt.timedelta(days=1))
-    )
-    return Period(start, end)
+        raise ValueError(f"{day} is too far away to count days from it.")
+    return day
 
 
 class MonthFilter(admin.SimpleListFilter):
-    """Keeps to the bills of one month."""
+    """Shows the bills of one month."""
 
     title = "month"
     parameter_name = "month"
 
     def has_output(self) -> bool:
-        return True  # also without bills: a filter without output is not asked
+        return True  # even without bills, or Django would ignore the filter
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         month = Bill.objects.order_by("-month").values_list("month", flat=True).first()
@@ -257,12 +250,12 @@ class MonthFilter(admin.SimpleListFilter):
         try:
             month = dt.date.fromisoformat(f"{text}-01")
         except ValueError as error:
-            raise IncorrectLookupParameters(f"{text!r} is no month such as 2026-11.") from error
+            raise IncorrectLookupParameters(f"{text!r} is not a month. Use YYYY-MM.") from error
         return queryset.filter(month=month)
 
 
 class StateFilter(admin.SimpleListFilter):
-    """Keeps to open, overdue or closed bills."""
+    """Shows open, overdue or closed bills."""
 
     title = "state"
     parameter_name = "state"
@@ -280,11 +273,13 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset.due(database_now())
             case "closed":
                 return queryset.closed()
-        raise IncorrectLookupParameters(f"{self.value()!r} is no state of a bill such as open.")
+        raise IncorrectLookupParameters(
+            f"{self.value()!r} is not a state. Use open, overdue or closed."
+        )
 
 
 class OnlyFilter(admin.SimpleListFilter):
-    """Keeps to the rows that have something particular, or shows all."""
+    """Shows only the rows that meet a condition, or all."""
 
     only: str
     condition: Q
@@ -296,12 +291,14 @@ class OnlyFilter(admin.SimpleListFilter):
         if self.value() is None:
             return queryset
         if self.value() != "1":
-            raise IncorrectLookupParameters(f"{self.parameter_name} is 1 or not given.")
+            raise IncorrectLookupParameters(
+                f"{self.value()!r} is not a value of {self.parameter_name}. Use 1 or leave it out."
+            )
         return queryset.filter(self.condition)
 
 
 class LateFilter(OnlyFilter):
-    """Keeps to the records whose usage occurred before their bill's period."""
+    """Shows records whose usage occurred before their bill's period."""
 
     title = "lateness"
     parameter_name = "late"
@@ -310,7 +307,7 @@ class LateFilter(OnlyFilter):
 
 
 class VoidsFilter(OnlyFilter):
-    """Keeps to the records that cancel others."""
+    """Shows records that cancel others."""
 
     title = "kind"
     parameter_name = "voids"

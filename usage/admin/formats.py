@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from usage.models import ApiKey, Customer
 from usage.money import EXACT
 
-# A code instead of a sign, which CLDR sets apart from the number, and Babel does not.
+# CLDR puts a space between a currency's code and the number; Babel does not.
 _CODE = re.compile(r"[A-Z]{3}(?=\d)")
 
 
@@ -29,9 +29,9 @@ def exact_money(amount: Decimal, currency: str) -> str:
 
 
 def _money(amount: Decimal, currency: str, *, rounded: bool) -> str:
-    with localcontext(EXACT):  # Babel computes in the current context, and fails beyond its digits
-        zero_unsigned = amount + 0
-        text = format_currency(zero_unsigned, currency, locale="en", decimal_quantization=rounded)
+    with localcontext(EXACT):  # Babel computes in the current context and fails beyond its digits
+        unsigned = amount + 0  # Decimal("-0") would show as −$0.00
+        text = format_currency(unsigned, currency, locale="en", decimal_quantization=rounded)
     return _CODE.sub("\\g<0>\N{NO-BREAK SPACE}", text).replace("-", "−")
 
 
@@ -42,40 +42,27 @@ def number(value: Decimal | int) -> str:
     return text.replace("-", "−")
 
 
-def plain(value: Decimal) -> str:
-    """Return a decimal as it stands in an address or a file: exact, without trailing zeros."""
-    return f"{EXACT.normalize(value):f}"
+def moment(instant: dt.datetime, *, timespec: str = "seconds") -> SafeString:
+    """Return an instant in the billing time zone, to the second or as `timespec` says.
 
-
-def moment(instant: dt.datetime) -> SafeString:
-    """Return an instant to the second, in the billing time zone."""
+    Its title has the milliseconds and the offset.
+    """
     local = timezone.localtime(instant)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         local.isoformat(timespec="milliseconds"),
         local.isoformat(sep=" ", timespec="milliseconds"),
-        f"{local:%Y-%m-%d %H:%M:%S}",
-    )
-
-
-def minute(instant: dt.datetime) -> SafeString:
-    """Return an instant to the minute, for narrow columns; its title says all of it."""
-    local = timezone.localtime(instant)
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>',
-        local.isoformat(timespec="milliseconds"),
-        local.isoformat(sep=" ", timespec="milliseconds"),
-        f"{local:%Y-%m-%d %H:%M}",
+        local.replace(tzinfo=None).isoformat(sep=" ", timespec=timespec),
     )
 
 
 def name(text: str) -> SafeString:
-    """Return a name that cannot turn the direction of what stands around it."""
+    """Return a name, isolated so that right-to-left text does not reorder its surroundings."""
     return format_html('<bdi class="name" title="{}">{}</bdi>', text, text)
 
 
 def customer(row: Customer) -> SafeString:
-    """Return a customer's name and id; the id stands outside of what the name may turn around."""
+    """Return a customer's name and id; the id is outside the isolated name."""
     return format_html("{} ({})", name(row.name), row.pk)
 
 
@@ -85,5 +72,5 @@ def api_key(row: ApiKey) -> SafeString:
 
 
 def badge(text: str, kind: str) -> SafeString:
-    """Return a mark that says its meaning in words; `kind` only gives it a colour."""
+    """Return a badge; `kind` only gives it a colour."""
     return format_html('<span class="badge badge-{}">{}</span>', kind, text)

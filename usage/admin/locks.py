@@ -1,4 +1,4 @@
-"""Wrong passwords: superusers see what locks whom, and delete a row to lift its lock."""
+"""Lockouts after wrong passwords: superusers see them, and delete a row to lift one."""
 
 from axes.admin import AccessAttemptAdmin  # type: ignore[import-untyped]  # has no types
 from axes.models import AccessAttempt  # type: ignore[import-untyped]  # has no types

@@ -1,4 +1,4 @@
-"""The first page: how the month goes, and what needs attention; one function for each section."""
+"""The overview: the month so far, and what needs attention. One function for each section."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from django.contrib import admin
 from django.db.models import Count, Q
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
-from usage.admin.bill_page import change_of, per_cent, period_of
+from usage.admin.bill_page import change_of, per_cent
 from usage.admin.charts import Value, bar_chart
 from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
-from usage.admin.records import rows_of, to_show, url_of
+from usage.admin.rows import bill_cells, history_cells, record_cells, with_cells
 from usage.database.transactions import database_now
-from usage.models import Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
-from usage.models.bill import total_of
+from usage.models import Bill, Customer, HistoryEntry, UsageRecord
 from usage.models.customer import minor_unit_digits
 from usage.money import EXACT, round_amount
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
@@ -29,8 +29,8 @@ from usage.periods import day_of, last_due_month, month_bounds, month_of, previo
 _DAYS_SHOWN = 31
 
 
-class Asked:
-    """Who asks for the overview, and when; what several sections need is read once."""
+class Visit:
+    """Who looks at the overview, and when. Values that several sections need are read once."""
 
     def __init__(self, request: HttpRequest) -> None:
         self.request = request
@@ -48,14 +48,14 @@ class Asked:
 
     @cached_property
     def currency(self) -> str:
-        """The currency that was asked for, or the one of most bills."""
+        """The currency in the address, or the one of most bills."""
         known = self.figures.currencies if self.figures else []
-        asked = self.request.GET.get("currency", "")
-        return asked if asked in known else next(iter(known), "")
+        wanted = self.request.GET.get("currency", "")
+        return wanted if wanted in known else next(iter(known), "")
 
 
 class Accrued(NamedTuple):
-    """What this month's bills have come to in one currency, and the last's up to the same day."""
+    """The sum of this month's bills in one currency, and of last month's up to the same day."""
 
     currency: str
     url: str
@@ -65,7 +65,7 @@ class Accrued(NamedTuple):
 
 
 class ServiceRow(NamedTuple):
-    """What one service has come to this month, and up to the same day of the last."""
+    """The amount of one service this month, and last month up to the same day."""
 
     service: str
     amount: str
@@ -74,17 +74,8 @@ class ServiceRow(NamedTuple):
     share: float
 
 
-class BillRow(NamedTuple):
-    """A bill as the overview shows it."""
-
-    url: str
-    customer: SafeString
-    period: str
-    total: str
-
-
 class PriceRow(NamedTuple):
-    """A customer's service whose unit prices want a look."""
+    """A customer's service whose unit prices need a look."""
 
     url: str
     customer: SafeString
@@ -93,116 +84,100 @@ class PriceRow(NamedTuple):
     before: str
 
 
-class Done(NamedTuple):
-    """What somebody did lately."""
-
-    at: SafeString
-    actor: SafeString
-    did: str
-    url: str
-    what: str
-
-
-def month_so_far(asked: Asked) -> dict[str, Any]:
-    """Return the tiles, the chart and the services of the currency asked for."""
-    if not asked.may_see("bill"):
+def month_so_far(visit: Visit) -> dict[str, Any]:
+    """Return the tiles, the chart and the services in the currency shown."""
+    if not visit.may_see("bill"):
         return {}
-    if asked.figures is None:
+    if visit.figures is None:
         return {"figures_missing": True}
-    found = asked.figures
-    accrued = {currency: _accrued(asked, found, currency) for currency in found.currencies}
+    found = visit.figures
+    accrued = {currency: _accrued(visit, found, currency) for currency in found.currencies}
     return {
         "as_of": formats.moment(found.as_of),
-        "month_name": f"{asked.month:%B}",
-        "same_day": f"{_same_day(asked):%-d %B}",
-        "accrued": accrued.pop(asked.currency, None),
+        "month_name": f"{visit.month:%B}",
+        "same_day": f"{_same_day(visit):%-d %B}",
+        "accrued": accrued.pop(visit.currency, None),
         "other_currencies": list(accrued.values()),
-        "chart_caption": f"Usage per day on which it occurred, in {asked.currency}, today hatched",
-        "chart": bar_chart(_days(asked, found)),
-        "services": _services(asked, found),
+        "chart_caption": f"Usage per day on which it occurred, in {visit.currency}, today hatched",
+        "chart": bar_chart(_days(visit, found)),
+        "services": _services(visit, found),
     }
 
 
-def counts(asked: Asked) -> dict[str, Any]:
-    """Return how many bills are open, overdue and, of this month and the last, closed."""
-    if not asked.may_see("bill"):
+def counts(visit: Visit) -> dict[str, Any]:
+    """Return how many bills are open, overdue and, of this month and last, closed."""
+    if not visit.may_see("bill"):
         return {}
     is_open = Q(closed_at=None)
-    found = Bill.objects.filter(is_open | Q(month__gte=asked.last_month)).aggregate(
+    found = Bill.objects.filter(is_open | Q(month__gte=visit.last_month)).aggregate(
         open=Count("pk", filter=is_open),
-        overdue=Count("pk", filter=is_open & Q(month__lte=last_due_month(asked.now))),
+        overdue=Count("pk", filter=is_open & Q(month__lte=last_due_month(visit.now))),
         closed=Count("pk", filter=~is_open),
     )
     return {
         "bills_url": reverse("admin:usage_bill_changelist"),
-        "last_month_name": f"{asked.last_month:%B}",
+        "last_month_name": f"{visit.last_month:%B}",
         **{f"{state}_bills": formats.number(number) for state, number in found.items()},
     }
 
 
-def bills(asked: Asked) -> dict[str, Any]:
-    """Return the largest open bills of the currency asked for, and those longest overdue."""
-    if not asked.may_see("bill"):
+def bills(visit: Visit) -> dict[str, Any]:
+    """Return the largest open bills in the currency shown, and the longest overdue ones."""
+    if not visit.may_see("bill"):
         return {}
-    ids = asked.figures.largest.get(asked.currency, []) if asked.figures else []
-    due = Bill.objects.due(asked.now).order_by("month", "customer_id")
+    ids = visit.figures.largest.get(visit.currency, []) if visit.figures else []
+    due = Bill.objects.due(visit.now).order_by("month", "customer_id")
     wanted = Q(pk__in=ids) | Q(pk__in=due.values("pk")[:SHOWN])
-    shown = list(Bill.objects.open().filter(wanted).select_related("customer"))
-    lines = DailyUsage.objects.lines_of(shown)
-    totals = {bill.pk: total_of(lines.get(bill.pk, [])) for bill in shown}
-    last_due = last_due_month(asked.now)
-    overdue = sorted(
-        (bill for bill in shown if bill.month <= last_due),
-        key=lambda bill: (bill.month, bill.customer_id),
-    )
-    largest = sorted(
-        (bill for bill in shown if bill.pk in ids), key=lambda bill: totals[bill.pk], reverse=True
-    )
+    oldest_first = Bill.objects.open().filter(wanted).order_by("month", "customer_id")
+    shown = list(oldest_first.select_related("customer"))
+    rows = list(zip(shown, bill_cells(shown, visit.now), strict=True))
+    overdue = [cells for bill, cells in rows if bill.is_due(visit.now)]
+    largest = [cells for bill, cells in rows if bill.pk in ids]
     return {
-        "overdue": [_bill_row(bill, totals[bill.pk]) for bill in overdue[:SHOWN]],
-        "largest": [_bill_row(bill, totals[bill.pk]) for bill in largest],
+        "overdue": overdue[:SHOWN],
+        "largest": sorted(largest, key=lambda cells: cells.amount, reverse=True),
     }
 
 
-def prices(asked: Asked) -> dict[str, Any]:
-    """Return the services whose unit prices lie far apart, or are not those of last month."""
-    if not asked.may_see("bill") or asked.figures is None:
+def prices(visit: Visit) -> dict[str, Any]:
+    """Return the services whose unit prices are far apart, or differ from last month's."""
+    if not visit.may_see("bill") or visit.figures is None:
         return {}
-    found = asked.figures.prices
+    found = visit.figures.prices
     return {
-        "prices": [_price_row(asked, row) for row in found[:SHOWN]],
+        "prices": [_price_row(visit, row) for row in found[:SHOWN]],
         "more_prices": len(found) > SHOWN,
-        "last_month_name": f"{asked.last_month:%B}",
+        "last_month_name": f"{visit.last_month:%B}",
     }
 
 
-def late_usage(asked: Asked) -> dict[str, Any]:
+def late_usage(visit: Visit) -> dict[str, Any]:
     """Return the latest late usage of this month."""
-    if not asked.may_see("usagerecord"):
+    if not visit.may_see("usagerecord"):
         return {}
-    late = UsageRecord.objects.filter(late=True, recorded_at__gte=month_bounds(asked.month).start)
-    newest = to_show(late).order_by("-recorded_at", "request_id")
+    late = UsageRecord.objects.filter(late=True, recorded_at__gte=month_bounds(visit.month).start)
+    newest = with_cells(late).order_by("-recorded_at", "request_id")
     return {
-        "late_records": rows_of(newest[:SHOWN]),
+        "late_records": [record_cells(record) for record in newest[:SHOWN]],
         "late_url": reverse("admin:usage_usagerecord_changelist", query={"late": 1}),
     }
 
 
-def done(asked: Asked) -> dict[str, Any]:
-    """Return what staff did lately."""
-    if not asked.may_see("bill"):
+def done(visit: Visit) -> dict[str, Any]:
+    """Return the latest acts of staff."""
+    if not visit.may_see("bill"):
         return {}
     entries = HistoryEntry.objects.order_by("-id")[:SHOWN]
-    return {"done": [_done(entry) for entry in entries]}
+    return {"done": [history_cells(entry) for entry in entries]}
 
 
-def api_keys(asked: Asked) -> dict[str, Any]:
-    """Return which keys have trouble today, and which nobody seems to need."""
-    return traffic.overview(asked.request)
+def api_keys(visit: Visit) -> dict[str, Any]:
+    """Return the keys with refusals today, and the keys that have not been used for long."""
+    return traffic.overview(visit.request)
 
 
-# Each has a block of its own name in the template.
-SECTIONS: tuple[Callable[[Asked], dict[str, Any]], ...] = (
+# In the template each has a block of the same name.
+SECTIONS: tuple[Callable[[Visit], dict[str, Any]], ...] = (
     counts,
     month_so_far,
     bills,
@@ -213,16 +188,17 @@ SECTIONS: tuple[Callable[[Asked], dict[str, Any]], ...] = (
 )
 
 
-def overview(request: HttpRequest) -> dict[str, Any]:
-    """Return what the user may see of every section."""
-    asked = Asked(request)
-    return {name: shown for section in SECTIONS for name, shown in section(asked).items()}
+def overview(request: HttpRequest) -> HttpResponse:
+    """Show the admin's first page with every section that the user may see."""
+    visit = Visit(request)
+    shown = {name: value for section in SECTIONS for name, value in section(visit).items()}
+    return admin.site.index(request, shown)
 
 
-def _same_day(asked: Asked) -> dt.date:
-    """Return today's day of the last month, or that month's last."""
-    last = asked.month - dt.timedelta(days=1)
-    return last.replace(day=min(asked.today.day, last.day))
+def _same_day(visit: Visit) -> dt.date:
+    """Return today's day in last month, or that month's last day."""
+    last = visit.month - dt.timedelta(days=1)
+    return last.replace(day=min(visit.today.day, last.day))
 
 
 def _sum(amounts: Iterable[Amount]) -> Decimal:
@@ -232,21 +208,21 @@ def _sum(amounts: Iterable[Amount]) -> Decimal:
     return total
 
 
-def _so_far(asked: Asked, amounts: Iterable[Amount]) -> tuple[Decimal, Decimal]:
-    """Return what this month's bills have come to, and the last's up to the same day."""
-    sums = {asked.month: Decimal(0), asked.last_month: Decimal(0)}
+def _so_far(visit: Visit, amounts: Iterable[Amount]) -> tuple[Decimal, Decimal]:
+    """Return the sum of this month, and of last month up to the same day."""
+    sums = {visit.month: Decimal(0), visit.last_month: Decimal(0)}
     for amount in amounts:
-        if amount.month == asked.month or amount.day <= _same_day(asked):
+        if amount.month == visit.month or amount.day <= _same_day(visit):
             sums[amount.month] = EXACT.add(sums[amount.month], amount.amount)
-    return sums[asked.month], sums[asked.last_month]
+    return sums[visit.month], sums[visit.last_month]
 
 
 def _money(amount: Decimal, currency: str) -> str:
     return formats.money(round_amount(amount, minor_unit_digits(currency)), currency)
 
 
-def _accrued(asked: Asked, found: Figures, currency: str) -> Accrued:
-    amount, before = _so_far(asked, found.of(currency))
+def _accrued(visit: Visit, found: Figures, currency: str) -> Accrued:
+    amount, before = _so_far(visit, found.of(currency))
     return Accrued(
         currency,
         reverse("admin:index", query={"currency": currency}),
@@ -256,39 +232,39 @@ def _accrued(asked: Asked, found: Figures, currency: str) -> Accrued:
     )
 
 
-def _days(asked: Asked, found: Figures) -> list[Value]:
+def _days(visit: Visit, found: Figures) -> list[Value]:
     amounts: dict[dt.date, Decimal] = defaultdict(Decimal)
-    for amount in found.of(asked.currency):
+    for amount in found.of(visit.currency):
         amounts[amount.day] = EXACT.add(amounts[amount.day], amount.amount)
-    days = [asked.today - dt.timedelta(days=back) for back in reversed(range(_DAYS_SHOWN))]
+    days = [visit.today - dt.timedelta(days=back) for back in reversed(range(_DAYS_SHOWN))]
     return [
         Value(
             f"{day}",
             amounts[day],
-            _money(amounts[day], asked.currency),
-            "today" * (day == asked.today),
+            _money(amounts[day], visit.currency),
+            "today" * (day == visit.today),
         )
         for day in days
     ]
 
 
-def _services(asked: Asked, found: Figures) -> list[ServiceRow]:
-    """Return the services that cost most this month, and all others together."""
+def _services(visit: Visit, found: Figures) -> list[ServiceRow]:
+    """Return the services with the largest amounts this month, and all others as one row."""
     by_service: dict[str, list[Amount]] = defaultdict(list)
-    for amount in found.of(asked.currency):
+    for amount in found.of(visit.currency):
         by_service[amount.service].append(amount)
-    sums = {service: _so_far(asked, amounts) for service, amounts in by_service.items()}
+    sums = {service: _so_far(visit, amounts) for service, amounts in by_service.items()}
     ordered = sorted(sums, key=lambda service: (-sums[service][0], service))
     rows = [(service, *sums[service]) for service in ordered[:SHOWN]]
     if rest := ordered[SHOWN:]:
         others = [amount for service in rest for amount in by_service[service]]
-        rows.append((f"{len(rest)} others", *_so_far(asked, others)))
+        rows.append((f"{len(rest)} others", *_so_far(visit, others)))
     charged = sum((amount for _, amount, _ in rows if amount > 0), Decimal(0))
     return [
         ServiceRow(
             service,
-            _money(amount, asked.currency),
-            _money(before, asked.currency),
+            _money(amount, visit.currency),
+            _money(before, visit.currency),
             change_of(amount, before),
             per_cent(amount, charged),
         )
@@ -296,17 +272,8 @@ def _services(asked: Asked, found: Figures) -> list[ServiceRow]:
     ]
 
 
-def _bill_row(bill: Bill, total: Decimal) -> BillRow:
-    return BillRow(
-        reverse("admin:usage_bill_change", args=[bill.pk]),
-        formats.customer(bill.customer),
-        period_of(bill),
-        formats.money(total, bill.currency),
-    )
-
-
-def _price_row(asked: Asked, row: PriceRange) -> PriceRow:
-    query = {"customer": row.customer_id, "service": row.service, "since": f"{asked.last_month}"}
+def _price_row(visit: Visit, row: PriceRange) -> PriceRow:
+    query = {"customer": row.customer_id, "service": row.service, "since": f"{visit.last_month}"}
     before = ""
     if row.low_before is not None and row.high_before is not None:
         before = _range(row.low_before, row.high_before, row.currency)
@@ -322,14 +289,3 @@ def _price_row(asked: Asked, row: PriceRange) -> PriceRow:
 def _range(low: Decimal, high: Decimal, currency: str) -> str:
     ends = dict.fromkeys(formats.exact_money(price, currency) for price in (low, high))
     return " to ".join(ends)
-
-
-def _done(entry: HistoryEntry) -> Done:
-    if entry.record_id:
-        url, what = url_of(entry.record_id), entry.record_id
-    else:
-        url, what = (
-            reverse("admin:usage_bill_change", args=[entry.bill_id]),
-            f"bill {entry.bill_id}",
-        )
-    return Done(formats.moment(entry.at), formats.name(entry.actor), entry.action, url, what)

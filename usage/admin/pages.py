@@ -1,8 +1,8 @@
-"""What all of staff's pages share."""
+"""The parts that all pages of staff share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,12 +18,23 @@ from django.utils.text import capfirst
 from usage.admin.paging import KeysetChangeList, UncountedPaginator
 
 
+def column(name: str, description: str) -> Callable[[Any], Any]:
+    """Return a column of a list: one of the cells that `prepare` made of its rows."""
+
+    @admin.display(description=description)
+    def cell(row: Any) -> Any:
+        return getattr(row.cells, name)
+
+    cell.__name__ = name  # the name of the column's CSS class
+    return cell
+
+
 class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only in the stubs
-    """Lists that cost the same at any number of rows, of rows that are never deleted."""
+    """Lists that cost the same at any number of rows; rows are never deleted."""
 
     actions = None
     empty_value_display = "–"
-    list_per_page = 40  # which keeps a page below 60 kB
+    list_per_page = 40  # keeps a page below 60 kB
     list_max_show_all = 0
     paginator = UncountedPaginator
     show_full_result_count = False
@@ -49,11 +60,11 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         return response
 
     def names_of(self, row: Any) -> Sequence[str]:
-        """Return what others named and a row of the list shows, which may be long."""
+        """Return the texts of a row that others chose, which may be long."""
         return ()
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
-        """Fetch at once what the columns of a page's rows show."""
+        """Read at once the values of all rows of a page, and set their `cells`."""
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest | None = None) -> bool:
         """Allow the filters of the list; any other would read every row."""
@@ -64,7 +75,7 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
 
 
 class ReadOnlyAdmin(BillingAdmin):
-    """Rows shown on a page without a form; only actions of their own change anything."""
+    """Rows shown on a page without a form; changes are acts behind a confirmation."""
 
     page_template: str
 
@@ -75,7 +86,7 @@ class ReadOnlyAdmin(BillingAdmin):
         return False
 
     def may_act(self, request: HttpRequest) -> bool:
-        """Tell whether the user may do what this page's actions do."""
+        """Tell whether the user may act on rows of this model."""
         return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")
 
     def change_view(
@@ -92,7 +103,7 @@ class ReadOnlyAdmin(BillingAdmin):
         return self.page(request, self.page_template, row, **context)
 
     def row(self, request: HttpRequest, object_id: str) -> Any:
-        """Return the row that an address means; raises PermissionDenied or Http404."""
+        """Return the row with this id; raises PermissionDenied or Http404."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
@@ -101,11 +112,11 @@ class ReadOnlyAdmin(BillingAdmin):
         return row
 
     def row_name(self, row: Any) -> str:
-        """Return what the page of a row is called."""
+        """Return the title of a row's page."""
         return f"{capfirst(self.opts.verbose_name)} {row.pk}"
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        """Return what the page of a row shows."""
+        """Return the values that the page of a row shows."""
         return {}
 
     def page(

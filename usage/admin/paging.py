@@ -1,4 +1,4 @@
-"""Pages of rows that cost the same wherever they stand: neither counts nor offsets."""
+"""Keyset pagination: a page costs the same wherever it is in the list. No counts, no offsets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import escape
 
-# What names may take of a page, so that even of long ones it stays below 60 kB.
+# The room for names on a page, so that it stays below 60 kB even with long ones.
 NAMES_BYTES = 16_000
 
 
 def bytes_of(name: str) -> int:
-    """Return what a name takes on a page."""
+    """Return how many bytes a name takes on a page."""
     return len(escape(name).encode())
 
 
@@ -36,7 +36,7 @@ class UncountedPage(Page):  # type: ignore[type-arg]  # generic only in the stub
 
 
 class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in the stubs
-    """Pages by a bounded OFFSET; what lies behind the last one is found by searching."""
+    """Pages by a bounded OFFSET; rows beyond the last page are found by searching."""
 
     num_pages = 20
 
@@ -46,7 +46,7 @@ class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only i
         except (TypeError, ValueError) as error:
             raise PageNotAnInteger("That page number is not an integer.") from error
         if not 1 <= asked <= self.num_pages:
-            raise EmptyPage(f"Pages go from 1 to {self.num_pages}: search more narrowly.")
+            raise EmptyPage(f"Pages go from 1 to {self.num_pages}. Narrow your search.")
         return asked
 
     def page(self, number: Any) -> UncountedPage:
@@ -65,7 +65,7 @@ class Position:
 
     @classmethod
     def of(cls, row: Model, ordering: Sequence[str]) -> Position:
-        """Return where `row` stands."""
+        """Return the position of `row`."""
         return cls(ordering, [getattr(row, name.removeprefix("-")) for name in ordering])
 
     @classmethod
@@ -75,7 +75,9 @@ class Position:
             parts = json.loads(text)
             values = [_value(part, model, name) for part, name in zip(parts, ordering, strict=True)]
         except (TypeError, ValueError, RecursionError, ValidationError) as error:
-            raise ValidationError("The page's address is damaged: go back to the first.") from error
+            raise ValidationError(
+                "The page's address is damaged. Go back to the first page."
+            ) from error
         return cls(ordering, values)
 
     def __str__(self) -> str:
@@ -106,17 +108,17 @@ class Position:
         return Q(*zip(fields, self.values, strict=True))
 
     def _bound(self, ordering: Sequence[str]) -> Q:
-        # Implied by the rest, but this is the part by which an index finds where to start.
+        # Implied by the rest, but with this the database finds the start in an index.
         side = "lte" if ordering[0].startswith("-") else "gte"
         return Q((f"{ordering[0].removeprefix('-')}__{side}", self.values[0]))
 
 
 def _value(text: object, model: type[Model], name: str) -> Any:
     if not isinstance(text, str) or not (text.isascii() and text.isprintable()):
-        raise ValueError(f"{text!r} is no value of {name}.")
+        raise ValueError(f"{text!r} is not a value of {name}.")
     value = model._meta.get_field(name.removeprefix("-")).to_python(text)  # type: ignore[union-attr]  # no relation is ordered by
     if value is None or (hasattr(value, "tzinfo") and timezone.is_naive(value)):
-        raise ValueError(f"{text!r} is no value of {name}.")
+        raise ValueError(f"{text!r} is not a value of {name}.")
     return value
 
 
@@ -130,7 +132,7 @@ class KeysetChangeList(ChangeList):
     next_position: Position | None = None
     is_first_page = True
     looked_through: int | None = None
-    # Why no row is shown: a filter or a page's address that is malformed.
+    # Why no row is shown: a filter or the page's address is malformed.
     refusal = ""
 
     def get_queryset(
@@ -139,13 +141,13 @@ class KeysetChangeList(ChangeList):
         try:
             return super().get_queryset(request, exclude_parameters)
         except IncorrectLookupParameters as error:
-            # Django would go to the list without filters, whose rows look like the answer.
+            # Django would redirect to the unfiltered list, whose rows look like the answer.
             self.refusal = str(error)
             self.clear_all_filters_qs = self.get_query_string(remove=self.get_filters_params())
             return self.root_queryset.none()
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        # Sorted by anything else, a page would have to read every row.
+        # In any other order, a page would have to read every row.
         return list(self.model_admin.ordering)
 
     def get_results(self, request: HttpRequest) -> None:
@@ -163,10 +165,10 @@ class KeysetChangeList(ChangeList):
         self.model_admin.prepare(request, self.result_list)
 
     def fitting(self, rows: list[Any]) -> list[Any]:
-        """Return as many rows, and at least one, as a page has room for with their names."""
+        """Return as many rows as the page has room for, and at least one."""
         room = NAMES_BYTES
         for number, row in enumerate(rows):
-            # Each stands there twice: its whole is the title, or the address, of what is seen.
+            # The page has each name twice: as text, and in a title or a link.
             room -= 2 * sum(bytes_of(name) for name in self.model_admin.names_of(row))
             if room < 0 and number:
                 return rows[:number]

@@ -1,28 +1,26 @@
-"""Usage records: staff read them, and void one by an action of its own."""
+"""Usage records: staff read them, and void one behind a confirmation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Exists, OuterRef, Q, QuerySet, Value
-from django.db.models.functions import Concat
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from usage.admin import exports, formats, traffic
-from usage.admin.actions import Action
+from usage.admin.actions import ConfirmedAct
 from usage.admin.filters import (
+    ApiKeyFilter,
     BillFilter,
     CustomerChoice,
     CustomerFilter,
-    KeyFilter,
     LateFilter,
     PriceFilter,
     ServiceFilter,
@@ -30,88 +28,25 @@ from usage.admin.filters import (
     UntilFilter,
     VoidsFilter,
 )
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.paging import KeysetChangeList, Position
+from usage.admin.rows import bill_url, record_cells, record_url, with_cells
 from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
 from usage.validators import REQUEST_ID_LENGTH
 
-# What a list reads at most for one page when its filters are more than one index serves.
+# With filters that no one index serves, a list reads at most this many records for a page.
 LOOKED_THROUGH = 5_000
 _SERVED_BY_INDEX = ("bill", "customer", "late", "voids")
 _OTHERS = ("service", "price", "reported_by", "since", "until")
 
 
-class RecordRow(NamedTuple):
-    """A record as a bill's page shows it."""
-
-    url: str
-    request_id: str
-    service: str
-    units: str
-    price: str
-    amount: str
-    occurred_at: SafeString
-    recorded_at: SafeString
-    reported_by: SafeString
-    marks: list[SafeString]
-
-
-def url_of(request_id: str) -> str:
-    """Return the address of a record's page."""
-    return reverse("admin:usage_usagerecord_change", args=[quote(request_id)])
-
-
-def to_show(records: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
-    """Let each record bring what its row shows; its `is_voided` says whether another cancels it."""
-    void = UsageRecord.objects.filter(pk=Concat(Value(VOID_PREFIX), OuterRef("pk")))
-    shown: QuerySet[Any, Any] = records.annotate(is_voided=Exists(void))
-    return shown.select_related("customer", "bill", "reported_by")
-
-
-def marks_of(record: UsageRecord, *, voided: bool) -> list[SafeString]:
-    """Return what is particular about a record."""
-    marks = []
-    if record.late:
-        marks.append(formats.badge("late", "warning"))
-    if record.voids_id is not None:
-        marks.append(formats.badge("void", "bad"))
-    if voided:
-        marks.append(formats.badge("voided", "bad"))
-    return marks
-
-
-def rows_of(records: Iterable[Any]) -> list[RecordRow]:
-    """Return records as a bill's page shows them; they come from `to_show`."""
-    return [
-        RecordRow(
-            url=url_of(record.pk),
-            request_id=record.pk,
-            service=record.service,
-            units=formats.number(record.units),
-            price=formats.exact_money(record.price_per_unit, record.bill.currency),
-            amount=formats.exact_money(record.amount, record.bill.currency),
-            occurred_at=formats.minute(record.occurred_at),
-            recorded_at=formats.minute(record.recorded_at),
-            reported_by=_reporter(record),
-            marks=marks_of(record, voided=record.is_voided),
-        )
-        for record in records
-    ]
-
-
-def _reporter(record: UsageRecord) -> SafeString:
-    if record.reported_by:
-        return formats.api_key(record.reported_by)
-    return formats.name(record.voided_by or "–")
-
-
 class RecordChangeList(KeysetChangeList):
     """Records, newest first.
 
-    With more filters than one index serves, a page looks through a bounded number of records,
-    and the next one goes on from there.
+    With filters that no one index serves, a page looks through a bounded number of records,
+    and the next page goes on from there.
     """
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
@@ -149,7 +84,7 @@ class ReasonForm(forms.Form):
     )
 
 
-class Void(Action):
+class VoidRecord(ConfirmedAct):
     """Voids a record."""
 
     template = "usage/admin/record_void.html"
@@ -159,7 +94,7 @@ class Void(Action):
 
     def refusal(self) -> str:
         if self.row.voids_id is not None:
-            return "This is a void, which cannot be voided: report the usage again under a new id."
+            return "This is a void, which cannot be voided. Report the usage again under a new id."
         if self.row.void_record is not None:
             return "The record is voided already."
         return ""
@@ -176,24 +111,34 @@ class Void(Action):
         messages.success(self.request, f"The record is voided on bill {negative.bill_id}.")
 
 
+@admin.display(description="request id")
+def request_id(record: Any) -> SafeString:
+    """Return a record's id with its badges."""
+    marks = format_html_join("", " {}", ((mark,) for mark in record.cells.marks))
+    return format_html('<span class="id">{}</span>{}', record.pk, marks)
+
+
+_customer = column("customer", "customer")
+
+
 @admin.register(UsageRecord)
 class UsageRecordAdmin(ReadOnlyAdmin):
     """Nothing here changes a record; voiding one adds another."""
 
     list_display = (
-        "shown_id",
-        "customer_name",
-        "service_name",
-        "shown_units",
-        "price",
-        "amount",
-        "recorded",
-        "occurred",
-        "reporter",
+        request_id,
+        _customer,
+        column("service", "service"),
+        column("units", "units"),
+        column("price", "unit price"),
+        column("amount", "amount"),
+        column("recorded_at", "recorded"),
+        column("occurred_at", "occurred"),
+        column("reported_by", "reported by"),
     )
     list_filter = (
         BillFilter,
-        KeyFilter,
+        ApiKeyFilter,
         CustomerFilter,
         ServiceFilter,
         PriceFilter,
@@ -223,22 +168,17 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     def get_list_display(self, request: HttpRequest) -> Any:
         of_one_customer = request.GET.keys() & {"bill", "customer"}
-        return [
-            name for name in self.list_display if name != "customer_name" or not of_one_customer
-        ]
+        return [name for name in self.list_display if name is not _customer or not of_one_customer]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return to_show(super().get_queryset(request))
+        return with_cells(super().get_queryset(request))
 
     def get_urls(self) -> list[URLPattern]:
-        void = self.admin_site.admin_view(Void.as_view(model_admin=self))
+        view = self.admin_site.admin_view
+        void = VoidRecord.as_view(model_admin=self)
         return [
-            path(
-                "export.csv",
-                self.admin_site.admin_view(self.export),
-                name="usage_usagerecord_export",
-            ),
-            path("<path:object_id>/void/", void, name="usage_usagerecord_void"),
+            path("export.csv", view(self.export), name="usage_usagerecord_export"),
+            path("<path:object_id>/void/", view(void), name="usage_usagerecord_void"),
             *super().get_urls(),
         ]
 
@@ -263,60 +203,15 @@ class UsageRecordAdmin(ReadOnlyAdmin):
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         for record in rows:
-            record.shown_marks = marks_of(record, voided=record.is_voided)
-
-    @admin.display(description="customer")
-    def customer_name(self, record: UsageRecord) -> SafeString:
-        return formats.customer(record.customer)
-
-    @admin.display(description="service")
-    def service_name(self, record: UsageRecord) -> SafeString:
-        return formats.name(record.service)
-
-    @admin.display(description="units")
-    def shown_units(self, record: UsageRecord) -> str:
-        return formats.number(record.units)
-
-    @admin.display(description="unit price")
-    def price(self, record: UsageRecord) -> str:
-        return formats.exact_money(record.price_per_unit, record.bill.currency)
-
-    @admin.display(description="amount")
-    def amount(self, record: UsageRecord) -> str:
-        return formats.exact_money(record.amount, record.bill.currency)
-
-    @admin.display(description="occurred")
-    def occurred(self, record: UsageRecord) -> SafeString:
-        return formats.minute(record.occurred_at)
-
-    @admin.display(description="recorded")
-    def recorded(self, record: UsageRecord) -> SafeString:
-        return formats.minute(record.recorded_at)
-
-    @admin.display(description="reported by")
-    def reporter(self, record: UsageRecord) -> SafeString:
-        return _reporter(record)
-
-    @admin.display(description="request id")
-    def shown_id(self, record: Any) -> SafeString:
-        marks = format_html_join("", " {}", ((mark,) for mark in record.shown_marks))
-        return format_html('<span class="id">{}</span>{}', record.pk, marks)
+            record.cells = record_cells(record)
 
     def page_context(self, request: HttpRequest, row: UsageRecord) -> dict[str, Any]:
         void = row.void_record
         return {
-            "customer": formats.customer(row.customer),
-            "reported_by": formats.api_key(row.reported_by) if row.reported_by else None,
-            "service": formats.name(row.service),
-            "units": formats.number(row.units),
-            "price": formats.exact_money(row.price_per_unit, row.bill.currency),
-            "amount": formats.exact_money(row.amount, row.bill.currency),
-            "occurred_at": formats.moment(row.occurred_at),
-            "recorded_at": formats.moment(row.recorded_at),
-            "bill_url": reverse("admin:usage_bill_change", args=[row.bill_id]),
-            "marks": marks_of(row, voided=void is not None),
+            "record": record_cells(row, timespec="seconds"),
+            "bill_url": bill_url(row.bill_id),
             "void": void,
-            "void_url": url_of(void.pk) if void else None,
-            "voids_url": url_of(row.voids_id) if row.voids_id else None,
+            "void_url": record_url(void.pk) if void else None,
+            "voids_url": record_url(row.voids_id) if row.voids_id else None,
             "voidable": void is None and row.voids_id is None,
         }

@@ -1,4 +1,4 @@
-"""What came by each API key: counts per day, and the last refusals, which are not on any bill."""
+"""The traffic of each API key: counts per day, and the last refusals."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _SHOWN = 10
 
 
 class DayRow(NamedTuple):
-    """A day's counts as a page shows them; none if nothing came."""
+    """A day's counts as a page shows them; none without traffic."""
 
     day: str
     counts: list[str]
 
 
 class RefusalRow(NamedTuple):
-    """A refusal as a page shows it; the record is the one that a conflict met."""
+    """A refusal as a page shows it; for a conflict with the stored record."""
 
     at: SafeString
     key_url: str
@@ -59,7 +59,7 @@ class KeyRow(NamedTuple):
 
 
 def may_see(request: HttpRequest) -> bool:
-    """Tell whether the user may see what came by which key."""
+    """Tell whether the user may see the traffic of keys."""
     return request.user.has_perms(["usage.view_apikey", "usage.view_traffic"])
 
 
@@ -69,7 +69,7 @@ def url_of(api_key_id: int) -> str:
 
 
 class TrafficPage(View):
-    """The last 30 days of one key, and what was refused to it."""
+    """The last 30 days of one key, and its last refusals."""
 
     http_method_names = ["get", "head"]
 
@@ -137,7 +137,7 @@ def _record_url(refusal: Refusal) -> str:
 
 
 def refused_under(request: HttpRequest) -> dict[str, Any]:
-    """Return what was refused under the request_id that is searched for."""
+    """Return the refusals of the request_id in the search box."""
     request_id = request.GET.get(SEARCH_VAR, "").strip()
     if not request_id or "\0" in request_id or not may_see(request):
         return {}
@@ -146,7 +146,7 @@ def refused_under(request: HttpRequest) -> dict[str, Any]:
 
 
 def last_used(api_keys: list[ApiKey]) -> dict[int, str]:
-    """Return in words when each of these keys was used last, by its id."""
+    """Return the day on which each of these keys was last used, or "never", by its id."""
     days = Traffic.objects.last_days(api_keys)
     return {row.pk: _day(days.get(row.pk)) for row in api_keys}
 
@@ -156,7 +156,7 @@ def _day(day: dt.date | None) -> str:
 
 
 def overview(request: HttpRequest) -> dict[str, Any]:
-    """Return which keys have trouble today, and which nobody seems to need."""
+    """Return the keys with refusals today, and the keys that have not been used for long."""
     if not may_see(request):
         return {}
     today = _today()

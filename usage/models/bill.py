@@ -140,6 +140,10 @@ class Bill(FrozenModel):
     def is_closed(self) -> bool:
         return self.closed_at is not None
 
+    def is_due(self, now: dt.datetime) -> bool:
+        """Tell whether the bill is open and its month and grace are over at the instant `now`."""
+        return not self.is_closed and self.month <= last_due_month(now)
+
     def lines(self) -> list[Line]:
         """Return the bill's lines, by service and price."""
         lines: list[Line] = self.daily_usage.lines_of([self])[self.pk]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any
 
 from django.db import models
@@ -14,7 +15,7 @@ from usage.database.constraints import CleanText
 from usage.database.fields import ExactDecimalField
 from usage.database.sums import ExactSum
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.bill import Bill, Line
+from usage.models.bill import Bill, Line, total_of
 from usage.models.customer import Customer
 from usage.money import exact_amount, round_amount
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
@@ -42,6 +43,18 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
             amount = round_amount(exact_amount(units, price), digits[bill_id])
             lines[bill_id].append(Line(service, price, units, records, amount))
         return lines
+
+    def totals_of(self, bills: Iterable[Bill]) -> dict[int, Decimal]:
+        """Return the total of each of these bills by bill id.
+
+        One query reads the lines of all that are open.
+        """
+        bills = list(bills)
+        lines = self.lines_of(bill for bill in bills if not bill.is_closed)
+        return {
+            bill.pk: bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
+            for bill in bills
+        }
 
 
 class DailyUsageManager(models.Manager.from_queryset(DailyUsageQuerySet)):  # type: ignore[misc]  # made at run time

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from usage.admin.bill_page import LINES_SHOWN, period_of
+from usage.admin.bill_page import LINES_SHOWN
 from usage.admin.charts import Value, bar_chart
+from usage.admin.rows import period_of
 from usage.ledger.close import close
 from usage.ledger.void import void
 from usage.models import Bill, Customer, UsageRecord
@@ -189,7 +190,7 @@ def test_shares_are_of_what_is_charged(admin_client: Client, customer: Customer)
     assert [row.share for row in shown(admin_client, bill)["lines"]] == [75.0, 25.0, 0.0]
 
 
-def test_of_many_lines_the_smaller_stand_as_one_until_all_are_asked_for(
+def test_the_smaller_of_many_lines_are_one_row_until_all_are_requested(
     admin_client: Client, customer: Customer
 ) -> None:
     for number in range(LINES_SHOWN + 2):

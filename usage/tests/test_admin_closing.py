@@ -131,7 +131,7 @@ def test_the_change_permission_is_enough(bill: Bill) -> None:
     assert bill.is_closed
 
 
-def test_nobody_closes_without_logging_in(client: Client, bill: Bill) -> None:
+def test_closing_requires_a_login(client: Client, bill: Bill) -> None:
     response = client.post(page_of(bill, "close"))
 
     assert response["Location"].startswith("/admin/login/")

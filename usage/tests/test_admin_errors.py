@@ -36,7 +36,7 @@ def test_a_bill_that_is_not_there_is_named(admin_client: Client) -> None:
 def test_an_export_with_a_malformed_filter_says_which(admin_client: Client) -> None:
     address = reverse("admin:usage_bill_export", query={"month": "<b>"})
 
-    assert "&#x27;&lt;b&gt;&#x27; is no month" in error_of(admin_client.get(address), 404)
+    assert "&#x27;&lt;b&gt;&#x27; is not a month" in error_of(admin_client.get(address), 404)
 
 
 def test_what_the_role_does_not_allow_is_said_so(customer: Customer) -> None:

@@ -99,7 +99,7 @@ def test_a_record_is_exported_digit_for_digit(admin_client: Client, customer: Cu
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_no_cell_runs_as_a_formula_and_each_comes_back_as_sent(
+def test_no_cell_runs_as_a_formula_and_each_can_be_restored(
     admin_client: Client, name: str
 ) -> None:
     customer = CustomerFactory.create(name=name)
@@ -195,7 +195,7 @@ def test_malformed_filters_have_no_export(admin_client: Client) -> None:
     assert admin_client.get(address).status_code == 404
 
 
-def test_only_who_may_see_may_export(bill: Bill) -> None:
+def test_an_export_requires_the_permission_to_see(bill: Bill) -> None:
     nobody = staff()
 
     for address in (

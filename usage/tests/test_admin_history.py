@@ -25,7 +25,7 @@ def bill(customer: Customer, database_clock: DatabaseClock) -> Bill:
     return report(request_id="fact")
 
 
-def test_closing_keeps_who_and_why(admin_client: Client, bill: Bill) -> None:
+def test_the_history_keeps_who_closed_and_why(admin_client: Client, bill: Bill) -> None:
     admin_client.post(page_of(bill, "close"), {"reason": " The customer leaves. "})
 
     entry = HistoryEntry.objects.get()
@@ -119,9 +119,7 @@ def test_no_record_is_voided_without_its_entry(bill: Bill, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("by", "reason"), [("", ""), ("x" * 151, ""), ("Sam", "x" * 501)])
-def test_nobody_closes_without_a_name_or_with_too_long_a_reason(
-    bill: Bill, by: str, reason: str
-) -> None:
+def test_closing_requires_a_name_and_a_short_reason(bill: Bill, by: str, reason: str) -> None:
     with pytest.raises(ValidationError):
         close(bill, by=by, reason=reason)
 
@@ -129,7 +127,7 @@ def test_nobody_closes_without_a_name_or_with_too_long_a_reason(
 
 
 @pytest.mark.parametrize("by", ["", "x" * 151])
-def test_nobody_voids_without_a_name(bill: Bill, by: str) -> None:
+def test_voiding_requires_a_name(bill: Bill, by: str) -> None:
     with pytest.raises(VoidRefused, match="Name who voids the record"):
         void(UsageRecord.objects.get(), reason="Counted twice.", by=by)
 

@@ -36,7 +36,7 @@ def test_five_wrong_passwords_lock_out_even_the_right_one(client: Client) -> Non
     assert login(client, "right").status_code == 429
 
 
-def test_the_lockout_page_says_how_long_and_who_lifts_it(client: Client) -> None:
+def test_the_lockout_page_says_how_long_it_lasts_and_who_can_unlock(client: Client) -> None:
     page = guess(client).content.decode()
 
     assert "15 minutes after the last attempt" in page

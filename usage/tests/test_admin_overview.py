@@ -42,9 +42,9 @@ def test_a_quiet_day(admin_client: Client) -> None:
         "No usage was recorded this month or the last.",
         "No bill is open.",
         "No bill is overdue.",
-        "prices are as they were",
-        "No usage has come late this month.",
-        "Nobody has done anything yet.",
+        "No customer's prices have changed",
+        "No usage was late this month.",
+        "Nothing has been done yet.",
     ):
         assert said in page
     assert "Usage billing" in page
@@ -53,7 +53,7 @@ def test_a_quiet_day(admin_client: Client) -> None:
 # The month so far
 
 
-def test_what_is_accrued_stands_beside_the_last_month_up_to_the_same_day(
+def test_the_month_so_far_is_compared_with_last_month_up_to_the_same_day(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
     for day, amount in (("10", 40), ("23", 60), ("24", 1000)):
@@ -99,7 +99,7 @@ def test_currencies_are_never_added_together(admin_client: Client, customer: Cus
     assert sum(bar.value.amount for bar in yen["chart"].bars) == 500
 
 
-def test_a_currency_that_nobody_has_is_passed_over(admin_client: Client, bill: Bill) -> None:
+def test_an_unknown_currency_is_ignored(admin_client: Client, bill: Bill) -> None:
     assert shown(admin_client, "<script>")["accrued"].currency == "USD"
 
 
@@ -257,7 +257,9 @@ def test_late_usage_of_this_month_and_what_was_done_are_shown(
     context = shown(admin_client)
 
     assert [record.request_id for record in context["late_records"]] == ["late"]
-    assert [(entry.did, entry.url) for entry in context["done"]] == [("closed", page_of(bill))]
+    assert [(entry.did, entry.bill_url) for entry in context["done"]] == [
+        ("closed the bill", page_of(bill))
+    ]
     assert HistoryEntry.objects.count() == 1
     database_clock.set("2026-12-01T00:00:00Z")
     assert not shown(admin_client)["late_records"]
@@ -269,6 +271,6 @@ def test_late_usage_of_this_month_and_what_was_done_are_shown(
 def test_it_shows_only_what_the_user_may_see(bill: Bill) -> None:
     page = text_of(staff("view_customer").get("/admin/"))
 
-    for hidden in ("Accrued", "Overdue", "Late usage", "Unit prices", "Lately done", "$"):
+    for hidden in ("Accrued", "Overdue", "Late usage", "Unit prices", "Recent activity", "$"):
         assert hidden not in page
     assert list_of("customer") in page

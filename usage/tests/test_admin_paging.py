@@ -131,7 +131,7 @@ def test_a_page_that_long_names_cut_short_goes_on_after_its_last_row(
         assert len(set(chain(*shown))) == 7
 
 
-def test_a_row_too_long_for_a_page_stands_alone(
+def test_a_row_too_long_for_a_page_is_alone_on_one(
     admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "NAMES_BYTES", 1)
@@ -164,7 +164,7 @@ def test_a_damaged_address_shows_no_record(
     response = admin_client.get(list_of("usagerecord", p=position))
 
     assert (response.status_code, response.context["cl"].result_list) == (400, [])
-    assert messages_of(response) == ["The page's address is damaged: go back to the first."]
+    assert messages_of(response) == ["The page's address is damaged. Go back to the first page."]
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40])

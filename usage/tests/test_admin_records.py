@@ -24,7 +24,9 @@ def found(client: Client, **query: Any) -> list[str]:
     ]
 
 
-def test_the_page_says_who_reported_what_and_when(admin_client: Client, customer: Customer) -> None:
+def test_a_record_page_shows_the_reporter_and_the_time(
+    admin_client: Client, customer: Customer
+) -> None:
     api_key, _ = ApiKey.objects.issue(name="CDN team")
     report(
         request_id="cdn:1",
@@ -143,15 +145,15 @@ def test_filters_by_service_price_key_and_day(admin_client: Client, customer: Cu
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"price": "0,05"}, "'0,05' is no unit price such as 0.05."),
-        ({"price": "-1"}, "'-1' is no unit price such as 0.05."),
-        ({"price": "NaN"}, "'NaN' is no unit price such as 0.05."),
-        ({"price": "1e40"}, "'1e40' is no unit price such as 0.05."),
-        ({"since": "0001-01-01"}, "'0001-01-01' is no first day such as 2026-11-01."),
-        ({"until": "9999-12-31"}, "'9999-12-31' is no last day such as 2026-11-30."),
-        ({"since": "soon"}, "'soon' is no first day such as 2026-11-01."),
-        ({"reported_by": "x"}, "'x' is no API key's id such as 123."),
-        ({"customer": "abc"}, "'abc' is no customer's id such as 123."),
+        ({"price": "0,05"}, "'0,05' is not a unit price. Write it as 0.05."),
+        ({"price": "-1"}, "'-1' is not a unit price. Write it as 0.05."),
+        ({"price": "NaN"}, "'NaN' is not a unit price. Write it as 0.05."),
+        ({"price": "1e40"}, "'1e40' is not a unit price. Write it as 0.05."),
+        ({"since": "0001-01-01"}, "'0001-01-01' is not a first day. Write it as 2026-11-01."),
+        ({"until": "9999-12-31"}, "'9999-12-31' is not a last day. Write it as 2026-11-30."),
+        ({"since": "soon"}, "'soon' is not a first day. Write it as 2026-11-01."),
+        ({"reported_by": "x"}, "'x' is not a valid API key id. Use a number such as 123."),
+        ({"customer": "abc"}, "'abc' is not a valid customer id. Use a number such as 123."),
     ],
 )
 def test_a_malformed_value_is_named_and_can_be_corrected(

@@ -122,11 +122,11 @@ def test_a_record_is_found_together_with_the_conflict_that_it_met(
     assert len(context["cl"].result_list) == len(context["refusals"]) == 1
 
 
-def test_a_request_id_that_nobody_knows_is_said_to_be_unknown(
+def test_an_unknown_request_id_is_reported_as_unknown(
     admin_client: Client, customer: Customer
 ) -> None:
     report(request_id="cdn:18")
-    said = "Nor is it among the last 50 refusals of any API key"
+    said = "It is not among the last 50 refusals of any API key"
 
     assert said in text_of(admin_client.get(list_of("usagerecord", q="cdn:17")))
     assert said not in text_of(admin_client.get(list_of("usagerecord", q="cdn:18")))
@@ -179,7 +179,7 @@ def test_every_role_sees_traffic(role: str, key: ApiKey) -> None:
     assert "unused_keys" in client.get("/admin/").context
 
 
-def test_who_may_not_see_traffic_sees_none(key: ApiKey) -> None:
+def test_traffic_requires_the_permission_to_see_it(key: ApiKey) -> None:
     refused(key)
     came(key, refused=1)
     member = staff("view_apikey", "view_usagerecord")
@@ -191,7 +191,7 @@ def test_who_may_not_see_traffic_sees_none(key: ApiKey) -> None:
         assert "/traffic/" not in page
 
 
-def test_nobody_changes_traffic(admin_client: Client, key: ApiKey) -> None:
+def test_traffic_cannot_be_changed(admin_client: Client, key: ApiKey) -> None:
     assert admin_client.post(page_of(key, "traffic")).status_code == 405
     assert admin_client.get("/admin/usage/traffic/").status_code == 404
     assert admin_client.get("/admin/usage/apikey/999/traffic/").status_code == 404

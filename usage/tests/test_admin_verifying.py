@@ -72,7 +72,7 @@ def test_a_bill_too_large_for_a_page_is_left_to_the_command(
     assert f"verify_bills --bill {bill.pk}" in messages_of(response)[0]
 
 
-def test_whoever_sees_a_bill_may_verify_it(bill: Bill) -> None:
+def test_the_permission_to_see_a_bill_is_enough_to_verify_it(bill: Bill) -> None:
     viewer = staff("view_bill")
 
     assert messages_of(viewer.post(page_of(bill, "verify"), follow=True))

@@ -1,0 +1,166 @@
+"""How bills, usage records and history entries read in a table."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django.contrib.admin.utils import quote
+from django.db.models import Exists, OuterRef, QuerySet, Value
+from django.db.models.functions import Concat
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.safestring import SafeString
+
+from usage.admin import formats
+from usage.models import Bill, DailyUsage, HistoryEntry, UsageRecord
+from usage.models.usage_record import VOID_PREFIX
+from usage.periods import day_of, midnight, month_bounds
+
+
+class BillCells(NamedTuple):
+    """A bill in a table; `amount` is its total as a number."""
+
+    url: str
+    customer: SafeString
+    period: str
+    state: SafeString
+    amount: Decimal
+    total: str
+
+
+class RecordCells(NamedTuple):
+    """A usage record in a table or on its page; `marks` are badges: late, void, voided."""
+
+    url: str
+    request_id: str
+    customer: SafeString
+    service: SafeString
+    units: str
+    price: str
+    amount: str
+    recorded_at: SafeString
+    occurred_at: SafeString
+    reported_by: SafeString
+    marks: list[SafeString]
+
+
+class HistoryCells(NamedTuple):
+    """One act of staff or of a command on a bill; `record` is the record voided, if one was."""
+
+    at: SafeString
+    actor: SafeString
+    did: str
+    reason: str
+    bill_url: str
+    bill: int
+    record_url: str
+    record: str | None
+
+
+def bill_cells(bills: Collection[Bill], now: dt.datetime) -> list[BillCells]:
+    """Return the cells of these bills in their order; one query reads the totals of all."""
+    totals = DailyUsage.objects.totals_of(bills)
+    return [
+        BillCells(
+            url=bill_url(bill.pk),
+            customer=formats.customer(bill.customer),
+            period=period_of(bill),
+            state=state_of(bill, now),
+            amount=totals[bill.pk],
+            total=formats.money(totals[bill.pk], bill.currency),
+        )
+        for bill in bills
+    ]
+
+
+def bill_url(bill_id: int) -> str:
+    """Return the address of a bill's page."""
+    return reverse("admin:usage_bill_change", args=[bill_id])
+
+
+def period_of(bill: Bill) -> str:
+    """Return a bill's month; its days if it is only a part of one."""
+    if (bill.period_start, bill.period_end) == month_bounds(bill.month):
+        return f"{bill.month:%B %Y}"
+    return dates_of(bill)
+
+
+def dates_of(bill: Bill) -> str:
+    """Return the first and the last day of a bill's period; with the time if not at midnight."""
+    last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
+    start = _time_within_day(bill.period_start) or day_of(bill.period_start)
+    return f"{start} to {_time_within_day(bill.period_end) or last}"
+
+
+def _time_within_day(instant: dt.datetime) -> str:
+    if instant == midnight(day_of(instant)):
+        return ""
+    return f"{timezone.localtime(instant):%Y-%m-%d %H:%M:%S}"
+
+
+def state_of(bill: Bill, now: dt.datetime) -> SafeString:
+    """Return a badge that says whether a bill is open, overdue or closed."""
+    if bill.is_closed:
+        return formats.badge("closed", "quiet")
+    return (
+        formats.badge("overdue", "warning") if bill.is_due(now) else formats.badge("open", "good")
+    )
+
+
+def with_cells(records: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
+    """Read with each record what its cells show; `is_voided` tells whether a void cancels it."""
+    void = UsageRecord.objects.filter(pk=Concat(Value(VOID_PREFIX), OuterRef("pk")))
+    shown: QuerySet[Any, Any] = records.annotate(is_voided=Exists(void))
+    return shown.select_related("customer", "bill", "reported_by")
+
+
+def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
+    """Return the cells of a record that was read `with_cells`."""
+    if record.reported_by:
+        reported_by = formats.api_key(record.reported_by)
+    else:
+        reported_by = formats.name(record.voided_by or "–")
+    return RecordCells(
+        url=record_url(record.pk),
+        request_id=record.pk,
+        customer=formats.customer(record.customer),
+        service=formats.name(record.service),
+        units=formats.number(record.units),
+        price=formats.exact_money(record.price_per_unit, record.bill.currency),
+        amount=formats.exact_money(record.amount, record.bill.currency),
+        recorded_at=formats.moment(record.recorded_at, timespec=timespec),
+        occurred_at=formats.moment(record.occurred_at, timespec=timespec),
+        reported_by=reported_by,
+        marks=_marks_of(record),
+    )
+
+
+def record_url(request_id: str) -> str:
+    """Return the address of a record's page."""
+    return reverse("admin:usage_usagerecord_change", args=[quote(request_id)])
+
+
+def _marks_of(record: Any) -> list[SafeString]:
+    marks = [
+        ("late", "warning", record.late),
+        ("void", "bad", record.voids_id is not None),
+        ("voided", "bad", record.is_voided),
+    ]
+    return [formats.badge(text, kind) for text, kind, applies in marks if applies]
+
+
+def history_cells(entry: HistoryEntry) -> HistoryCells:
+    """Return the cells of a history entry."""
+    return HistoryCells(
+        at=formats.moment(entry.at),
+        actor=formats.name(entry.actor),
+        did=entry.get_action_display(),
+        reason=entry.reason,
+        bill_url=bill_url(entry.bill_id),
+        bill=entry.bill_id,
+        record_url=record_url(entry.record_id) if entry.record_id else "",
+        record=entry.record_id,
+    )
