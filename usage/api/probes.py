@@ -41,8 +41,8 @@ def _missing() -> Iterator[str]:
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
         yield f"Migrations are not applied ({names}): run manage.py migrate."
         return
-    if absent := triggers.missing(connection):
-        yield f"Guards do not stand ({', '.join(sorted(absent))}): run manage.py install_guards."
+    if faults := triggers.faults(connection):
+        yield f"Guards do not hold ({triggers.described(faults)}): run manage.py install_guards."
     newest = Bill.objects.order_by("-pk").first()
     if newest is not None and not _is_within_month(newest):
         yield (

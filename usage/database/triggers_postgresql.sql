@@ -1,4 +1,6 @@
 -- What the database itself refuses, whoever asks: see docs/decisions.md, "Guards".
+-- Triggers and the constraint are written as pg_get_triggerdef and pg_get_constraintdef write them,
+-- so that usage/database/triggers.py can compare them. Each statement begins a line.
 
 CREATE OR REPLACE FUNCTION usage_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -64,7 +66,7 @@ BEGIN
     RETURN COALESCE(NEW, OLD);
 END $$;
 
-CREATE OR REPLACE TRIGGER record_never_changes BEFORE UPDATE OR DELETE ON usage_usagerecord
+CREATE OR REPLACE TRIGGER record_never_changes BEFORE DELETE OR UPDATE ON usage_usagerecord
     FOR EACH ROW EXECUTE FUNCTION usage_refuse('a usage record never changes and is never deleted');
 CREATE OR REPLACE TRIGGER record_never_truncated BEFORE TRUNCATE ON usage_usagerecord
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
@@ -98,19 +100,17 @@ CREATE OR REPLACE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_daily
 CREATE OR REPLACE TRIGGER daily_usage_never_truncated BEFORE TRUNCATE ON usage_dailyusage
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
-CREATE OR REPLACE TRIGGER history_never_changes BEFORE UPDATE OR DELETE ON usage_historyentry
+CREATE OR REPLACE TRIGGER history_never_changes BEFORE DELETE OR UPDATE ON usage_historyentry
     FOR EACH ROW EXECUTE FUNCTION usage_refuse('the history never changes and is never deleted');
 CREATE OR REPLACE TRIGGER history_never_truncated BEFORE TRUNCATE ON usage_historyentry
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
 CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
-    FOR EACH ROW WHEN ((OLD.id, OLD.currency) <> (NEW.id, NEW.currency)) EXECUTE FUNCTION usage_currency_fixed();
+    FOR EACH ROW WHEN (OLD.id <> NEW.id OR OLD.currency::text <> NEW.currency::text) EXECUTE FUNCTION usage_currency_fixed();
 -- The foreign key is checked at the end of the transaction, when another customer may have the id.
 CREATE OR REPLACE TRIGGER customer_with_bills_never_deleted BEFORE DELETE ON usage_customer
     FOR EACH ROW EXECUTE FUNCTION usage_currency_fixed();
 
 -- Ranges of numbers and of times are indexed alike, so this needs no extension.
-ALTER TABLE usage_bill DROP CONSTRAINT IF EXISTS bill_periods_apart;
-ALTER TABLE usage_bill ADD CONSTRAINT bill_periods_apart EXCLUDE USING gist (
-    numrange(customer_id, customer_id, '[]') WITH &&, tstzrange(period_start, period_end) WITH &&
-);
+ALTER TABLE usage_bill DROP CONSTRAINT IF EXISTS bill_periods_apart, ADD CONSTRAINT bill_periods_apart
+    EXCLUDE USING gist (numrange(customer_id::numeric, customer_id::numeric, '[]'::text) WITH &&, tstzrange(period_start, period_end) WITH &&);

@@ -1,18 +1,16 @@
 -- What the database itself refuses, whoever asks: see docs/decisions.md, "Guards".
+-- Each statement begins a line.
 
-DROP TRIGGER IF EXISTS record_never_changes;
 CREATE TRIGGER record_never_changes BEFORE UPDATE ON usage_usagerecord
 BEGIN
     SELECT RAISE(ABORT, 'a usage record never changes');
 END;
 
-DROP TRIGGER IF EXISTS record_never_deleted;
 CREATE TRIGGER record_never_deleted BEFORE DELETE ON usage_usagerecord
 BEGIN
     SELECT RAISE(ABORT, 'a usage record is never deleted');
 END;
 
-DROP TRIGGER IF EXISTS record_on_open_bill;
 CREATE TRIGGER record_on_open_bill BEFORE INSERT ON usage_usagerecord
 WHEN NOT EXISTS (
     SELECT 1 FROM usage_bill bill
@@ -22,7 +20,6 @@ BEGIN
     SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
 END;
 
-DROP TRIGGER IF EXISTS record_reported_by_a_key;
 CREATE TRIGGER record_reported_by_a_key BEFORE INSERT ON usage_usagerecord
 WHEN NEW.reported_by_id IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM usage_apikey WHERE id = NEW.reported_by_id)
@@ -30,19 +27,16 @@ BEGIN
     SELECT RAISE(ABORT, 'usage is reported by an API key that exists');
 END;
 
-DROP TRIGGER IF EXISTS api_key_keeps_its_id;
 CREATE TRIGGER api_key_keeps_its_id BEFORE UPDATE OF id ON usage_apikey WHEN OLD.id <> NEW.id
 BEGIN
     SELECT RAISE(ABORT, 'an API key keeps its id');
 END;
 
-DROP TRIGGER IF EXISTS api_key_never_deleted;
 CREATE TRIGGER api_key_never_deleted BEFORE DELETE ON usage_apikey
 BEGIN
     SELECT RAISE(ABORT, 'an API key is never deleted: records name it');
 END;
 
-DROP TRIGGER IF EXISTS bill_only_closes;
 CREATE TRIGGER bill_only_closes BEFORE UPDATE ON usage_bill
 WHEN OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
     OR NEW.id <> OLD.id OR NEW.customer_id <> OLD.customer_id
@@ -53,13 +47,11 @@ BEGIN
     SELECT RAISE(ABORT, 'a bill changes only once, when it is closed');
 END;
 
-DROP TRIGGER IF EXISTS bill_never_deleted;
 CREATE TRIGGER bill_never_deleted BEFORE DELETE ON usage_bill
 BEGIN
     SELECT RAISE(ABORT, 'a bill is never deleted');
 END;
 
-DROP TRIGGER IF EXISTS bill_periods_apart;
 CREATE TRIGGER bill_periods_apart BEFORE INSERT ON usage_bill
 WHEN EXISTS (
     SELECT 1 FROM usage_bill bill
@@ -72,7 +64,6 @@ BEGIN
     SELECT RAISE(ABORT, 'bills of one customer never overlap');
 END;
 
-DROP TRIGGER IF EXISTS daily_usage_insert_on_open_bill;
 CREATE TRIGGER daily_usage_insert_on_open_bill BEFORE INSERT ON usage_dailyusage
 WHEN NOT EXISTS (
     SELECT 1 FROM usage_bill bill
@@ -82,39 +73,33 @@ BEGIN
     SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
 END;
 
-DROP TRIGGER IF EXISTS daily_usage_update_on_open_bill;
 CREATE TRIGGER daily_usage_update_on_open_bill BEFORE UPDATE ON usage_dailyusage
 WHEN EXISTS (SELECT 1 FROM usage_bill bill WHERE bill.id = OLD.bill_id AND bill.closed_at IS NOT NULL)
 BEGIN
     SELECT RAISE(ABORT, 'usage goes on an open bill of its own customer');
 END;
 
-DROP TRIGGER IF EXISTS daily_usage_keeps_its_key;
 CREATE TRIGGER daily_usage_keeps_its_key
 BEFORE UPDATE OF id, customer_id, bill_id, service, price_per_unit, day, slot ON usage_dailyusage
 BEGIN
     SELECT RAISE(ABORT, 'daily usage keeps its bill, service, price, day and slot');
 END;
 
-DROP TRIGGER IF EXISTS daily_usage_never_deleted;
 CREATE TRIGGER daily_usage_never_deleted BEFORE DELETE ON usage_dailyusage
 BEGIN
     SELECT RAISE(ABORT, 'daily usage is never deleted');
 END;
 
-DROP TRIGGER IF EXISTS history_never_changes;
 CREATE TRIGGER history_never_changes BEFORE UPDATE ON usage_historyentry
 BEGIN
     SELECT RAISE(ABORT, 'the history never changes');
 END;
 
-DROP TRIGGER IF EXISTS history_never_deleted;
 CREATE TRIGGER history_never_deleted BEFORE DELETE ON usage_historyentry
 BEGIN
     SELECT RAISE(ABORT, 'the history is never deleted');
 END;
 
-DROP TRIGGER IF EXISTS customer_keeps_currency;
 CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer
 WHEN (OLD.id <> NEW.id OR OLD.currency <> NEW.currency)
     AND EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
@@ -123,7 +108,6 @@ BEGIN
 END;
 
 -- The foreign key is checked at the end of the transaction, when another customer may have the id.
-DROP TRIGGER IF EXISTS customer_with_bills_never_deleted;
 CREATE TRIGGER customer_with_bills_never_deleted BEFORE DELETE ON usage_customer
 WHEN EXISTS (SELECT 1 FROM usage_bill WHERE customer_id = OLD.id)
 BEGIN

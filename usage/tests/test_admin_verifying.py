@@ -22,7 +22,7 @@ def tamper(bill: Bill) -> None:
     """Change a daily sum of an open bill, which no guard can tell from usage that arrives."""
     with connection.cursor() as cursor:
         cursor.execute("UPDATE usage_dailyusage SET records = 7 WHERE bill_id = %s", [bill.pk])
-    assert not triggers.missing(connection)
+    assert not triggers.faults(connection)
 
 
 def test_a_bill_that_agrees_is_said_to(admin_client: Client, bill: Bill) -> None:

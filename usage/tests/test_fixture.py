@@ -140,7 +140,7 @@ def test_bills_of_others_keep_their_ids(db: None, database_clock: DatabaseClock)
 
 
 def test_it_loads_with_the_guards_on(samples: DatabaseClock) -> None:
-    assert triggers.missing(connection) == set()
+    assert triggers.faults(connection) == {}
 
 
 def test_new_bills_come_after_the_loaded_ones(samples: DatabaseClock) -> None:
@@ -231,7 +231,7 @@ def emptied(db: None) -> None:
             triggers.install(connection)
         else:
             cursor.execute("SET LOCAL session_replication_role = origin")
-    assert triggers.missing(connection) == set()
+    assert triggers.faults(connection) == {}
 
 
 def without_ids(tables: dict[str, list[dict[str, Any]]]) -> dict[str, list[Any]]:

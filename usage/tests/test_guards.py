@@ -6,7 +6,6 @@ from io import StringIO
 import pytest
 from django.db import connection, models, transaction
 
-from usage.database import triggers
 from usage.models import Bill, DailyUsage, Frozen, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.guarded import (
@@ -19,17 +18,6 @@ from usage.tests.guarded import (
 )
 
 pytestmark = pytest.mark.django_db
-
-
-def test_all_guards_stand_after_the_migrations() -> None:
-    assert triggers.missing(connection) == set()
-    assert len(triggers.expected(connection)) == (20 if connection.vendor == "postgresql" else 17)
-
-
-@on_postgresql
-def test_a_guard_that_is_switched_off_does_not_stand() -> None:
-    run("ALTER TABLE usage_usagerecord DISABLE TRIGGER record_never_changes")()
-    assert triggers.missing(connection) == {"record_never_changes"}
 
 
 # Records

@@ -1,8 +1,8 @@
-"""Puts back the triggers by which the database refuses to change what is fixed."""
+"""Puts right the triggers by which the database refuses to change what is fixed."""
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 from django.db import connection, transaction
 
 from usage.database import triggers
@@ -10,13 +10,21 @@ from usage.database.transactions import lift_statement_timeout
 
 
 class Command(BaseCommand):
-    """Renews every guard, in one transaction."""
+    """Installs the guards that are missing, switched off or changed, in one transaction."""
 
-    help = "Installs the database's guards again, for when /readyz says that some are missing."
+    help = "Puts right the database's guards, for when /readyz says that some do not hold."
 
     def handle(self, **options: Any) -> None:
         with transaction.atomic():
             lift_statement_timeout()
-            missing = sorted(triggers.missing(connection))
-            triggers.install(connection)
-        self.stdout.write(f"Missing before: {', '.join(missing) or 'none'}; all stand now.")
+            mended = triggers.install(connection)
+            remaining = triggers.faults(connection)
+        for name in sorted(mended.keys() - remaining.keys()):
+            self.stdout.write(f"Mended {name}, which was {mended[name]}.")
+        if remaining:
+            raise CommandError(
+                f"This command cannot mend that {triggers.described(remaining)}: change the"
+                " setting of the database, the role or the server."
+            )
+        if not mended:
+            self.stdout.write("Every guard holds; nothing was changed.")
