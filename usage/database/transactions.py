@@ -11,15 +11,13 @@ import datetime as dt
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, TypeVar
 
 import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-
-from usage.database import prepared
 
 T = TypeVar("T")
 
@@ -28,9 +26,6 @@ NOW = {
     "postgresql": "statement_timestamp()",
     "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
 }
-GATES = 64
-# The first of PostgreSQL's two advisory lock keys; no other part of the service locks under it.
-_GATE_KEY = 0x0B111
 _ATTEMPTS = 5
 # A statement on PostgreSQL, and the beginning of a transaction on SQLite, may take 5 s; with none
 # begun after 3 s all is over after 8: a caller waits 10.
@@ -55,10 +50,6 @@ _SQLITE_UNAVAILABLE = frozenset({7, 8, 10, 13, 14, 15})
 
 class DatabaseUnavailable(Exception):
     """The database is away, locked or overloaded; whether a commit went through is not known."""
-
-
-class GateBusy(Exception):
-    """A bill is being closed, or a close is waiting; nothing was done."""
 
 
 class Repeat(Exception):
@@ -117,6 +108,8 @@ def repeatable(
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + patience
     for attempt in count(1):
+        if time.monotonic() > give_up:
+            raise DatabaseUnavailable("The database took too long over one transaction.")
         # A lost connection repeats the transaction, so that no question is needed whether it lives.
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
@@ -143,44 +136,16 @@ def repeatable(
 def _in_time(
     connection: BaseDatabaseWrapper, last_start: float
 ) -> contextlib.AbstractContextManager[None]:
-    """Let no statement begin after `last_start`; on SQLite only the beginning itself waits."""
+    """Let no statement begin after `last_start`."""
+    if connection.vendor == "sqlite":
+        return contextlib.nullcontext()  # only the beginning of a transaction waits there
 
-    def check(execute: Callable[..., Any], sql: str, *others: Any) -> Any:
-        may_wait = connection.vendor != "sqlite" or sql.startswith("BEGIN")
-        if may_wait and time.monotonic() > last_start:
+    def check(execute: Callable[..., Any], *others: Any) -> Any:
+        if time.monotonic() > last_start:
             raise DatabaseUnavailable("The database took too long over one transaction.")
-        return execute(sql, *others)
+        return execute(*others)
 
     return connection.execute_wrapper(check)
-
-
-def enter_gate(
-    customer_ids: Iterable[int],
-    *,
-    exclusive: bool = False,
-    wait: bool = True,
-    using: str = DEFAULT_DB_ALIAS,
-) -> None:
-    """Hold off closing (or, `exclusive`, recording) for these customers until the transaction ends.
-
-    On SQLite the transaction itself does: it is IMMEDIATE, and there is one at a time. Without
-    `wait`, GateBusy is raised where it would have to.
-    """
-    connection = connections[using]
-    if connection.vendor != "postgresql":
-        return
-    name = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
-    function = name if exclusive else f"{name}_shared"
-    gates = sorted({customer_id % GATES for customer_id in customer_ids})
-    with connection.cursor() as cursor:
-        prepared.execute(
-            cursor,
-            f"usage_{function}",
-            f"SELECT {function}({_GATE_KEY}, gate) FROM unnest(%s::int[]) AS gate",
-            [gates],
-        )
-        if not wait and not all(entered for (entered,) in cursor.fetchall()):
-            raise GateBusy("A bill is being closed: wait for it, or come back.")
 
 
 def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import connection, models
 
-from usage.database.transactions import database_now, enter_gate, repeatable
+from usage.database.transactions import database_now, repeatable
+from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, HistoryEntry
 
 
@@ -30,7 +31,9 @@ def close(bill: Bill, *, by: object, reason: str = "") -> bool:
 
 def _close(bill: Bill, *, by: object, reason: str) -> bool:
     # Waits for every transaction that records usage of this customer, and holds off new ones.
-    enter_gate([bill.customer_id], exclusive=True)
+    with connection.cursor() as cursor:
+        sql = STATEMENTS[connection.vendor](cursor)
+        sql.take_close_lock([bill.customer_id], exclusive=True)
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.
     bill.refresh_from_db()

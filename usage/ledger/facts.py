@@ -59,3 +59,33 @@ class Refused(NamedTuple):
 
 
 Outcome = Recorded | Conflict | Refused
+
+
+class Voiding(NamedTuple):
+    """The record that a fact voids, with the bill it is on, and who voids it and why."""
+
+    record_id: str
+    bill_id: int
+    reason: str
+    by: str
+
+
+class DailyAddition(NamedTuple):
+    """Units and records that new records add to one row of daily usage."""
+
+    customer_id: int
+    bill_id: int
+    service: str
+    price_per_unit: Decimal
+    day: dt.date
+    slot: int
+    units: Decimal
+    records: int
+
+
+class DailyUsageOverflow(Exception):
+    """A row of daily usage would exceed the exact range of SQLite's 64 bits."""
+
+
+class CloseLockBusy(Exception):
+    """A bill is being closed, or a close is waiting; nothing was done."""

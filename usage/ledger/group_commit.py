@@ -1,115 +1,104 @@
-"""Callers of one process that come while another is at work share the next turn.
+"""Group commit: requests that arrive during a transaction share the next one.
 
-A transaction of ten facts costs little more than one of a single fact: the same statements, the
-same wait for the disk. So those that wait ride together, and one of them drives.
+A transaction that records ten facts costs little more than one that records a single fact: it has
+the same statements and the same wait for the disk. So requests that wait are recorded together,
+and one of them, the leader, runs the transaction for all.
+
+This is an optimisation; recording is right without it. With 16 connections it saves more than
+half of the CPU per record in the workers and in PostgreSQL. To measure it, run
+`python -m benchmarks --without group-commit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import Condition, Lock, Semaphore
+from collections.abc import Callable, Sequence
+from threading import Condition, Lock
 from typing import Generic, TypeVar
 
-T = TypeVar("T")
-R = TypeVar("R")
+Request = TypeVar("Request")
+Result = TypeVar("Result")
 
 
-@contextmanager
-def turn(turns: Semaphore, *, patience: float) -> Iterator[None]:
-    """Wait for a turn, though no longer than `patience` seconds: then go without one."""
-    has_turn = turns.acquire(timeout=patience)
-    try:
-        yield
-    finally:
-        if has_turn:
-            turns.release()
+class _Waiter(Generic[Request, Result]):
+    """One request, and its result once the leader has released `wakeup`."""
+
+    __slots__ = ("leads", "request", "result", "wakeup")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.wakeup = Lock()  # an Event takes four times as long to make, wait for and set
+        self.wakeup.acquire()
+        self.leads = False
+        self.result: Result | None = None
 
 
-class _Seat(Generic[T, R]):
-    """One caller: what it brings, and what it gets once it is called, which frees its lock."""
+class GroupCommit(Generic[Request, Result]):
+    """Runs one group of requests at a time, each led by the request that waited longest.
 
-    __slots__ = ("called", "drives", "load", "result")
-
-    def __init__(self, load: T) -> None:
-        self.load = load
-        self.called = Lock()  # an Event takes four times as long to make, wait for and set
-        self.called.acquire()
-        self.drives = False
-        self.result: R | None = None
-
-
-class Rides(Generic[T, R]):
-    """Lets one caller at a time work, for itself and for all that came while it waited.
-
-    `drive` gets the loads of one ride and returns their results in the same order, or None if
-    they had better go alone. An error that it raises is its driver's; the others then go alone,
-    and so does who has waited for `patience` seconds without a ride. Those of the last ride are
-    likely to come back at once: the next one waits for as many, for up to `stop` seconds.
+    `run` gets the requests of a group and returns their results in the same order, or None if
+    each had better run alone. If `run` raises an error, the leader's `submit` raises it, and the
+    other requests of the group run alone. So does a request that has waited for `patience`
+    seconds. The requests of the last group are likely to be followed by as many at once, so a
+    leader lingers for up to `linger` seconds until that many have arrived.
     """
 
     def __init__(
         self,
-        drive: Callable[[Sequence[T]], Sequence[R] | None],
+        run: Callable[[Sequence[Request]], Sequence[Result] | None],
         *,
         patience: float,
-        stop: float = 0.0,
+        linger: float = 0.0,
     ) -> None:
-        self._drive = drive
+        self._run = run
         self._patience = patience
-        self._stop = stop
+        self._linger = linger
         self._lock = Lock()
-        self._all_are_back = Condition(self._lock)
-        self._waiting: list[_Seat[T, R]] = []
+        self._group_is_complete = Condition(self._lock)
+        self._waiting: list[_Waiter[Request, Result]] = []
         self._expected = 1
-        self._is_driven = False
+        self._has_leader = False
 
-    def take(self, load: T) -> R | None:
-        """Return the result for this load, or None if its caller must go alone."""
-        seat: _Seat[T, R] = _Seat(load)
+    def submit(self, request: Request) -> Result | None:
+        """Run the request with others; return its result, or None if it must run alone."""
+        waiter: _Waiter[Request, Result] = _Waiter(request)
         with self._lock:
-            seat.drives = not self._is_driven
-            self._is_driven = True
-            if not seat.drives:
-                self._waiting.append(seat)
-                if self._is_full():
-                    self._all_are_back.notify()
-        if seat.drives or self._is_called_to_drive(seat):
-            self._go(seat)
-        return seat.result
-
-    def _is_full(self) -> bool:
-        return 1 + len(self._waiting) >= self._expected
-
-    def _is_called_to_drive(self, seat: _Seat[T, R]) -> bool:
-        if not seat.called.acquire(timeout=self._patience):
+            waiter.leads = not self._has_leader
+            self._has_leader = True
+            if not waiter.leads:
+                self._waiting.append(waiter)
+                if 1 + len(self._waiting) >= self._expected:
+                    self._group_is_complete.notify()
+        if not waiter.leads and not waiter.wakeup.acquire(timeout=self._patience):
             with self._lock:
-                if seat in self._waiting:
-                    self._waiting.remove(seat)
-                    return False
-            seat.called.acquire()  # it is on its way
-        return seat.drives
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                    return None
+            # A leader took the request just now, or made it the leader: wait for that.
+            waiter.wakeup.acquire()
+        if waiter.leads:
+            self._lead(waiter)
+        return waiter.result
 
-    def _go(self, driver: _Seat[T, R]) -> None:
-        riders = [driver]
+    def _lead(self, leader: _Waiter[Request, Result]) -> None:
+        """Run the leader's request and all that wait, then hand over to the next leader."""
+        group = [leader]
         try:
             with self._lock:
-                self._all_are_back.wait_for(self._is_full, self._stop)
-                riders += self._waiting
+                self._group_is_complete.wait_for(
+                    lambda: 1 + len(self._waiting) >= self._expected, self._linger
+                )
+                group += self._waiting
                 self._waiting = []
-            results = self._drive([rider.load for rider in riders])
-            for rider, result in zip(riders, results or (), strict=False):
-                rider.result = result
+            results = self._run([waiter.request for waiter in group])
+            for waiter, result in zip(group, results or (), strict=False):
+                waiter.result = result
         finally:
-            self._hand_over(len(riders))
-            for rider in riders[1:]:
-                rider.called.release()
-
-    def _hand_over(self, answered: int) -> None:
-        with self._lock:
-            self._expected = answered + len(self._waiting)
-            self._is_driven = bool(self._waiting)
-            if self._waiting:
-                driver = self._waiting.pop(0)
-                driver.drives = True
-                driver.called.release()
+            with self._lock:
+                self._expected = len(group) + len(self._waiting)
+                self._has_leader = bool(self._waiting)
+                if self._waiting:
+                    successor = self._waiting.pop(0)
+                    successor.leads = True
+                    successor.wakeup.release()
+            for waiter in group[1:]:
+                waiter.wakeup.release()

@@ -1,135 +1,59 @@
-"""The write path: facts come in, each is recorded once on the right bill, or refused by name.
+"""Record facts: each once, on the right bill, or refused by name.
 
-One transaction, each statement of its own because each must see what the one before it waited
-for: the gate that holds off closing, the open bills, the records, the fold into daily usage.
+`transact` is the transaction, top to bottom. Each of its steps is a statement of its own, because
+each must see what the one before it waited for:
+
+1. take the close lock, so that none of the customers' bills closes before the commit;
+2. read the clock and the bills, and open the bills that are missing;
+3. insert the records; one whose id is stored already is passed over;
+4. add what was really inserted to daily usage;
+5. read what the insert passed over, and answer that as a replay or a conflict.
+
+`record` runs it alone, or together with requests that arrive at the same time.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import cache
 from itertools import islice
 from threading import BoundedSemaphore
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
-from django.db import Error, connection
+from django.db import Error, connection, transaction
+from django.utils import timezone
 
-from usage.database.transactions import (
-    DatabaseUnavailable,
-    GateBusy,
-    Repeat,
-    enter_gate,
-    repeatable,
+from usage.database.transactions import DatabaseUnavailable, Repeat, repeatable
+from usage.ledger.facts import (
+    CloseLockBusy,
+    Conflict,
+    DailyAddition,
+    DailyUsageOverflow,
+    Fact,
+    Outcome,
+    Recorded,
+    Refused,
+    StoredRecord,
+    Voiding,
 )
-from usage.ledger.facts import Conflict, Fact, Outcome, Recorded, Refused, StoredRecord
-from usage.ledger.group_commit import Rides, turn
-from usage.ledger.statements import (
-    MOST_UNITS,
-    BillRow,
-    Fold,
-    FoldOverflow,
-    NewBill,
-    SQLiteStatements,
-    Statements,
-    Void,
-    statements,
-    worker_slot,
-)
+from usage.ledger.group_commit import GroupCommit
+from usage.ledger.statements import STATEMENTS
+from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
+from usage.models.daily_usage import SLOTS
 from usage.money import EXACT
-from usage.periods import (
-    CLOCK_SKEW,
-    LONGEST_LATENESS,
-    day_of,
-    is_open_to_usage,
-    month_bounds,
-    month_of,
-    next_month,
-)
 
-# Callers with more go by themselves, few at a time: more would only wait for each other's rows.
-_MOST_FACTS_TO_RIDE = 20
-_LARGE_AT_A_TIME = 2
-# Seconds; a ride takes a few thousandths, unless a lock is in its way.
-_PATIENCE, _STOP, _LARGE_PATIENCE = 0.1, 0.005, 1.0
+# A larger request runs alone: it gains nothing from company, and holds up the others.
+_MOST_FACTS_TO_SHARE = 20
+# Seconds. A group takes a few thousandths, unless a lock is in its way.
+_PATIENCE, _LINGER = 0.1, 0.005
+# More large requests at once would only wait for each other's rows.
+_large_requests = BoundedSemaphore(2)
+_LARGE_PATIENCE = 1.0  # seconds; then it runs beside the others
 
-
-class Call(NamedTuple):
-    """What one caller wants recorded, all of it or nothing."""
-
-    facts: Sequence[Fact]
-    reported_by_id: int | None
-    void: Void = Void()
-    own_bill_id: int | None = None  # of the record that a void cancels
-
-
-def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome]:
-    """Record facts, all in one transaction; return what became of each, in their order.
-
-    A fact that is refused, replayed or in conflict stops no other. Raises DatabaseUnavailable
-    if the transaction did not go through, as far as anybody knows; then none is stored, or all.
-    """
-    began = time.monotonic()
-    call = Call(facts, reported_by_id)
-    if len(facts) > _MOST_FACTS_TO_RIDE:
-        with turn(_large, patience=_LARGE_PATIENCE):
-            return _record(call, began)
-    return _rides.take(call) or _record(call, began)
-
-
-def _record(call: Call, began: float) -> list[Outcome]:
-    try:
-        return repeatable(lambda: attempt([call]), began=began)
-    except FoldOverflow:
-        return repeatable(lambda: attempt([call], mind_room=True), began=began)
-
-
-def attempt(calls: Sequence[Call], *, mind_room: bool = False, wait: bool = True) -> list[Outcome]:
-    """Run the transaction once, inside the caller's."""
-    facts = [fact for call in calls for fact in call.facts]
-    keys = [call.reported_by_id for call in calls for _ in call.facts]
-    enter_gate((fact.customer_id for fact in facts), wait=wait)
-    return _Attempt(statements(connection), calls[0], keys, mind_room=mind_room).run(facts)
-
-
-def _ride(calls: Sequence[Call]) -> list[list[Outcome]] | None:
-    """Record what several callers bring in one transaction, which waits for nobody's closing.
-
-    If anything is in its way they go alone, and each meets what is in its own way.
-    """
-    if len(calls) == 1:
-        return [_record(calls[0], time.monotonic())]
-    try:
-        outcomes = iter(repeatable(lambda: attempt(calls, wait=False), attempts=1))
-    except (DatabaseUnavailable, Error, FoldOverflow, GateBusy, Repeat):
-        return None
-    return [list(islice(outcomes, len(call.facts))) for call in calls]
-
-
-_rides = Rides(_ride, patience=_PATIENCE, stop=_STOP)
-_large = BoundedSemaphore(_LARGE_AT_A_TIME)
-
-
-Place = BillRow | NewBill | Refused
-
-_UNKNOWN_CUSTOMER = Refused(
-    "customer_id",
-    "unknown_customer",
-    "There is no customer with this id: check the id, or ask billing to add the customer.",
-)
-_IN_THE_FUTURE = Refused(
-    "occurred_at",
-    "in_the_future",
-    "The usage occurred more than 5 minutes ahead of the service's clock: check yours.",
-)
-_TOO_LONG_AGO = Refused(
-    "occurred_at",
-    "too_long_ago",
-    "The usage occurred more than 366 days ago: ask billing to correct the bill by hand.",
-)
-_NO_ROOM = Refused(
+NO_ROOM = Refused(
     "units_consumed",
     "no_room",
     "The day's units of this service and price would exceed what the database can hold exactly:"
@@ -137,201 +61,198 @@ _NO_ROOM = Refused(
 )
 
 
-class _Attempt:
-    """One run of the transaction, inside the gate."""
+class Request(NamedTuple):
+    """Facts to record, all of them in one transaction or none."""
 
-    def __init__(
-        self, sql: Statements, call: Call, keys: Sequence[int | None], *, mind_room: bool
-    ) -> None:
-        self.sql = sql
-        self.void = call.void
-        self.own_bill_id = call.own_bill_id
-        self.keys = keys  # the id of the API key that each fact came by
-        self.mind_room = mind_room
-        self.now: dt.datetime
-        self.month: dt.date
-        self.accounts: dict[int, list[BillRow]]
-        self.own_months: dict[tuple[int, dt.date], BillRow | NewBill | None] = {}
-        self.opened: set[int] = set()
+    facts: Sequence[Fact]
+    reported_by_id: int | None
+    voiding: Voiding | None = None  # of the only fact, if that is a void
 
-    def run(self, facts: Sequence[Fact]) -> list[Outcome]:
-        self.now, self.accounts = self.sql.accounts({fact.customer_id for fact in facts})
-        self.month = month_of(self.now)
-        places = [self._place(fact) for fact in facts]
-        # Stored ids are answered first: only others are refused, or worth a new bill.
-        stored = self._stored(
+
+def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome]:
+    """Record facts in one transaction; return what became of each, in their order.
+
+    A fact that is refused, replayed or in conflict stops no other. Raises DatabaseUnavailable
+    if it is not known that the transaction was committed: then all of it is stored, or nothing.
+    """
+    began = time.monotonic()
+    request = Request(facts, reported_by_id)
+    if len(facts) <= _MOST_FACTS_TO_SHARE:
+        return _group_commit.submit(request) or _record_alone(request, began)
+    acquired = _large_requests.acquire(timeout=_LARGE_PATIENCE)
+    try:
+        return _record_alone(request, began)
+    finally:
+        if acquired:
+            _large_requests.release()
+
+
+def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
+    """Record a group of requests in one transaction, or return None: each must run alone.
+
+    The group waits for no close and is not repeated, so that a request which is in trouble, or
+    whose customer's bill is being closed, holds up no other.
+    """
+    if len(requests) == 1:
+        return [_record_alone(requests[0], time.monotonic())]
+    try:
+        outcomes = iter(repeatable(lambda: transact(requests, wait=False), attempts=1))
+    except (DatabaseUnavailable, Error, DailyUsageOverflow, CloseLockBusy, Repeat):
+        return None
+    return [list(islice(outcomes, len(request.facts))) for request in requests]
+
+
+_group_commit = GroupCommit(_record_together, patience=_PATIENCE, linger=_LINGER)
+
+
+def _record_alone(request: Request, began: float) -> list[Outcome]:
+    try:
+        return repeatable(lambda: transact([request]), began=began)
+    except DailyUsageOverflow:
+        return repeatable(lambda: _transact_one_by_one(request), began=began)
+
+
+def _transact_one_by_one(request: Request) -> list[Outcome]:
+    """Record each fact in a savepoint, so that those without room in daily usage stop no other."""
+    outcomes: list[Outcome] = []
+    for fact in request.facts:
+        try:
+            with transaction.atomic():
+                outcomes += transact([request._replace(facts=[fact])])
+        except DailyUsageOverflow:
+            outcomes.append(NO_ROOM)
+    return outcomes
+
+
+def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]:
+    """Record the facts of all requests in the caller's transaction; return what became of each.
+
+    Unless `wait`, raises CloseLockBusy instead of waiting for a close. Raises Repeat if what was
+    read first was overtaken, and DailyUsageOverflow on SQLite.
+    """
+    facts = [fact for request in requests for fact in request.facts]
+    keys = [request.reported_by_id for request in requests for _ in request.facts]
+    voiding = requests[0].voiding
+    customer_ids = {fact.customer_id for fact in facts}
+    with connection.cursor() as cursor:
+        sql = STATEMENTS[connection.vendor](cursor)
+        sql.take_close_lock(customer_ids, wait=wait)
+
+        now, bills = sql.accounts(customer_ids)
+        targets = [_target(fact, voiding, bills, now) for fact in facts]
+        # Stored ids are answered first: only an id that is not stored is refused, or worth a new
+        # bill. For a fact that has an open bill the insert below finds out.
+        unsure = [
             fact.request_id
-            for fact, place in zip(facts, places, strict=True)
-            if self.mind_room or not isinstance(place, BillRow)
-        )
-        chosen, refusals = _choose(facts, places, stored)
-        records = self._assign(
-            {position: (facts[position], places[position]) for position in chosen}
-        )
-        if self.mind_room:
-            refusals |= self._take_out_overflows(records)
-        inserted = self._insert(records)
-        stored |= self._stored({record.request_id for record in records.values()} - inserted)
-        created = {at: record for at, record in records.items() if record.request_id in inserted}
-        known = stored | {record.request_id: record for record in created.values()}
-        return [
-            refusals.get(position)
-            or (Recorded(created[position], replayed=False) if position in created else None)
-            or _compare(fact, known.get(fact.request_id))
-            for position, fact in enumerate(facts)
+            for fact, target in zip(facts, targets, strict=True)
+            if not isinstance(target, ExistingBill)
         ]
-
-    def _place(self, fact: Fact) -> Place:
-        """Say where a fact belongs by the rules of bills."""
-        bills = self.accounts.get(fact.customer_id)
-        if bills is None:
-            return _UNKNOWN_CUSTOMER
-        if self.own_bill_id is not None:
-            own = (bill for bill in bills if bill.is_open and bill.id == self.own_bill_id)
-            return next(own, None) or self._current_bill(fact.customer_id)
-        month = self.month
-        if fact.occurred_at is not None:
-            if fact.occurred_at > self.now + CLOCK_SKEW:
-                return _IN_THE_FUTURE
-            if fact.occurred_at < self.now - LONGEST_LATENESS:
-                return _TOO_LONG_AGO
-            month = month_of(fact.occurred_at)
-        is_open = month == self.month or is_open_to_usage(month, self.now)
-        place = self._own_month(fact.customer_id, month) if is_open else None
-        return place or self._current_bill(fact.customer_id)
-
-    def _own_month(self, customer_id: int, month: dt.date) -> BillRow | NewBill | None:
-        key = customer_id, month
-        if key not in self.own_months:
-            self.own_months[key] = _bill_of(month, customer_id, self.accounts[customer_id])
-        return self.own_months[key]
-
-    def _current_bill(self, customer_id: int) -> BillRow | NewBill:
-        month = self.month
-        while (place := self._own_month(customer_id, month)) is None:
-            month = next_month(month)  # the clock was set back after the month had been closed
-        return place
-
-    def _stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
-        asked = list(request_ids)
-        return self.sql.stored(asked) if asked else {}
-
-    def _assign(self, chosen: Mapping[int, tuple[Fact, Place]]) -> dict[int, StoredRecord]:
-        """Return the records to insert, by position, on bills that exist."""
-        missing = {place for _, place in chosen.values() if isinstance(place, NewBill)}
+        stored = sql.stored(unsure) if unsure else {}
+        new, refused = _new_facts(facts, targets, stored)
+        missing = sorted({bill for i in new if isinstance(bill := targets[i], MissingBill)})
+        opened: set[int] = set()
         if missing:
-            self.opened = self.sql.open_bills(sorted(missing))
-            _, self.accounts = self.sql.accounts({fact.customer_id for fact, _ in chosen.values()})
-            self.own_months.clear()
-        return {
-            position: self._record(fact, self._place(fact) if isinstance(place, NewBill) else place)
-            for position, (fact, place) in chosen.items()
-        }
+            opened = sql.open_bills(missing)
+            # Another transaction may have opened some of them first, so read them all again.
+            _, bills = sql.accounts(customer_ids)
+            for i in new:
+                targets[i] = _target(facts[i], voiding, bills, now)
 
-    def _record(self, fact: Fact, bill: Place) -> StoredRecord:
-        if not isinstance(bill, BillRow):
-            raise Repeat("The bill that was to be opened is not there.")
-        occurred_at = fact.occurred_at or self.now
-        late = occurred_at < bill.period_start
-        return StoredRecord(*fact[:5], occurred_at, self.now, late, bill.id, bill.month)
+        records = {i: _as_record(facts[i], targets[i], now) for i in new}
+        inserted: set[str] = set()
+        if records:
+            # Sorted by id: transactions that insert in different orders deadlock.
+            rows = sorted((row, keys[i]) for i, row in records.items())
+            inserted = sql.insert_records(rows, voiding)
+        created = {i: row for i, row in records.items() if row.request_id in inserted}
+        if opened - {row.bill_id for row in created.values()}:
+            # Another transaction took the ids meanwhile, and this bill would stay empty.
+            raise Repeat("A bill was opened for facts that are stored elsewhere.")
+        if created:
+            sql.add_to_daily_usage(_daily_additions(created.values()))
 
-    def _insert(self, records: Mapping[int, StoredRecord]) -> set[str]:
-        """Insert the records whose ids are still new and fold those in; return the ids."""
-        if not records:
-            return set()
-        rows = sorted((record, self.keys[at]) for at, record in records.items())
-        inserted = self.sql.insert_records(rows, self.void)
-        stored = [record for record in records.values() if record.request_id in inserted]
-        if self.opened - {record.bill_id for record in stored}:
-            # Another transaction took the id meanwhile, and this bill would stay empty.
-            raise Repeat("A bill was opened for a fact that is stored elsewhere.")
-        if stored:
-            self.sql.fold(_folds(stored))
-        return inserted
-
-    def _take_out_overflows(self, records: dict[int, StoredRecord]) -> dict[int, Refused]:
-        """Take out of `records` those that daily usage has no room for; return their refusals."""
-        refusals = {}
-        sql = cast("SQLiteStatements", self.sql)  # PostgreSQL has room for all
-        units = sql.units(_folds(records.values()))
-        for position, record in list(records.items()):
-            (fold,) = _folds([record])
-            total = EXACT.add(units.get(fold.key, Decimal(0)), fold.units)
-            if abs(total) > MOST_UNITS:
-                refusals[position] = _NO_ROOM
-                del records[position]
-            else:
-                units[fold.key] = total
-        return refusals
+        # A new statement, so it sees the records that the insert waited for and passed over.
+        passed_over = [row.request_id for row in records.values() if row.request_id not in inserted]
+        if passed_over:
+            stored |= sql.stored(passed_over)
+    stored |= {row.request_id: row for row in created.values()}
+    return [
+        refused.get(i)
+        or (Recorded(created[i], replayed=False) if i in created else None)
+        or _compare(fact, stored[fact.request_id])
+        for i, fact in enumerate(facts)
+    ]
 
 
-def _choose(
-    facts: Sequence[Fact], places: Sequence[Place], stored: Mapping[str, StoredRecord]
+def _target(
+    fact: Fact,
+    voiding: Voiding | None,
+    bills: dict[int, list[ExistingBill]],
+    now: dt.datetime,
+) -> ExistingBill | MissingBill | Refused:
+    if voiding is not None:
+        return target_of_void(voiding.bill_id, fact.customer_id, bills[fact.customer_id], now)
+    return target_bill(fact, bills.get(fact.customer_id), now)
+
+
+def _new_facts(
+    facts: Sequence[Fact],
+    targets: Sequence[ExistingBill | MissingBill | Refused],
+    stored: dict[str, StoredRecord],
 ) -> tuple[list[int], dict[int, Refused]]:
-    """Pick the first acceptable fact of each new id; refuse those that are not; by position."""
-    chosen: dict[str, int] = {}
-    refusals: dict[int, Refused] = {}
-    for position, (fact, place) in enumerate(zip(facts, places, strict=True)):
-        if fact.request_id in stored or fact.request_id in chosen:
+    """Return the first acceptable fact of each id not stored, and what is refused, by position."""
+    new: dict[str, int] = {}
+    refused: dict[int, Refused] = {}
+    for i, (fact, target) in enumerate(zip(facts, targets, strict=True)):
+        if fact.request_id in stored or fact.request_id in new:
             continue  # a replay or a conflict
-        if isinstance(place, Refused):
-            refusals[position] = place
+        if isinstance(target, Refused):
+            refused[i] = target
         else:
-            chosen[fact.request_id] = position
-    return list(chosen.values()), refusals
+            new[fact.request_id] = i
+    return list(new.values()), refused
 
 
-def _bill_of(
-    month: dt.date, customer_id: int, bills: Sequence[BillRow]
-) -> BillRow | NewBill | None:
-    """Return the customer's open bill for the month, or the one to open for what is left of it."""
-    for bill in bills:
-        if bill.month == month and bill.is_open:
-            return bill
-    start, end = bounds = month_bounds(month)
-    for bill in bills:
-        # Bills of another month reach into this one only if they were opened in another time zone.
-        if bill.month == month or bill.period_start < bounds.start < bill.period_end:
-            start = max(start, bill.period_end)
-        elif bounds.start < bill.period_start:
-            end = min(end, bill.period_start)
-    return NewBill(customer_id, month, start, end) if start < end else None
+def _as_record(
+    fact: Fact, bill: ExistingBill | MissingBill | Refused, now: dt.datetime
+) -> StoredRecord:
+    if not isinstance(bill, ExistingBill):
+        raise Repeat("The bill that was to be opened is not there.")
+    occurred_at = fact.occurred_at or now
+    late = occurred_at < bill.period_start
+    return StoredRecord(*fact[:5], occurred_at, now, late, bill.id, bill.month)
 
 
-def _folds(records: Iterable[StoredRecord]) -> list[Fold]:
-    """Return what records add to daily usage, one for each row there, sorted by its key."""
-    sums: dict[tuple[int, int, str, Decimal, dt.date], tuple[Decimal, int]] = {}
-    day = cache(day_of)
-    for record in records:
-        key = (
-            record.customer_id,
-            record.bill_id,
-            record.service,
-            record.price_per_unit,
-            day(record.occurred_at),
-        )
+def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
+    """Return what records add to daily usage, one addition for each row of it.
+
+    Sorted by the row's key, so that no two transactions wait for each other's rows.
+    """
+    zone = timezone.get_default_timezone()
+    sums: dict[tuple[int, str, Decimal, dt.date, int], tuple[Decimal, int]] = {}
+    for row in records:
+        day = row.occurred_at.astimezone(zone).date()
+        key = row.bill_id, row.service, row.price_per_unit, day, row.customer_id
         units, count = sums.get(key, (Decimal(0), 0))
-        sums[key] = EXACT.add(units, record.units), count + 1
-    slot = worker_slot()
-    return sorted(
-        (Fold(*key, slot, units, count) for key, (units, count) in sums.items()),
-        key=lambda fold: fold.key,
-    )
+        sums[key] = EXACT.add(units, row.units), count + 1
+    slot = os.getpid() % SLOTS
+    return [
+        DailyAddition(customer_id, bill_id, service, price, day, slot, units, count)
+        for (bill_id, service, price, day, customer_id), (units, count) in sorted(sums.items())
+    ]
 
 
-def _compare(fact: Fact, record: StoredRecord | None) -> Outcome:
-    """Answer a fact whose id is stored: the same again, or another one."""
-    if record is None:
-        return _NO_ROOM  # only the first fact with this id was tried, and refused for that
+def _compare(fact: Fact, stored: StoredRecord) -> Outcome:
+    """Answer a fact whose id is stored: a replay of the same content, or a conflict."""
     differences = [
         name
-        for name, said, kept in (
-            ("customer_id", fact.customer_id, record.customer_id),
-            ("service", fact.service, record.service),
-            ("units_consumed", fact.units, record.units),
-            ("price_per_unit", fact.price_per_unit, record.price_per_unit),
-            ("occurred_at", fact.occurred_at or record.occurred_at, record.occurred_at),
+        for name, given, kept in (
+            ("customer_id", fact.customer_id, stored.customer_id),
+            ("service", fact.service, stored.service),
+            ("units_consumed", fact.units, stored.units),
+            ("price_per_unit", fact.price_per_unit, stored.price_per_unit),
+            ("occurred_at", fact.occurred_at or stored.occurred_at, stored.occurred_at),
         )
-        if said != kept
+        if given != kept
     ]
-    return Conflict(differences) if differences else Recorded(record, replayed=True)
+    return Conflict(differences) if differences else Recorded(stored, replayed=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from usage.database.transactions import repeatable
-from usage.ledger.facts import Fact, Outcome, Recorded, Refused
-from usage.ledger.record import Call, attempt
-from usage.ledger.statements import FoldOverflow, Void
+from usage.ledger.facts import DailyUsageOverflow, Fact, Outcome, Recorded, Voiding
+from usage.ledger.record import NO_ROOM, Request, transact
 from usage.models import HistoryEntry, UsageRecord
 from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH, VOID_PREFIX
 
@@ -38,31 +35,27 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
         record.price_per_unit,
         record.occurred_at,
     )
-    call = Call([fact], None, Void(record.pk, reason, actor), record.bill_id)
-    began = time.monotonic()
+    voiding = Voiding(record.pk, record.bill_id, reason, actor)
     try:
-        outcome = repeatable(lambda: _void(call, mind_room=False), began=began)
-    except FoldOverflow:
-        outcome = repeatable(lambda: _void(call, mind_room=True), began=began)
-    match outcome:
-        case Recorded(replayed=False):
-            return UsageRecord.objects.get(pk=fact.request_id)
-        case Refused(detail=detail):
-            raise VoidRefused(detail)
-    raise VoidRefused(f"{record.pk} is voided already.")
+        outcome = repeatable(lambda: _void(fact, voiding))
+    except DailyUsageOverflow as error:
+        raise VoidRefused(NO_ROOM.detail) from error
+    if not isinstance(outcome, Recorded) or outcome.replayed:
+        raise VoidRefused(f"{record.pk} is voided already.")
+    return UsageRecord.objects.get(pk=fact.request_id)
 
 
-def _void(call: Call, *, mind_room: bool) -> Outcome:
+def _void(fact: Fact, voiding: Voiding) -> Outcome:
     """Record the void, and keep it in the history of the record's bill and of its own."""
-    (outcome,) = attempt([call], mind_room=mind_room)
-    if isinstance(outcome, Recorded) and not outcome.replayed and call.own_bill_id is not None:
-        for bill_id in sorted({call.own_bill_id, outcome.record.bill_id}):
+    (outcome,) = transact([Request([fact], None, voiding)])
+    if isinstance(outcome, Recorded) and not outcome.replayed:
+        for bill_id in sorted({voiding.bill_id, outcome.record.bill_id}):
             HistoryEntry.objects.keep(
                 HistoryEntry.Action.VOIDED,
                 bill_id=bill_id,
-                by=call.void.voided_by,
+                by=voiding.by,
                 at=outcome.record.recorded_at,
-                reason=call.void.reason,
-                record_id=call.void.voids_id,
+                reason=voiding.reason,
+                record_id=voiding.record_id,
             )
     return outcome

@@ -2,13 +2,15 @@
 
 import datetime as dt
 from decimal import Context, Decimal
+from typing import Any
 
 import pytest
 from django.db import connection
 
-from usage.database.transactions import database_now, enter_gate
+from usage.database.transactions import database_now
 from usage.ledger.close import BillNotBegun, BillTotalTooLarge, close
 from usage.ledger.record import record
+from usage.ledger.statements import STATEMENTS
 from usage.ledger.void import void
 from usage.models import Bill, Customer, DailyUsage, Line
 from usage.models.bill import total_of
@@ -100,25 +102,27 @@ def test_a_bill_that_has_not_begun_stays_open(database_clock: DatabaseClock) -> 
     assert not Bill.objects.get().is_closed
 
 
-def test_closing_waits_for_the_gate_before_it_looks_at_the_clock(
+def test_closing_takes_the_close_lock_before_it_looks_at_the_clock(
     now: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bill = bill_with(("1", "1"))
     steps: list[str] = []
 
-    def gate(customer_ids: list[int], *, exclusive: bool) -> None:
-        steps.append(f"gate of {customer_ids}, exclusive: {exclusive}")
-        enter_gate(customer_ids, exclusive=exclusive)
+    def lock(sql: Any, customer_ids: list[int], *, exclusive: bool) -> None:
+        steps.append(f"lock of {customer_ids}, exclusive: {exclusive}")
+        take(sql, customer_ids, exclusive=exclusive)
 
     def clock() -> dt.datetime:
         steps.append("clock")
         return database_now()
 
-    monkeypatch.setattr("usage.ledger.close.enter_gate", gate)
+    engine = STATEMENTS[connection.vendor]
+    take = engine.take_close_lock
+    monkeypatch.setattr(engine, "take_close_lock", lock)
     monkeypatch.setattr("usage.ledger.close.database_now", clock)
 
     assert close(bill, by="Sam")
-    assert steps == [f"gate of [{bill.customer_id}], exclusive: True", "clock"]
+    assert steps == [f"lock of [{bill.customer_id}], exclusive: True", "clock"]
 
 
 # Totals

@@ -19,13 +19,14 @@ from usage.database.transactions import DatabaseUnavailable
 from usage.ledger import record as recording
 from usage.ledger.facts import Outcome, Recorded
 from usage.ledger.record import record
-from usage.ledger.statements import Statements
+from usage.ledger.statements import STATEMENTS
 from usage.models import UsageRecord
 from usage.tests.books import Books, assert_books_balance, default_database, verify_bills
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS
 
 MOST_SECONDS = 8.0
+ENGINE = STATEMENTS[connection.vendor]
 # Session settings under which the database loses its patience soon.
 HASTY = {"timeout": 0.05}
 Act = Callable[[], Any]
@@ -104,11 +105,13 @@ def assert_recorded_at_attempt(number: int, outcome: Outcome, attempts: list[str
 
 @pytest.mark.usefixtures("postgresql")
 def test_a_lost_connection_is_made_anew(own_books: Books, before: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("SELECT 1")
     backend = connection.connection.info.backend_pid
     before(
-        Statements, "fold", lambda: own_books.rows(f"SELECT pg_terminate_backend({backend}, 5000)")
+        ENGINE,
+        "add_to_daily_usage",
+        lambda: own_books.rows(f"SELECT pg_terminate_backend({backend}, 5000)"),
     )
 
     outcome = recorded()
@@ -131,7 +134,7 @@ def test_a_connection_that_the_driver_has_closed_is_made_anew(before: Any) -> No
 
 @pytest.mark.usefixtures("postgresql")
 def test_a_deadlock_is_repeated(own_books: Books, before: Any, other: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("SET deadlock_timeout = '20ms'")  # this side finds out, and is the one that gives up
     other.execute("SET deadlock_timeout = '60s'")
     other.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
@@ -141,7 +144,11 @@ def test_a_deadlock_is_repeated(own_books: Books, before: Any, other: Any) -> No
         other.execute("ROLLBACK")
 
     with ThreadPoolExecutor(1) as pool:
-        before(Statements, "fold", lambda: wait_for_waiter(own_books, pool.submit(want_the_gate)))
+        before(
+            ENGINE,
+            "add_to_daily_usage",
+            lambda: wait_for_waiter(own_books, pool.submit(want_the_gate)),
+        )
         outcome = recorded()
 
     assert_recorded_at_attempt(2, outcome, attempts)
@@ -161,14 +168,14 @@ def wait_for_waiter(books: Books, waiter: Any) -> None:
 @pytest.mark.usefixtures("postgresql")
 def test_a_serialization_failure_is_repeated(before: Any, own_books: Books) -> None:
     recorded("earlier")
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("SET default_transaction_isolation = 'repeatable read'")
 
     def overtake() -> None:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(in_thread, recorded).result(PATIENCE_SECONDS)
 
-    before(Statements, "insert_records", overtake)
+    before(ENGINE, "insert_records", overtake)
     outcome = recorded()
 
     assert isinstance(outcome, Recorded)
@@ -186,7 +193,7 @@ def in_thread(act: Act) -> Any:
 
 @pytest.mark.usefixtures("postgresql")
 def test_a_lock_timeout_is_repeated(before: Any, other: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("SET lock_timeout = '20ms'")
     other.execute("LOCK TABLE usage_usagerecord IN SHARE MODE")
     before(time, "sleep", lambda: other.execute("ROLLBACK"))
@@ -347,7 +354,7 @@ class Clock:
 
 @pytest.mark.usefixtures("postgresql")
 def test_a_statement_that_takes_too_long_is_not_repeated(before: Any, other: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("SET lock_timeout = 0")
     run("SET statement_timeout = '20ms'")
     other.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
@@ -364,7 +371,7 @@ def test_a_statement_that_takes_too_long_is_not_repeated(before: Any, other: Any
 
 
 def test_a_missing_table_is_an_error_of_ours(own_books: Books, before: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     run("ALTER TABLE usage_dailyusage RENAME TO usage_moved")
     try:
         response = post(own_books)
@@ -380,7 +387,7 @@ def test_a_missing_table_is_an_error_of_ours(own_books: Books, before: Any) -> N
 
 def test_a_wrong_statement_is_an_error_of_ours(own_books: Books, before: Any) -> None:
     """SQLite calls it an OperationalError, like a locked file."""
-    attempts = before(recording._Attempt, "run", lambda: run("SELECT no_such_column"))
+    attempts = before(recording, "transact", lambda: run("SELECT no_such_column"))
 
     with pytest.raises((ProgrammingError, OperationalError), match="no_such_column"):
         recorded()
@@ -389,7 +396,7 @@ def test_a_wrong_statement_is_an_error_of_ours(own_books: Books, before: Any) ->
 
 
 def test_a_broken_rule_is_an_error_of_ours(own_books: Books, before: Any) -> None:
-    attempts = before(recording._Attempt, "run")
+    attempts = before(recording, "transact")
     fact = FactFactory.build(customer_id=1, units=Decimal(-1))  # no caller gets so far with it
 
     with pytest.raises(IntegrityError):

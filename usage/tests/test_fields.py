@@ -374,7 +374,7 @@ def test_a_good_field_passes_the_checks() -> None:
 def test_it_is_made_again_in_migrations_as_it_was() -> None:
     _, path, args, kwargs = UNITS.deconstruct()
     assert (path, args, kwargs) == (
-        "usage.fields.ExactDecimalField",
+        "usage.database.fields.ExactDecimalField",
         [],
         {"max_digits": 18, "decimal_places": 6},
     )

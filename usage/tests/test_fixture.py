@@ -12,7 +12,6 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection
 
 from usage.database import triggers
-from usage.ledger import record as recording
 from usage.ledger.close import close
 from usage.ledger.facts import Recorded
 from usage.ledger.record import record
@@ -82,7 +81,7 @@ def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
     occurred_at = UsageRecord.objects.get(pk="sample:1").occurred_at
     for slot in range(4):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(recording, "worker_slot", partial(int, slot))
+            patch.setattr("os.getpid", partial(int, slot))
             use(occurred_at=occurred_at)
     assert DailyUsage.objects.get(service="Database Hosting", slot=0).units == 60
     before = dump()

@@ -39,7 +39,7 @@ def test_what_is_asked_again_and_again_is_prepared_once() -> None:
     first = prepared()
     recorded()
 
-    assert {"usage_accounts", "usage_insert_records", "usage_fold"} < first.keys()
+    assert {"usage_accounts", "usage_insert_records", "usage_add_to_daily_usage"} < first.keys()
     assert prepared() == {name: times + 1 for name, times in first.items()}
 
 
@@ -53,10 +53,10 @@ def test_a_search_is_planned_anew_after_ten_seconds(monkeypatch: pytest.MonkeyPa
 
     after = prepared()
     assert before["usage_accounts"] > after["usage_accounts"] == 1
-    assert after["usage_fold"] == before["usage_fold"] + 1
+    assert after["usage_add_to_daily_usage"] == before["usage_add_to_daily_usage"] + 1
 
 
-@pytest.mark.parametrize("meddling", ["DISCARD ALL", "DEALLOCATE usage_fold"])
+@pytest.mark.parametrize("meddling", ["DISCARD ALL", "DEALLOCATE usage_add_to_daily_usage"])
 def test_what_the_server_has_forgotten_is_prepared_again(meddling: str) -> None:
     recorded()
     run(meddling)
@@ -65,6 +65,6 @@ def test_what_the_server_has_forgotten_is_prepared_again(meddling: str) -> None:
 
 
 def test_a_name_that_is_taken_is_given_up_with_its_connection() -> None:
-    run("PREPARE usage_fold AS SELECT 1")
+    run("PREPARE usage_add_to_daily_usage AS SELECT 1")
 
     assert isinstance(recorded(), Recorded)

@@ -1,7 +1,8 @@
-"""Django's SQLite, but fair: whoever waits for the one writer asks again every few milliseconds.
+"""Django's SQLite backend, with writers that wait fairly for the one write lock.
 
-SQLite's own way of waiting asks less and less often, ten times a second in the end. Among writers
-who hardly pause it is then those who have waited longest that find the file free least often.
+SQLite's own busy handler asks less and less often, ten times a second in the end. Among writers
+that hardly pause, those that have waited longest then find the file free least often. So a
+connection of ours asks again every few milliseconds, for as long as the option `timeout` says.
 """
 
 from __future__ import annotations
@@ -9,49 +10,58 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db.backends.sqlite3 import base
 
-T = TypeVar("T")
 _LONGEST_PAUSE_SECONDS = 0.004
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
-    """Waits as long as the option `timeout` says, in seconds, before "database is locked"."""
+    """Waits for up to `timeout` seconds before it raises "database is locked"."""
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Return a connection whose own waiting is switched off."""
+        """Return a connection without SQLite's own busy handler."""
         connection = super().get_new_connection(conn_params)
         connection.execute("PRAGMA busy_timeout = 0")
         return connection
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """Return a cursor that waits in its place."""
-        cursor = self.connection.cursor(factory=_Cursor)
+        """Return a cursor whose statements wait for the write lock.
+
+        Inside an atomic block none has to: the transaction began IMMEDIATE, with the lock.
+        """
+        if self.in_atomic_block:
+            return super().create_cursor(name)
+        cursor = self.connection.cursor(factory=_WaitingCursor)
         cursor.patience = self.settings_dict["OPTIONS"]["timeout"]
         return cursor
 
 
-class _Cursor(base.SQLiteCursorWrapper):
+class _WaitingCursor(base.SQLiteCursorWrapper):
     patience: float
 
     def execute(self, query: str, params: Any = None) -> Any:
-        return self._patiently(lambda: super(_Cursor, self).execute(query, params))
-
-    def executemany(self, query: str, param_list: Any) -> Any:
-        params = list(param_list)  # an iterator could not be sent again
-        return self._patiently(lambda: super(_Cursor, self).executemany(query, params))
-
-    def _patiently(self, send: Callable[[], T]) -> T:
         give_up = time.monotonic() + self.patience
         while True:
             try:
-                return send()
+                return super().execute(query, params)
             except sqlite3.OperationalError as error:
-                # BUSY alone, for which SQLite waits too: of its kinds some never end by waiting.
-                is_busy = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() > give_up:
-                    raise
-            time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
+                _pause(error, give_up)
+
+    def executemany(self, query: str, param_list: Any) -> Any:
+        params = list(param_list)  # an iterator could not be sent again
+        give_up = time.monotonic() + self.patience
+        while True:
+            try:
+                return super().executemany(query, params)
+            except sqlite3.OperationalError as error:
+                _pause(error, give_up)
+
+
+def _pause(error: sqlite3.OperationalError, give_up: float) -> None:
+    """Wait a moment if waiting may help; otherwise raise the error."""
+    # BUSY alone, for which SQLite's handler waits too: its extended codes never end by waiting.
+    if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+        raise error
+    time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - keeps no secret

@@ -1,0 +1,203 @@
+"""The ledger's statements for PostgreSQL: a fixed number of them, however many records.
+
+Rows are passed as arrays, one a column, so that a statement has the same text for any number of
+them. Those that every request needs are prepared: see `usage.database.prepared`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from django.conf import settings
+from django.db.backends.utils import CursorWrapper
+
+from usage.database import prepared
+from usage.database.transactions import NOW, instant
+from usage.ledger.facts import CloseLockBusy, DailyAddition, StoredRecord, Voiding
+from usage.ledger.target_bill import ExistingBill, MissingBill
+
+# One of as many advisory locks stands for each customer, by its id: few enough to take in one
+# statement for any batch. Recording takes them shared and closing exclusively.
+CLOSE_LOCKS = 64
+# The first of PostgreSQL's two advisory lock keys. Nothing else in the database locks under it.
+CLOSE_LOCK_KEY = 0x0B111
+# Every month that may be open to usage began within this, beside the days of grace.
+_TWO_MONTHS_IN_DAYS = 62
+# A search is planned again after this: planned while a table was small, it reads all of it.
+_PLANNED_SECONDS = 10.0
+
+
+class PostgreSQLStatements:
+    """The statements, on a cursor inside the caller's transaction."""
+
+    def __init__(self, cursor: CursorWrapper) -> None:
+        self.cursor = cursor
+
+    def take_close_lock(
+        self, customer_ids: Iterable[int], *, exclusive: bool = False, wait: bool = True
+    ) -> None:
+        """Hold off closing (or, `exclusive`, recording) for these customers until the commit.
+
+        Raises CloseLockBusy instead of waiting unless `wait`.
+        """
+        function = "pg_advisory_xact_lock" if wait else "pg_try_advisory_xact_lock"
+        if not exclusive:
+            function = f"{function}_shared"
+        # In one order, so that no two transactions wait for each other.
+        locks = sorted({customer_id % CLOSE_LOCKS for customer_id in customer_ids})
+        prepared.execute(
+            self.cursor,
+            f"usage_{function}",
+            f"SELECT {function}({CLOSE_LOCK_KEY}, lock) FROM unnest(%s::int[]) AS lock",
+            [locks],
+        )
+        if not wait and not all(taken for (taken,) in self.cursor.fetchall()):
+            raise CloseLockBusy("A bill is being closed: wait for it, or come back.")
+
+    def accounts(
+        self, customer_ids: Collection[int]
+    ) -> tuple[dt.datetime, dict[int, list[ExistingBill]]]:
+        """Return the database's clock, and each known customer's bills that matter now."""
+        prepared.execute(
+            self.cursor,
+            "usage_accounts",
+            f"SELECT {NOW['postgresql']}, customer.id, bill.id, bill.month,"
+            " bill.period_start, bill.period_end, bill.closed_at IS NULL"
+            " FROM unnest(%s::bigint[]) AS asked(id)"
+            " LEFT JOIN usage_customer customer ON customer.id = asked.id"
+            " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id"
+            f" AND (bill.closed_at IS NULL OR bill.month >= {NOW['postgresql']}::date - %s::int)",
+            [_array(customer_ids), _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
+            seconds=_PLANNED_SECONDS,
+        )
+        rows = self.cursor.fetchall()
+        accounts: dict[int, list[ExistingBill]] = {}
+        for _, customer_id, *bill in rows:
+            if customer_id is not None:
+                bills = accounts.setdefault(customer_id, [])
+                if bill[0] is not None:
+                    bills.append(ExistingBill(*bill))
+        return instant(rows[0][0]), accounts
+
+    def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
+        """Open those bills that are still missing, and return their ids."""
+        columns = zip(*bills, strict=True)
+        # Customers are locked in one order, and against a change of their currency.
+        self.cursor.execute(
+            "INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
+            " SELECT missing.*, customer.currency"
+            " FROM unnest(%s::bigint[], %s::date[], %s::timestamptz[], %s::timestamptz[])"
+            " AS missing (customer_id, month, period_start, period_end)"
+            " JOIN usage_customer customer ON customer.id = missing.customer_id"
+            " ORDER BY missing.customer_id FOR KEY SHARE OF customer"
+            " ON CONFLICT DO NOTHING RETURNING id",
+            [_array(column) for column in columns],
+        )
+        return {bill_id for (bill_id,) in self.cursor.fetchall()}
+
+    def insert_records(
+        self,
+        records: Sequence[tuple[StoredRecord, int | None]],
+        voiding: Voiding | None,
+    ) -> set[str]:
+        """Insert those records whose ids are new, and return their ids.
+
+        Each comes with the id of the API key that reported it. All were recorded at one instant.
+        """
+        columns = zip(
+            *((*record[:6], record.late, record.bill_id, key) for record, key in records),
+            strict=True,
+        )
+        request_ids, customers, services, units, prices, occurred, late, bills, keys = columns
+        prepared.execute(
+            self.cursor,
+            "usage_insert_records",
+            "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
+            " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
+            " bill_id, reported_by_id)"
+            " SELECT %s::timestamptz, %s::text, %s::text, %s::text, given.*"
+            " FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::numeric[], %s::numeric[],"
+            " %s::timestamptz[], %s::bool[], %s::bigint[], %s::bigint[]) AS given"
+            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+            [
+                records[0][0].recorded_at,
+                voiding and voiding.record_id,
+                voiding.reason if voiding else "",
+                voiding.by if voiding else "",
+                _text_array(request_ids),
+                _array(customers),
+                _text_array(services),
+                _array(units),
+                _array(prices),
+                _time_array(occurred),
+                _array(late),
+                _array(bills),
+                _array(keys),
+            ],
+        )
+        return {request_id for (request_id,) in self.cursor.fetchall()}
+
+    def add_to_daily_usage(self, additions: Sequence[DailyAddition]) -> None:
+        """Add the units and records of new records to daily usage."""
+        columns = zip(*additions, strict=True)
+        customers, bills, services, prices, days, slots, units, records = columns
+        prepared.execute(
+            self.cursor,
+            "usage_add_to_daily_usage",
+            "INSERT INTO usage_dailyusage (customer_id, bill_id, service, price_per_unit,"
+            " day, slot, units, records)"
+            " SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::text[], %s::numeric[],"
+            " %s::date[], %s::int[], %s::numeric[], %s::bigint[])"
+            " ON CONFLICT (bill_id, service, price_per_unit, day, slot) DO UPDATE SET"
+            " units = usage_dailyusage.units + excluded.units,"
+            " records = usage_dailyusage.records + excluded.records",
+            [
+                _array(customers),
+                _array(bills),
+                _text_array(services),
+                _array(prices),
+                _time_array(days),
+                _array(slots),
+                _array(units),
+                _array(records),
+            ],
+        )
+
+    def stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
+        """Return the records with these ids, by id."""
+        # Not prepared: planned while the table was small, it would go on reading all of it.
+        self.cursor.execute(
+            "SELECT record.request_id, record.customer_id, record.service, record.units,"
+            " record.price_per_unit, record.occurred_at, record.recorded_at, record.late,"
+            " record.bill_id, bill.month"
+            " FROM usage_usagerecord record JOIN usage_bill bill ON bill.id = record.bill_id"
+            " WHERE record.request_id = ANY(%s::text[])",
+            [_text_array(request_ids)],
+        )
+        return {row[0]: StoredRecord(*row) for row in self.cursor.fetchall()}
+
+
+# PostgreSQL reads the text of an array at once; psycopg2's own adaptation takes value by value.
+
+
+def _array(values: Iterable[Any]) -> str:
+    """Return the text of an array of numbers, booleans or nulls."""
+    return "{" + ",".join(map(str, values)).replace("None", "NULL") + "}"
+
+
+def _text_array(values: Iterable[str]) -> str:
+    """Return the text of an array of one text or more, none of which has a control character."""
+    text = _BETWEEN.join(values).replace("\\", "\\\\").replace('"', '\\"')
+    return '{"' + text.replace(_BETWEEN, '","') + '"}'
+
+
+def _time_array(values: Iterable[dt.date]) -> str:
+    """Return the text of an array of dates or instants."""
+    return "{" + ",".join(map(_time_text, values)) + "}"
+
+
+_BETWEEN = "\x1f"
+_time_text = lru_cache(maxsize=64)(str)  # the records of a batch share most of theirs

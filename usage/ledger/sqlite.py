@@ -1,0 +1,207 @@
+"""The ledger's statements for SQLite: a fixed number of them, however many records.
+
+Instants are text in UTC, exact decimals scaled integers, and lists JSON. There is one writer at a
+time, so nothing here takes a lock.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError
+from django.db.backends.utils import CursorWrapper
+
+from usage.database.transactions import NOW, instant
+from usage.ledger.facts import DailyAddition, DailyUsageOverflow, StoredRecord, Voiding
+from usage.ledger.target_bill import ExistingBill, MissingBill
+from usage.money import EXACT
+from usage.validators import PRICE_DIGITS, UNITS_DIGITS
+
+# Every month that may be open to usage began within this, beside the days of grace.
+_TWO_MONTHS_IN_DAYS = 62
+# The scales of the ExactDecimalFields: SQLite keeps their values as whole numbers.
+_UNITS_PLACES = UNITS_DIGITS["decimal_places"]
+_PRICE_PLACES = PRICE_DIGITS["decimal_places"]
+
+
+class SQLiteStatements:
+    """The statements, on a cursor inside the caller's transaction."""
+
+    def __init__(self, cursor: CursorWrapper) -> None:
+        self.cursor = cursor
+
+    def take_close_lock(
+        self, customer_ids: Iterable[int], *, exclusive: bool = False, wait: bool = True
+    ) -> None:
+        """Do nothing: the transaction began IMMEDIATE, so no other one writes until it ends."""
+
+    def accounts(
+        self, customer_ids: Collection[int]
+    ) -> tuple[dt.datetime, dict[int, list[ExistingBill]]]:
+        """Return the database's clock, and each known customer's bills that matter now."""
+        # A column behind `|| ''` has no declared type, so Django leaves its text alone.
+        self.cursor.execute(
+            f"SELECT {NOW['sqlite']}, customer.id, bill.id, bill.month || '',"
+            " bill.period_start || '', bill.period_end || '', bill.closed_at IS NULL"
+            " FROM (SELECT value AS id FROM json_each(%s)) AS asked"
+            " LEFT JOIN usage_customer customer ON customer.id = asked.id"
+            " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id AND (bill.closed_at"
+            f" IS NULL OR bill.month >= date({NOW['sqlite']}, '-' || %s || ' days'))",
+            [
+                json.dumps(list(customer_ids)),
+                _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS,
+            ],
+        )
+        rows = self.cursor.fetchall()
+        accounts: dict[int, list[ExistingBill]] = {}
+        for _, customer_id, bill_id, month, start, end, is_open in rows:
+            if customer_id is not None:
+                bills = accounts.setdefault(customer_id, [])
+                if bill_id is not None:
+                    first_day = dt.date.fromisoformat(month)
+                    bills.append(
+                        ExistingBill(bill_id, first_day, _utc(start), _utc(end), bool(is_open))
+                    )
+        return instant(rows[0][0]), accounts
+
+    def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
+        """Open those bills that are still missing, and return their ids."""
+        rows = [
+            (bill.customer_id, bill.month.isoformat(), _text(bill[2]), _text(bill[3]))
+            for bill in bills
+        ]
+        self.cursor.execute(
+            "WITH missing (customer_id, month, period_start, period_end) AS"
+            f" ({_values(rows)})"
+            " INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
+            " SELECT missing.*, customer.currency FROM missing"
+            " JOIN usage_customer customer ON customer.id = missing.customer_id"
+            " WHERE true ON CONFLICT DO NOTHING RETURNING id",
+            [value for row in rows for value in row],
+        )
+        return {bill_id for (bill_id,) in self.cursor.fetchall()}
+
+    def insert_records(
+        self,
+        records: Sequence[tuple[StoredRecord, int | None]],
+        voiding: Voiding | None,
+    ) -> set[str]:
+        """Insert those records whose ids are new, and return their ids.
+
+        Each comes with the id of the API key that reported it. All were recorded at one instant.
+        """
+        constants = (
+            _text(records[0][0].recorded_at),
+            voiding and voiding.record_id,
+            voiding.reason if voiding else "",
+            voiding.by if voiding else "",
+        )
+        rows = [
+            (
+                *constants,
+                record.request_id,
+                record.customer_id,
+                record.service,
+                int(EXACT.scaleb(record.units, _UNITS_PLACES)),
+                int(EXACT.scaleb(record.price_per_unit, _PRICE_PLACES)),
+                _text(record.occurred_at),
+                record.late,
+                record.bill_id,
+                reported_by_id,
+            )
+            for record, reported_by_id in records
+        ]
+        self.cursor.execute(
+            "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
+            " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
+            f" bill_id, reported_by_id) {_values(rows)}"
+            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+            [value for row in rows for value in row],
+        )
+        return {request_id for (request_id,) in self.cursor.fetchall()}
+
+    def add_to_daily_usage(self, additions: Sequence[DailyAddition]) -> None:
+        """Add the units and records of new records to daily usage.
+
+        Raises DailyUsageOverflow if a sum exceeds 64 bits. Nothing was added then.
+        """
+        rows = [
+            (
+                *addition[:3],
+                int(EXACT.scaleb(addition.price_per_unit, _PRICE_PLACES)),
+                addition.day.isoformat(),
+                addition.slot,
+                int(EXACT.scaleb(addition.units, _UNITS_PLACES)),
+                addition.records,
+            )
+            for addition in additions
+        ]
+        try:
+            self.cursor.execute(
+                "INSERT INTO usage_dailyusage (customer_id, bill_id, service, price_per_unit,"
+                f" day, slot, units, records) {_values(rows)}"
+                " ON CONFLICT (bill_id, service, price_per_unit, day, slot) DO UPDATE SET"
+                " units = usage_dailyusage.units + excluded.units,"
+                " records = usage_dailyusage.records + excluded.records",
+                [value for row in rows for value in row],
+            )
+        except OverflowError as error:  # the units of this request alone exceed 64 bits
+            raise DailyUsageOverflow from error
+        except IntegrityError as error:
+            # A sum beyond 64 bits is a float in SQLite, which the column's CHECK refuses.
+            cause = error.__cause__
+            if (
+                isinstance(cause, sqlite3.Error)
+                and cause.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_CHECK
+            ):
+                raise DailyUsageOverflow from error
+            raise
+
+    def stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
+        """Return the records with these ids, by id."""
+        self.cursor.execute(
+            "SELECT record.request_id, record.customer_id, record.service, record.units,"
+            " record.price_per_unit, record.occurred_at || '', record.recorded_at || '',"
+            " record.late, record.bill_id, bill.month || ''"
+            " FROM usage_usagerecord record JOIN usage_bill bill ON bill.id = record.bill_id"
+            " WHERE record.request_id IN (SELECT value FROM json_each(%s))",
+            [json.dumps(list(request_ids))],
+        )
+        return {
+            request_id: StoredRecord(
+                request_id,
+                customer_id,
+                service,
+                Decimal(units).scaleb(-_UNITS_PLACES),
+                Decimal(price).scaleb(-_PRICE_PLACES),
+                _utc(occurred_at),
+                _utc(recorded_at),
+                bool(late),
+                bill_id,
+                dt.date.fromisoformat(month),
+            )
+            for (
+                request_id, customer_id, service, units, price,
+                occurred_at, recorded_at, late, bill_id, month,
+            ) in self.cursor.fetchall()
+        }  # fmt: skip
+
+
+def _values(rows: Sequence[Sequence[Any]]) -> str:
+    """Return a VALUES clause with a placeholder for each value."""
+    row = f"({', '.join(['%s'] * len(rows[0]))})"
+    return f"VALUES {', '.join([row] * len(rows))}"
+
+
+def _utc(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+def _text(value: dt.datetime) -> str:
+    return str(value.astimezone(dt.UTC).replace(tzinfo=None))
