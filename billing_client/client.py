@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 from billing_client.answers import read_batch, read_record
-from billing_client.batches import Batch, batches
+from billing_client.batches import Batch, Batches
 from billing_client.calls import Call
 from billing_client.config import Limits, api_key_of, endpoint_of
 from billing_client.decimals import Number
@@ -18,8 +20,17 @@ from billing_client.outbox.events import OnEvent
 from billing_client.outbox.files import MOST_BYTES, MOST_RECORDS, Bounds
 from billing_client.outbox.outbox import Flushed, Outbox, Stats
 from billing_client.receipts import Receipt, Receipts
+from billing_client.sending import Sending
 from billing_client.transport import Transport
 from billing_client.usage import Usage
+
+logger = logging.getLogger(__name__)
+
+# More bring little and cost the service's other callers, see `make bench`.
+CONNECTIONS = 4
+_LOG_EVERY = 10_000
+# How long Ctrl-C waits for answers to requests that are under way.
+_INTERRUPT_SECONDS = 3.0
 
 
 class BillingClient:
@@ -95,9 +106,12 @@ class BillingClient:
     ) -> Receipt:
         """Record one usage; the arguments are those of Usage, and checked before anything is sent.
 
-        The id is made before the first attempt, and every attempt sends the same bytes. Where
-        your own process may die in between, pass a request_id that you keep: a second call
-        without one reports a second fact.
+        Every attempt sends the same bytes. Pass a ``request_id`` and an ``occurred_at`` that you
+        make once, together, and keep: a call again without the id reports a second fact, and one
+        without the time lands, after midnight at the end of a month, on the next month's bill.
+
+        Blocks for up to ``total_timeout`` seconds, so not in an event loop: there, use enqueue(),
+        or asyncio.to_thread().
 
         Returns a receipt that is "created" or "replayed". Raises ValidationError,
         CustomerNotFoundError, ConflictError, AuthenticationError, ConfigurationError,
@@ -113,37 +127,59 @@ class BillingClient:
         )
         return self._call_for_one(usage).result()
 
-    def record_many(self, usages: Iterable[Usage]) -> Receipts:
+    def record_many(
+        self,
+        usages: Iterable[Usage | Mapping[str, Any]],
+        *,
+        connections: int = CONNECTIONS,
+        on_progress: Callable[[Receipts], object] | None = None,
+        on_invalid: Literal["raise", "reject"] = "raise",
+    ) -> Receipts:
         """Record any number of usages, in requests of at most 1000.
 
-        Takes from the iterable only what the next request needs. Returns one receipt per usage,
-        in order; a rejected record raises nothing and stops no other, see
-        ``Receipts.raise_for_rejected``.
+        usages       Usage objects, or mappings of their arguments; taken from the iterable as the
+                     next requests need them, in the caller's thread
+        connections  how many requests may be under way at once
+        on_progress  is called in the caller's thread with the receipts of each request, in order
+        on_invalid   "raise" ends the call at the first mapping that is no valid usage; "reject"
+                     gives it a rejected receipt and goes on
 
-        Raises the errors of record_usage when a whole request fails. Then ``error.receipts`` is
-        what was delivered before, and ``error.request_ids`` are the ids taken from the iterable
-        that have no receipt: resend those, under their ids. An error of the iterable's own
-        passes through, with a note of how many have receipts; resend all under the same ids, what
-        was recorded is replayed.
+        Returns one receipt per usage, in the order given; a rejected record raises nothing and
+        stops no other, see ``Receipts.raise_for_rejected``.
+
+        Give each usage a ``request_id`` and an ``occurred_at`` that are the same in a rerun. Then
+        a rerun of all of them is always right: what was recorded is replayed. Without ids it
+        bills again what was recorded, and without times it may do so in another month.
+
+        Raises the errors of record_usage when a whole request fails, and whatever the iterable,
+        on_progress or Ctrl-C raises. In each case ``error.receipts`` are the receipts so far, in
+        order, and ``error.request_ids`` the ids that were taken from the iterable and have none:
+        resend those, under their ids.
         """
-        receipts = Receipts()
-        unanswered: list[str] = []
-        try:
-            for batch in batches(_noted(usages, unanswered)):
-                receipts.extend(self._receipts_of(batch))
-                del unanswered[: len(batch.request_ids)]
-        except BillingError as error:
-            error.receipts = receipts
-            error.request_ids = tuple(dict.fromkeys([*unanswered, *error.request_ids]))
-            raise
-        except BaseException as error:
-            error.add_note(
-                f"record_many had receipts for the first {len(receipts)} usage records; "
-                f"{len(unanswered)} more were taken and have none"
-                + (f", from {unanswered[0]} to {unanswered[-1]}." if unanswered else ".")
+        if type(connections) is not int or connections < 1:
+            raise ConfigurationError(
+                f"connections is {connections!r}, expected a whole number of at least 1."
             )
+        if on_invalid not in ("raise", "reject"):
+            raise ConfigurationError(f'on_invalid is {on_invalid!r}, expected "raise" or "reject".')
+        batches = Batches(usages, rejects=on_invalid == "reject")
+        sending = Sending(self._receipts_of, connections)
+        try:
+            for receipts in sending.run(batches):
+                _log_progress(len(sending.receipts), len(receipts))
+                if on_progress is not None:
+                    on_progress(receipts)
+        except BaseException as error:
+            is_interrupt = not isinstance(error, Exception)
+            if is_interrupt or sending.has_failed():
+                sending.cancel()
+            missing = sending.settle(_INTERRUPT_SECONDS if is_interrupt else self._limits.total)
+            missing += batches.unfinished.request_ids
+            _explain(error, sending.receipts, missing, batches.taken)
             raise
-        return receipts
+        finally:
+            sending.end()
+        return sending.receipts
 
     def enqueue(self, usage: Usage) -> None:
         """Write it to the outbox, from where it is sent by itself; never touches the network.
@@ -233,13 +269,24 @@ def check_usage(usage: object, method: str) -> None:
         raise ValidationError(f"{method} was given a {type(usage).__name__}, expected Usage.")
 
 
-def _noted(usages: Iterable[Usage], ids: list[str]) -> Iterator[Usage]:
-    """The same usages, their ids written down as they are taken."""
-    for usage in usages:
-        if not isinstance(usage, Usage):
-            raise ValidationError(
-                f"record_many was given a {type(usage).__name__}, expected Usage; "
-                "the records without a receipt were not sent."
-            )
-        ids.append(usage.request_id)
-        yield usage
+def _log_progress(done: int, new: int) -> None:
+    if done // _LOG_EVERY > (done - new) // _LOG_EVERY:
+        logger.info("record_many has receipts for %d usage records", done)
+
+
+def _explain(error: BaseException, receipts: Receipts, missing: list[str], taken: int) -> None:
+    """Tell an error that ends record_many what was recorded, and what was not."""
+    if isinstance(error, BillingError):
+        missing = list(dict.fromkeys([*missing, *error.request_ids]))
+    if isinstance(error, ValidationError) and error.status_code is None:
+        error.args = (f"Item {taken} of the usages, counted from 0: {error}",)
+    error.add_note(
+        f"record_many has receipts for {len(receipts)} usage records; {len(missing)} more were"
+        " taken and have none"
+        + (f", from {missing[0]} to {missing[-1]}." if missing else ".")
+        + " They are in error.receipts and error.request_ids. A rerun bills no usage again that"
+        " has the same request_id."
+    )
+    with suppress(AttributeError):  # an exception of the caller's with slots
+        error.receipts = receipts  # type: ignore[attr-defined]
+        error.request_ids = tuple(missing)  # type: ignore[attr-defined]

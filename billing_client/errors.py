@@ -34,7 +34,7 @@ class BillingError(Exception):
     retry_after  seconds the service asked to wait, None if it did not say
     ambiguous    True if the service may hold, or may still come to hold, the usage: some attempt
                  may have reached it and got no trustworthy answer. Resend under the same id.
-    receipts     from record_many: what was delivered before the error, in order
+    receipts     from record_many: those that came, in order; not of what request_ids names
     trace_id     the X-Request-ID of the call, under which the service logged it
     """
 

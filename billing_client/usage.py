@@ -15,12 +15,15 @@ from typing import Any
 from billing_client.decimals import Number, exact, product
 from billing_client.errors import FieldError, ValidationError
 
+REQUIRED = ("customer_id", "service", "units_consumed", "price_per_unit")
+OPTIONAL = ("request_id", "occurred_at")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _LARGEST_CUSTOMER_ID = 2**63 - 1
 _AMOUNT_LIMIT = 10**12
 # NFC takes quadratic time in the worst case, and makes one character of four at most.
 _LONGEST_SPELLING = 400
+_LONGEST_SHOWN = 60
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -77,13 +80,13 @@ class Usage:
             try:
                 object.__setattr__(self, name, _RULES[name](value))
             except ValueError as unfit:
-                faults.append(FieldError(name, "invalid", f"{name} {unfit}"))
+                faults.append(FieldError(name, "invalid", f"{name} {unfit}{_given(value)}"))
         if not faults and product(self.units_consumed, self.price_per_unit) >= _AMOUNT_LIMIT:
             text = "units_consumed times price_per_unit is not below 1000000000000"
             faults.append(FieldError("units_consumed", "amount_too_large", text))
         if faults:
             ids = [self.request_id] if hasattr(self, "request_id") else []
-            raise ValidationError(_sentence(faults), fields=faults, request_ids=ids)
+            raise invalid_usage(faults, ids)
 
     def to_wire(self, *, occurred_at: datetime | None = None) -> dict[str, Any]:
         """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z.
@@ -119,9 +122,22 @@ def _random_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-def _sentence(faults: list[FieldError]) -> str:
+def invalid_usage(faults: list[FieldError], request_ids: list[str]) -> ValidationError:
+    """The error for usage with these faults, and the id that it was given if it has one."""
     details = "; ".join(fault.detail for fault in faults)
-    return f"The usage cannot be reported: {details}; correct it, nothing was sent."
+    names = "".join(f" {name[:_LONGEST_SHOWN]!r}" for name in request_ids)
+    text = f"The usage{names} cannot be reported: {details}."
+    return ValidationError(text, fields=faults, request_ids=request_ids)
+
+
+def _given(value: object) -> str:
+    """The value for a message, if people can read it; a float is told of where it is refused."""
+    if isinstance(value, bool) or not isinstance(value, int | str | Decimal | datetime):
+        return ""
+    if isinstance(value, int) and abs(value) >= 10**_LONGEST_SHOWN:
+        return ""  # Python refuses to print very long ones
+    text = repr(value)
+    return f", got {text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + '…'}"
 
 
 def _customer_id(value: object) -> int:

@@ -16,8 +16,9 @@ outage with 503 and Retry-After, and an array with a refused record.
 
 Let the client report as many facts as --facts says, each with other units, one by one or in at
 least six arrays. The run ends by itself when every fact is stored and nothing more comes, when no
-call has come for 45 seconds, or at Ctrl-C. A refused record counts as read once it is sent again;
-a client that only writes it down posts the ids, as a JSON array, to {READ_ELSEWHERE}.
+call has come for 45 seconds (300 at the start), or at Ctrl-C. A refused record counts as read once
+it is sent again; a client that only writes it down posts the ids, as a JSON array, to
+{READ_ELSEWHERE}.
 
 The exit status is 0 only for a client without a fault.
 """

@@ -39,6 +39,7 @@ class Times:
     silence: float = 20.0  # who still waits then has no timeout
     quiet: float = 2.0  # without a call, once all is settled, the run is over
     idle: float = 45.0  # without a call, the run is over
+    start: float = 300.0  # without a first call, likewise: the client may have to be built
 
 
 @dataclass(slots=True)

@@ -82,6 +82,8 @@ class FakeServer:
     def _is_over(self) -> bool:
         with self._lock:
             quiet = time.monotonic() - self._last_call
+            if not self.grader.calls:
+                return quiet > self.times.start
             settled = self.grader.is_settled()
         return quiet > (self.times.quiet if settled else self.times.idle)
 

@@ -107,8 +107,8 @@ def test_the_same_usages_again_are_the_same_bytes_also_after_a_failure_on_the_wa
     facts = [usage() for _ in range(1500)]
     server.script.extend([honest, after_commit(reply(401))])
     with pytest.raises(AuthenticationError):
-        billing.record_many(facts)
-    receipts = billing.record_many(facts)
+        billing.record_many(facts, connections=1)
+    receipts = billing.record_many(facts, connections=1)
     assert {receipt.status for receipt in receipts} == {"replayed"}
     first, second, *again = [request.body for request in server.seen]
     assert again == [first, second]
@@ -118,7 +118,7 @@ def test_batches_have_at_most_1000_records(
     billing: BillingClient, server: FaultyServer, usage: Make
 ) -> None:
     receipts = billing.record_many(usage(f"n{n}") for n in range(2001))
-    assert server.service.batches == [1000, 1000, 1]
+    assert sorted(server.service.batches) == [1, 1000, 1000]
     assert [receipt.request_id for receipt in receipts] == [f"n{n}" for n in range(2001)]
 
 
@@ -142,7 +142,7 @@ def test_batches_are_cut_by_size_too(
     one = len(usage("n0").to_json())
     monkeypatch.setattr("billing_client.batches.MOST_BYTES", 2 * one + 4)
     receipts = billing.record_many(usage(f"n{n}") for n in range(5))
-    assert server.service.batches == [2, 2, 1]
+    assert sorted(server.service.batches) == [1, 2, 2]
     assert max(len(request.body) for request in server.seen) <= 2 * one + 4
     assert len(receipts) == 5
 
@@ -165,7 +165,7 @@ def test_no_more_is_taken_from_the_iterable_than_the_next_batch_needs(
             sent_when_taken.append(len(server.seen))
             yield usage(f"n{n}")
 
-    billing.record_many(source())
+    billing.record_many(source(), connections=1)
     assert sent_when_taken == [0] * 1000 + [1] * 1000 + [2] * 500
 
 
@@ -174,7 +174,7 @@ def test_a_batch_that_fails_tells_what_was_delivered_and_what_was_not(
 ) -> None:
     server.script.extend([honest, refuse(401, "not_authenticated")])
     with pytest.raises(AuthenticationError) as caught:
-        billing.record_many(usage(f"n{n}") for n in range(2500))
+        billing.record_many((usage(f"n{n}") for n in range(2500)), connections=1)
     assert [receipt.request_id for receipt in caught.value.receipts] == [
         f"n{n}" for n in range(1000)
     ]
@@ -188,7 +188,7 @@ def test_a_record_taken_for_the_batch_after_the_failed_one_is_named_too(
     monkeypatch.setattr("billing_client.batches.MOST_BYTES", 1)
     server.script.extend([reply(501)])
     with pytest.raises(ConfigurationError) as caught:
-        billing.record_many(usage(name) for name in "abc")
+        billing.record_many((usage(name) for name in "abc"), connections=1)
     assert caught.value.request_ids == ("a", "b")
 
 
@@ -217,7 +217,7 @@ def test_an_error_of_the_iterables_own_passes_through_and_tells_what_was_deliver
     with pytest.raises(KeyError, match="row") as caught:
         billing.record_many(source())
     (note,) = caught.value.__notes__
-    assert "receipts for the first 1000 usage records; 3 more were taken and have none" in note
+    assert "receipts for 1000 usage records; 3 more were taken and have none" in note
     assert "from n1000 to n1002" in note
 
 
@@ -230,7 +230,7 @@ def test_an_error_of_the_iterables_own_at_the_end_of_a_batch(
 
     with pytest.raises(KeyError) as caught:
         billing.record_many(source())
-    assert caught.value.__notes__[0].endswith("0 more were taken and have none.")
+    assert "1000 usage records; 0 more were taken and have none." in caught.value.__notes__[0]
 
 
 def test_an_interruption_of_a_request_tells_what_may_be_stored(
@@ -246,8 +246,8 @@ def test_an_interruption_of_a_request_tells_what_may_be_stored(
 
 
 def test_something_else_than_usage_is_refused(billing: BillingClient, usage: Make) -> None:
-    mixed: list[Any] = [usage("a"), {"request_id": "b"}]
-    with pytest.raises(ValidationError, match="was given a dict, expected Usage") as caught:
+    mixed: list[Any] = [usage("a"), ["b"]]
+    with pytest.raises(ValidationError, match="was given a list, expected Usage") as caught:
         billing.record_many(mixed)
     assert caught.value.request_ids == ("a",)
 

@@ -1,0 +1,126 @@
+"""Sends batches over several connections at once, and keeps the receipts in order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from time import monotonic
+
+from billing_client.batches import Batch
+from billing_client.receipts import Receipts
+
+Send = Callable[[Batch], Receipts]
+_Jobs = queue.SimpleQueue["tuple[Batch, Future[Receipts]] | None"]
+
+
+class Sending:
+    """One call of record_many.
+
+    ``receipts`` are those so far, in the order of the items. With one connection the caller's own
+    thread sends; with more, as many threads do, which end with the process if they must.
+    """
+
+    def __init__(self, send: Send, connections: int) -> None:
+        self.receipts = Receipts()
+        self._send = send
+        self._connections = connections
+        self._under_way: deque[tuple[Batch, Future[Receipts]]] = deque()
+        self._jobs: _Jobs = queue.SimpleQueue()
+        self._threads = 0
+
+    def run(self, batches: Iterable[Batch]) -> Iterator[Receipts]:
+        """Send the batches; yield the receipts of each, in order.
+
+        Raises the error of the first batch, in this order, that failed.
+        """
+        for batch in batches:
+            # An id that is under way has to be answered first, or it could be the later one of
+            # the two that is recorded.
+            while self._has_under_way(batch):
+                yield self._first()
+            self._begin(batch)
+            while self._under_way and self._is_first_due():
+                yield self._first()
+        while self._under_way:
+            yield self._first()
+
+    def settle(self, seconds: float) -> list[str]:
+        """After an error, keep the receipts that still come; return the ids that have none.
+
+        Waits for so many seconds at most.
+        """
+        ends = monotonic() + seconds
+        missing: list[str] = []
+        for batch, future in self._under_way:
+            try:
+                failed = future.cancelled() or future.exception(max(0.0, ends - monotonic()))
+            except TimeoutError:
+                failed = True
+            if failed:
+                missing += batch.request_ids
+            else:
+                self.receipts.extend(batch.with_invalid(future.result()))
+        self._under_way.clear()
+        return missing
+
+    def cancel(self) -> None:
+        """Send no batch that is not under way yet."""
+        for _, future in self._under_way:
+            future.cancel()
+
+    def has_failed(self) -> bool:
+        """Whether a request has failed."""
+        return any(
+            future.done() and future.exception() is not None for _, future in self._under_way
+        )
+
+    def end(self) -> None:
+        """Let the threads end."""
+        for _ in range(self._threads):
+            self._jobs.put(None)
+
+    def _begin(self, batch: Batch) -> None:
+        future: Future[Receipts] = Future()
+        self._under_way.append((batch, future))
+        if not batch.request_ids:
+            future.set_result(Receipts())
+        elif self._connections == 1:
+            future.set_running_or_notify_cancel()
+            try:
+                future.set_result(self._send(batch))
+            except BaseException as error:
+                future.set_exception(error)
+                raise
+        else:
+            if self._threads < self._connections:
+                self._threads += 1
+                threading.Thread(target=_work, args=(self._jobs, self._send), daemon=True).start()
+            self._jobs.put((batch, future))
+
+    def _is_first_due(self) -> bool:
+        """Whether its receipts are there, or enough batches wait for a connection."""
+        return self._under_way[0][1].done() or len(self._under_way) >= 2 * self._connections
+
+    def _has_under_way(self, batch: Batch) -> bool:
+        ids = set(batch.request_ids)
+        return any(not ids.isdisjoint(other.request_ids) for other, _ in self._under_way)
+
+    def _first(self) -> Receipts:
+        batch, future = self._under_way[0]
+        receipts = batch.with_invalid(future.result())
+        self._under_way.popleft()
+        self.receipts.extend(receipts)
+        return receipts
+
+
+def _work(jobs: _Jobs, send: Send) -> None:
+    while (job := jobs.get()) is not None:
+        batch, future = job
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(send(batch))
+            except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+                future.set_exception(error)
