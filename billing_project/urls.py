@@ -6,13 +6,15 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from usage.admin.overview import overview
+from usage.api.problems import USAGE_PATH
 from usage.api.views import UsageView
 
 # REST framework answers OPTIONS too, but cannot where the answer is a page.
 READ_ONLY = {"http_method_names": ["get", "head"]}
 
 urlpatterns = [
-    re_path(r"^api/v1/usage/?$", UsageView.as_view(), name="usage"),
+    path(USAGE_PATH.strip("/"), UsageView.as_view()),
+    path(USAGE_PATH.lstrip("/"), UsageView.as_view(), name="usage"),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**READ_ONLY), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(**READ_ONLY), name="docs"),
     path("admin/", admin.site.admin_view(overview)),

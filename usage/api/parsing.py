@@ -1,4 +1,4 @@
-"""From the bytes of a request to plain values, strictly: nothing is guessed, nothing rounded."""
+"""From the bytes of a request to plain values: nothing is guessed, nothing is rounded."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def read_body(request: HttpRequest) -> bytes:
     try:
         body: bytes = _stream(request).read(MOST_BYTES + 1)
     except Exception as error:  # each server has errors of its own for broken bodies
-        raise invalid_json("The body did not arrive whole: send the request again.") from error
+        raise invalid_json("The body did not arrive whole. Send the request again.") from error
     if len(body) > MOST_BYTES:
         raise _too_large()
     if expected is not None and len(body) < expected:
-        raise invalid_json("The body is shorter than its Content-Length: send the request again.")
+        raise invalid_json("The body is shorter than its Content-Length. Send the request again.")
     return body
 
 
@@ -66,13 +66,13 @@ def _too_large() -> Problem:
     return Problem(
         413,
         "body_too_large",
-        f"The body has more than {MOST_BYTES:,} bytes: send the records in smaller batches.",
+        f"The body has more than {MOST_BYTES:,} bytes. Send the records in smaller batches.",
         headers={"Connection": "close"},
     )
 
 
 def check_media_type(request: HttpRequest) -> None:
-    """Raise Problem unless the body is said to be application/json in UTF-8, not compressed."""
+    """Raise Problem unless the headers say application/json in UTF-8, not compressed."""
     encoding = request.META.get("HTTP_CONTENT_ENCODING", "identity").lower()
     if encoding != "identity" or not _is_json(request.META.get("CONTENT_TYPE") or "none/none"):
         raise Problem(
@@ -91,27 +91,31 @@ def _is_json(content_type: str) -> bool:
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the value that the body says, numbers as int or Decimal; raises Problem."""
+    """Return the JSON value of a body, with numbers as int or Decimal; raises Problem."""
     if body.startswith(_BYTE_ORDER_MARK):
-        raise invalid_json("The body begins with a byte-order mark: send UTF-8 without one.")
+        raise invalid_json("The body begins with a byte-order mark. Send UTF-8 without one.")
     try:
         return _DECODER.decode(body.decode())
     except UnicodeDecodeError as error:
-        raise invalid_json(f"Byte {error.start} of the body is not UTF-8.") from error
+        raise invalid_json(
+            f"Byte {error.start} of the body is not UTF-8. Send the body in UTF-8."
+        ) from error
     except json.JSONDecodeError as error:
         raise invalid_json(
             f"The body is not JSON: {error.msg.lower()}"
             f" at line {error.lineno}, column {error.colno}."
         ) from error
     except RecursionError as error:
-        raise invalid_json("The body is nested too deeply: a record has plain fields.") from error
+        raise invalid_json(
+            "The body is nested too deeply. A record has only plain fields."
+        ) from error
 
 
 def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     pairs = list(pairs)
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise invalid_json("A key stands twice in one object: give each field once.")
+        raise invalid_json("Duplicate key in a JSON object. Send each field once.")
     return result
 
 
@@ -122,12 +126,12 @@ def _integer(text: str) -> int | Decimal:
 def _number(text: str) -> Decimal:
     try:
         return Decimal(text)
-    except InvalidOperation:  # an exponent beyond what Decimal can hold; no field takes it
+    except InvalidOperation:  # an exponent that Decimal cannot hold, and no field takes
         return Decimal("Infinity")
 
 
 def _constant(name: str) -> None:
-    raise invalid_json(f"{name} is not a JSON number: give decimal digits.")
+    raise invalid_json(f"{name} is not a JSON number. Send decimal digits.")
 
 
 _DECODER = json.JSONDecoder(

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from django.http import HttpResponse
 
 CONTENT_TYPE = "application/problem+json"
+# The path of the endpoint, which is answered without the last slash too.
+USAGE_PATH = "/api/v1/usage/"
 
 
-class FieldError(NamedTuple):
-    """What is wrong with one field of the body, by its snake_case name."""
+class InvalidField(NamedTuple):
+    """A field of the body, by its snake_case name, and why it is not valid."""
 
     field: str
     code: str
@@ -21,7 +23,7 @@ class FieldError(NamedTuple):
 
 
 class Problem(Exception):
-    """An answer that refuses; raised where the fault is found, rendered by the view."""
+    """An answer with a status of 400 or more: raised where the fault is, rendered by the view."""
 
     def __init__(
         self,
@@ -29,7 +31,7 @@ class Problem(Exception):
         code: str,
         detail: str,
         *,
-        errors: Sequence[FieldError] = (),
+        errors: Sequence[InvalidField] = (),
         headers: Mapping[str, str] | None = None,
         **extensions: Any,
     ) -> None:
@@ -65,14 +67,16 @@ class Problem(Exception):
 
 
 TITLES = {
-    "invalid_json": "The body is not JSON as this service reads it",
+    "invalid_json": "The body is not valid JSON",
     "validation_error": "The usage record is not valid",
     "unknown_customer": "No such customer",
-    "request_id_conflict": "The request_id stands for other content",
+    "request_id_conflict": "The request_id is stored with other content",
+    "occurred_at_conflict": "The request_id is stored with another occurred_at",
     "not_authenticated": "No valid API key",
     "not_found": "No such address",
     "method_not_allowed": "Only POST is answered here",
     "unsupported_media_type": "The body must be application/json",
+    "too_many_requests": "Too many requests of this API key at once",
     "body_too_large": "The body is too large",
     "too_many_records": "The batch is too large",
     "service_unavailable": "The service cannot record usage right now",
@@ -87,14 +91,17 @@ _DETAILS = {
     403: ("forbidden", "This is not allowed."),
     404: (
         "not_found",
-        "There is nothing at this address: usage is reported by POST /api/v1/usage/.",
+        f"There is nothing at this address. Report usage by POST {USAGE_PATH}.",
     ),
-    500: ("internal_error", "Send the same request again later; the error has been logged."),
+    500: (
+        "internal_error",
+        "The error has been logged. Send the same bytes again later: usage is recorded once.",
+    ),
 }
 
 
 def of_status(status: int) -> Problem:
-    """Return the problem for an answer that was not made as one, such as an unknown address."""
+    """Return the problem for an answer that Django made, such as that of an unknown address."""
     code, detail = _DETAILS.get(status) or (
         HTTPStatus(status).name.lower(),
         f"{HTTPStatus(status).description or HTTPStatus(status).phrase}.",
@@ -107,10 +114,28 @@ def invalid_json(detail: str) -> Problem:
     return Problem(400, "invalid_json", detail)
 
 
-def validation_error(errors: Sequence[FieldError]) -> Problem:
-    """Return the problem of a record whose fields are at fault."""
-    detail = " ".join(f"{error.field}: {error.detail}" for error in errors)
-    return Problem(400, "validation_error", detail, errors=errors)
+def validation_error(invalid: Sequence[InvalidField]) -> Problem:
+    """Return the problem of a record with fields that are not valid."""
+    detail = " ".join(f"{field.field}: {field.detail}" for field in invalid)
+    return Problem(400, "validation_error", detail, errors=invalid)
+
+
+def conflict(fields: Sequence[str]) -> Problem:
+    """Return the problem of a request_id that is stored with other values of these fields.
+
+    The commonest cause is a retry whose record was made anew, so the first thing to do is to stop:
+    whoever sends the same fact under a new id charges the customer twice.
+    """
+    code = "occurred_at_conflict" if list(fields) == ["occurred_at"] else "request_id_conflict"
+    return Problem(
+        409,
+        code,
+        "A record with this request_id is stored already. If this is a retry, stop: it is recorded."
+        f" It differs in {', '.join(fields)}, so make the id, occurred_at and the bytes once,"
+        " before the first try. A new request_id is only for another fact, or to report this one"
+        " again after billing has voided the stored record.",
+        conflicting_fields=fields,
+    )
 
 
 def unavailable() -> Problem:
@@ -118,6 +143,6 @@ def unavailable() -> Problem:
     return Problem(
         503,
         "service_unavailable",
-        "The database is away or overloaded: send the same request again, it is recorded once.",
+        "The database is away or overloaded. Send the same bytes again: usage is recorded once.",
         headers={"Retry-After": "1"},
     )

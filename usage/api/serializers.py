@@ -1,4 +1,4 @@
-"""The fields of a usage record on the wire: one place for checking them and for describing them."""
+"""The fields of a usage record on the wire: each is checked and described in one place."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from usage import validators
-from usage.api.problems import FieldError, validation_error
+from usage.api.instants import read_instant
+from usage.api.problems import InvalidField, validation_error
 from usage.ledger.facts import Fact
 from usage.models.customer import LARGEST_ID
 
-_TIME = r"([01]\d|2[0-3]):[0-5]\d"
-# RFC 3339, section 5.6, without leap seconds.
-_INSTANT = re.compile(rf"\d{{4}}-\d\d-\d\d[Tt]{_TIME}:[0-5]\d(\.\d+)?([Zz]|[+-]{_TIME})", re.ASCII)
+MOST_RECORDS = 1000
+_LARGEST_ID_DIGITS = len(str(LARGEST_ID))
+_DIGITS = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
-MOST_RECORDS = 1000
-_LONGEST_INSTANT = 64
 _MOST_UNKNOWN_FIELDS = 20
 # Reports name few services, prices and small numbers of units, again and again.
 _MOST_REMEMBERED = 1024
@@ -34,28 +33,37 @@ def _string(pattern: str, longest: int) -> dict[str, Any]:
 
 
 @extend_schema_field(_string("[!-~]+", validators.REQUEST_ID_LENGTH) | {"minLength": 1})
-class RequestIdField(serializers.Field[Any, Any, Any, Any]):
+class RequestIdSerializerField(serializers.Field[Any, Any, Any, Any]):
     """The caller's own name for the fact."""
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            raise ValidationError("Give a string.", code="type")
+            raise ValidationError("Send a string.", code="type")
         validators.validate_request_id(data)
         return data
 
 
 @extend_schema_field({"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_ID})
 class CustomerIdField(serializers.Field[Any, Any, Any, Any]):
-    """A JSON integer, and no other number."""
+    """A JSON integer, or its digits in a string, as protobuf writes 64-bit numbers."""
 
     def to_internal_value(self, data: Any) -> int:
-        if not isinstance(data, int) or isinstance(data, bool):
-            raise ValidationError(
-                "Give a whole number, not quoted and without a point.", code="type"
-            )
-        if not 1 <= data <= LARGEST_ID:
-            raise ValidationError(f"A customer id lies between 1 and {LARGEST_ID}.", code="range")
-        return data
+        return read_customer_id(data)
+
+
+def read_customer_id(data: Any) -> int:
+    """Return the customer id that a JSON value states; raises ValidationError."""
+    if isinstance(data, str) and _DIGITS.fullmatch(data):
+        data = int(data) if len(data) <= _LARGEST_ID_DIGITS else LARGEST_ID + 1
+    if not isinstance(data, int) or isinstance(data, bool):
+        raise ValidationError(
+            "Send a whole number, or a string of its digits: without sign, space, point and leading"
+            " zero.",
+            code="type",
+        )
+    if not 1 <= data <= LARGEST_ID:
+        raise ValidationError(f"A customer id is between 1 and {LARGEST_ID}.", code="range")
+    return data
 
 
 @extend_schema_field(
@@ -75,12 +83,12 @@ class ServiceField(serializers.Field[Any, Any, Any, Any]):
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
-            raise ValidationError("Give a string.", code="type")
+            raise ValidationError("Send a string.", code="type")
         return self.normal(data)
 
 
-class ExactDecimalField(serializers.Field[Any, Any, Any, Any]):
-    """A JSON number, or a string of plain digits."""
+class DecimalSerializerField(serializers.Field[Any, Any, Any, Any]):
+    """A string of plain digits, or a JSON number; exact either way."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -98,7 +106,9 @@ class ExactDecimalField(serializers.Field[Any, Any, Any, Any]):
     def _exact(self, data: str | int | Decimal) -> Decimal:
         if isinstance(data, bool):
             raise self._not_a_number()
-        if isinstance(data, str) and not _is_plain(data):
+        if isinstance(data, str) and (
+            len(data) > _LONGEST_NUMBER or not _PLAIN_DECIMAL.fullmatch(data)
+        ):
             raise ValidationError(
                 'A number in quotes has plain digits and at most one point, such as "0.05", and no'
                 f" more than {_LONGEST_NUMBER} characters.",
@@ -108,38 +118,26 @@ class ExactDecimalField(serializers.Field[Any, Any, Any, Any]):
 
     @staticmethod
     def _not_a_number() -> ValidationError:
-        return ValidationError("Give a number, or a string of digits.", code="type")
+        return ValidationError('Send a string of digits, such as "0.05", or a number.', code="type")
 
 
-def _is_plain(text: str) -> bool:
-    return len(text) <= _LONGEST_NUMBER and _PLAIN_DECIMAL.fullmatch(text) is not None
-
-
-def _decimal(max_digits: int, decimal_places: int, *, minimum: str) -> dict[str, Any]:
+def _decimal(max_digits: int, decimal_places: int, *, example: str) -> dict[str, Any]:
+    """Describe a decimal as a string: code generators make a float of a JSON number."""
     before = max_digits - decimal_places
-    nonzero = "(?=.*[1-9])" if minimum == "exclusiveMinimum" else ""
-    return {
-        "oneOf": [
-            # No multipleOf: many a validator divides floats, and would refuse 0.05.
-            {"type": "number", minimum: 0, "exclusiveMaximum": 10**before},
-            _string(
-                rf"{nonzero}0*[0-9]{{1,{before}}}(\.[0-9]{{1,{decimal_places}}}0*)?",
-                _LONGEST_NUMBER,
-            ),
-        ]
-    }
+    pattern = rf"0*[0-9]{{1,{before}}}(\.[0-9]{{1,{decimal_places}}}0*)?"
+    return {**_string(pattern, _LONGEST_NUMBER), "examples": [example]}
 
 
-@extend_schema_field(_decimal(**validators.UNITS_DIGITS, minimum="exclusiveMinimum"))
-class UnitsField(ExactDecimalField):
+@extend_schema_field(_decimal(**validators.UNITS_DIGITS, example="58"))
+class UnitsField(DecimalSerializerField):
     """More than 0."""
 
     def fit(self, value: Decimal) -> Decimal:
         return validators.fit_units(value)
 
 
-@extend_schema_field(_decimal(**validators.PRICE_DIGITS, minimum="minimum"))
-class PriceField(ExactDecimalField):
+@extend_schema_field(_decimal(**validators.PRICE_DIGITS, example="0.05"))
+class PriceField(DecimalSerializerField):
     """0 or more."""
 
     def fit(self, value: Decimal) -> Decimal:
@@ -147,55 +145,48 @@ class PriceField(ExactDecimalField):
 
 
 @extend_schema_field(
-    {
-        "type": "string",
-        "format": "date-time",
-        "description": (
-            "RFC 3339 with an offset or Z, without leap seconds; kept to the millisecond. At most"
-            " 5 minutes ahead and at most 366 days back. Default: when the service recorded it."
-        ),
-    }
+    {"type": "string", "format": "date-time", "examples": ["2026-11-22T10:00:00Z"]}
 )
 class InstantField(serializers.Field[Any, Any, Any, Any]):
     """A date and time with an offset, in UTC and cut to the millisecond."""
 
     def to_internal_value(self, data: Any) -> dt.datetime:
-        if isinstance(data, str) and len(data) <= _LONGEST_INSTANT and _INSTANT.fullmatch(data):
-            try:
-                value = dt.datetime.fromisoformat(data.upper()).astimezone(dt.UTC)
-            except (ValueError, OverflowError):
-                pass
-            else:
-                return value.replace(microsecond=value.microsecond // 1000 * 1000)
-        raise ValidationError(
-            "Give a date and time with an offset as RFC 3339 has it, such as 2026-11-22T10:00:00Z.",
-            code="type",
-        )
+        return read_instant(data)
 
 
 class UsageSerializer(serializers.Serializer[Any]):
     """One fact: this customer consumed these units of this service at this price."""
 
-    request_id = RequestIdField(
-        help_text="Your own name for this fact, unique for ever over the whole service. Send the"
-        " same id with every retry of the same fact."
+    request_id = RequestIdSerializerField(
+        help_text="Your own name for this fact, unique for ever over the whole service. Make it"
+        " once, before the first try, and send the same id with every retry."
     )
-    customer_id = CustomerIdField(help_text="Who consumed; written without a point.")
+    customer_id = CustomerIdField(
+        help_text="Who consumed. A string of the digits is accepted too: use that in languages"
+        " whose numbers are exact only up to 2⁵³, such as JavaScript."
+    )
     service = ServiceField()
     units_consumed = UnitsField(
-        help_text="More than 0; at most 12 digits before and 6 after the point."
+        help_text="More than 0; at most 12 digits before and 6 after the point, without exponent."
+        " A JSON number is accepted too."
     )
     price_per_unit = PriceField(
         help_text="0 or more, in the customer's currency; at most 6 digits before and 12 after the"
-        " point. Units × price must stay below 10¹²."
+        " point, without exponent. Units × price must stay below 10¹². A JSON number is accepted"
+        " too."
     )
-    occurred_at = InstantField(required=False)
+    occurred_at = InstantField(
+        required=False,
+        help_text="RFC 3339 with an offset or Z, without leap seconds; kept to the millisecond. At"
+        " most 5 minutes ahead and at most 366 days back. Make it once, before the first try."
+        " Left out: when the service recorded the usage.",
+    )
 
 
 class RecordReader:
     """Checks records as parsed from JSON.
 
-    One is made and serves all requests: making a serializer costs more than all of its checks.
+    One reader serves all requests, since making a serializer takes longer than all of its checks.
     """
 
     def __init__(self) -> None:
@@ -209,23 +200,27 @@ class RecordReader:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""
         if not isinstance(data, dict):
             raise validation_error(
-                [FieldError("record", "type", "A record is an object with named fields.")]
+                [InvalidField("record", "type", "A record is an object with named fields.")]
             )
-        errors: list[FieldError] = []
-        given = data if data.keys() <= self.fields.keys() else self._by_name(data, errors)
+        invalid: list[InvalidField] = []
+        given = data if data.keys() <= self.fields.keys() else self._by_name(data, invalid)
         values: dict[str, Any] = {}
         for name, check, required in self._checks:
             if name not in given:
-                if required and not any(error.field == name for error in errors):
-                    errors.append(FieldError(name, "required", "This field is missing."))
+                if required and not any(fault.field == name for fault in invalid):
+                    invalid.append(InvalidField(name, "required", "This field is missing."))
                 continue
             try:
                 values[name] = check(given[name])
             except ValidationError as error:
-                errors.append(_field_error(name, error))
-        _check_amount(values, errors)
-        if errors:
-            raise validation_error(errors)
+                invalid.append(_invalid_field(name, error))
+        if "units_consumed" in values and "price_per_unit" in values:
+            try:
+                validators.validate_amount(values["units_consumed"], values["price_per_unit"])
+            except ValidationError as error:
+                invalid.append(_invalid_field("units_consumed", error))
+        if invalid:
+            raise validation_error(invalid)
         return Fact(
             values["request_id"],
             values["customer_id"],
@@ -235,7 +230,8 @@ class RecordReader:
             values.get("occurred_at"),
         )
 
-    def _by_name(self, data: dict[str, Any], errors: list[FieldError]) -> dict[str, Any]:
+    def _by_name(self, data: dict[str, Any], invalid: list[InvalidField]) -> dict[str, Any]:
+        """Return the fields under their snake_case names; add to `invalid` those that are not."""
         given: dict[str, Any] = {}
         unknown: list[str] = []
         for key, value in data.items():
@@ -243,26 +239,19 @@ class RecordReader:
             if name is None:
                 unknown.append(key)
             elif name in given:
-                errors.append(
-                    FieldError(name, "twice", "The field stands here in both spellings: give one.")
-                )
+                detail = "Field sent as both snake_case and camelCase. Send one of them."
+                invalid.append(InvalidField(name, "twice", detail))
             else:
                 given[name] = value
-        fields = f"The fields are {', '.join(self.fields)}."
-        errors += [
-            FieldError(_shown(key), "unknown", fields) for key in unknown[:_MOST_UNKNOWN_FIELDS]
+        fields = f"Unknown field. The fields are {', '.join(self.fields)}."
+        invalid += [
+            InvalidField(_shown(key), "unknown", fields) for key in unknown[:_MOST_UNKNOWN_FIELDS]
         ]
         if more := unknown[_MOST_UNKNOWN_FIELDS:]:
-            errors.append(FieldError("record", "unknown", f"{len(more)} more fields are unknown."))
+            invalid.append(
+                InvalidField("record", "unknown", f"{len(more)} more fields are unknown.")
+            )
         return given
-
-
-def _check_amount(values: dict[str, Any], errors: list[FieldError]) -> None:
-    if "units_consumed" in values and "price_per_unit" in values:
-        try:
-            validators.validate_amount(values["units_consumed"], values["price_per_unit"])
-        except ValidationError as error:
-            errors.append(_field_error("units_consumed", error))
 
 
 def camel_case(name: str) -> str:
@@ -271,11 +260,11 @@ def camel_case(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
-def _field_error(name: str, error: ValidationError) -> FieldError:
-    return FieldError(name, error.code or "invalid", str(error.message))
+def _invalid_field(name: str, error: ValidationError) -> InvalidField:
+    return InvalidField(name, error.code or "invalid", str(error.message))
 
 
 def _shown(key: str) -> str:
-    # Half of a surrogate pair is no character: many a caller could not read an answer with one.
+    # Half of a surrogate pair is not a character: many callers could not read an answer with it.
     shown = key[:40].encode(errors="backslashreplace").decode()
     return shown if len(key) <= 40 else f"{shown}…"

@@ -1,7 +1,8 @@
-"""What became of each team's records: counted in memory, added to the database now and then.
+"""How many records of each API key were recorded or refused, counted in memory.
 
-A request adds to numbers, and sends no statement for it; a thread of the process folds them in
-every few seconds and once more when the process ends. What the database cannot take waits.
+A request only adds to numbers, without a statement. A thread of the process adds the numbers to the
+database every few seconds, and once more when the process ends. While the database is away, they
+wait in memory.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from collections.abc import Iterable, Sequence
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
+from django.core.exceptions import ValidationError
 from django.db import Error, connections, transaction
 from django.utils import timezone
 
 from usage.api.problems import Problem
-from usage.api.serializers import camel_case
+from usage.api.serializers import camel_case, read_customer_id
 from usage.database.transactions import is_unavailable
 from usage.models import Counts, Refusal, RefusalNote, Traffic
-from usage.models.customer import LARGEST_ID
 from usage.models.traffic import CODE_LENGTH, DETAIL_LENGTH, KEPT_REFUSALS
 from usage.periods import day_of, midnight
 from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
@@ -32,13 +33,13 @@ from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-# What the end of a process waits for; gunicorn gives one 30 seconds.
+# How long the end of a process waits; gunicorn gives a process 30 seconds to end.
 _LAST_FLUSH_SECONDS = 10.0
-# So many keys' refusals are remembered between two flushes, whatever comes: 10,000, some 20 MB.
+# Bounds the memory between two flushes: refusals of 200 keys, 50 of each, are about 20 MB.
 _MOST_KEYS_REFUSED = 200
 
 Added = dict[tuple[int, dt.date], Counts]
-RefusedItem = tuple[Problem, Any]  # with what was sent, as far as it was read
+RefusedItem = tuple[Problem, Any]  # with the JSON value that was sent, None if it was not read
 
 
 class _Day(NamedTuple):
@@ -58,8 +59,8 @@ class _Day(NamedTuple):
 class TrafficCounter:
     """The counts of one process since they were last added to the database.
 
-    They are added `every` so many seconds, by a thread that the first count starts. Safe for
-    threads. A forked process begins with none: the others are its parent's to add.
+    A thread, started by the first count, adds them to the database `every` so many seconds. Safe
+    for threads. A forked process begins without counts, since its parent adds those it has.
     """
 
     def __init__(self, *, every: float = FLUSH_SECONDS) -> None:
@@ -106,7 +107,7 @@ class TrafficCounter:
                 of_key.append(refusal)
 
     def flush(self) -> None:
-        """Add what was counted to the database; never raises, what it cannot take waits."""
+        """Add the counts to the database. Never raises: counts that do not fit in wait."""
         with self._lock:
             counts, self._counts = self._counts, {}
             refusals, self._notes = self._notes, {}
@@ -118,7 +119,7 @@ class TrafficCounter:
                 Traffic.objects.fold(counts)
                 Refusal.objects.keep(refusals)
                 committing = True
-        except Exception as error:  # noqa: BLE001 - nobody is there to be told
+        except Exception as error:  # noqa: BLE001 - a thread has no caller that could catch it
             self._failed(error, counts, refusals, committing=committing)
         else:
             self._is_waiting = False
@@ -131,7 +132,7 @@ class TrafficCounter:
         *,
         committing: bool,
     ) -> None:
-        # A commit without an answer may have gone through, and nothing is counted twice.
+        # A commit without an answer may have gone through: rather lose counts than add them twice.
         is_lost = committing and getattr(error.__cause__, "pgcode", "") is None
         if not isinstance(error, Error) or not is_unavailable(error) or is_lost:
             logger.error("Some traffic of API keys was not counted.", exc_info=error)
@@ -151,7 +152,8 @@ class TrafficCounter:
         with self._lock:
             if self._thread is None:
                 thread = Thread(target=self._run, args=[self._ends], name="traffic", daemon=True)
-                # Without threads left, or at the very end, the next one who counts tries again.
+                # No thread can start at the system's limit or at the interpreter's end. The next
+                # count tries again.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
@@ -162,10 +164,10 @@ class TrafficCounter:
             is_last = ends.wait(self.every)
             self.flush()
             with contextlib.suppress(Error):
-                connections.close_all()  # this thread's own; it would idle until the next time
+                connections.close_all()  # this thread's own, which would idle until the next flush
 
     def stop(self) -> None:
-        """Let the thread flush for the last time, and wait for it, though not for ever."""
+        """Let the thread flush for the last time, and wait up to 10 seconds for it."""
         thread, self._thread = self._thread, None
         ends, self._ends = self._ends, Event()
         if thread is not None:
@@ -195,9 +197,10 @@ def _text(sent: Any, name: str, length: int) -> str:
 
 
 def _customer_id(sent: Any) -> int | None:
-    value = _named(sent, "customer_id")
-    is_id = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_ID
-    return value if is_id else None
+    try:
+        return read_customer_id(_named(sent, "customer_id"))
+    except ValidationError:
+        return None
 
 
 traffic = TrafficCounter()

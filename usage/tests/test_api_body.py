@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from usage.models import Bill, Customer
 from usage.tests.conftest import Post
-from usage.tests.factories import usage_body
+from usage.tests.factories import CustomerFactory, usage_body
 
 pytestmark = pytest.mark.django_db
 
@@ -129,6 +129,23 @@ def test_spellings_of_one_number_are_one_content(
     post(body)
 
     assert post({**body, "units_consumed": spelling}).status_code == 200
+
+
+@pytest.mark.parametrize("number", [123, 2**53 + 1, 2**63 - 1])
+@pytest.mark.parametrize("name", ["customer_id", "customerId"])
+def test_the_digits_of_a_customer_id_are_the_same_content_as_the_number(
+    post: Post, number: int, name: str
+) -> None:
+    CustomerFactory.create(id=number)
+    body = usage_body()
+    del body["customer_id"]
+
+    first = post({**body, name: str(number)})
+    second = post({**body, name: number})
+
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.content == second.content
+    assert first.json()["customer_id"] == number
 
 
 @pytest.mark.parametrize(
