@@ -80,7 +80,8 @@ def fit(value: Decimal, *, max_digits: int, decimal_places: int) -> Decimal:
         if fitted == value:
             return fitted
     raise ValidationError(
-        f"Give at most {before} digits before the point and {decimal_places} after it.",
+        f"Send at most {before} digits before the point and {decimal_places} after it: round once,"
+        " before the first try.",
         code="digits",
     )
 
@@ -88,14 +89,17 @@ def fit(value: Decimal, *, max_digits: int, decimal_places: int) -> Decimal:
 def fit_units(value: Decimal) -> Decimal:
     """Return reported units, which are positive, with 6 decimal places."""
     if not value > 0:
-        raise ValidationError("Units consumed are more than 0.", code="min_value")
+        raise ValidationError(
+            "Units consumed must be more than 0. To take usage back, ask billing to void it.",
+            code="min_value",
+        )
     return fit(value, **UNITS_DIGITS)
 
 
 def fit_price(value: Decimal) -> Decimal:
     """Return a unit price, which is 0 or more, with 12 decimal places."""
     if not value >= 0:
-        raise ValidationError("A price per unit is 0 or more.", code="min_value")
+        raise ValidationError("A price per unit must be 0 or more.", code="min_value")
     return abs(fit(value, **PRICE_DIGITS))
 
 
@@ -103,6 +107,7 @@ def validate_amount(units: Decimal, price_per_unit: Decimal) -> None:
     """Raise ValidationError unless units × price is below 10¹²."""
     if exact_amount(units, price_per_unit) >= AMOUNT_LIMIT:
         raise ValidationError(
-            "Units × price must stay below 1,000,000,000,000: report the usage in smaller parts.",
+            "Units × price must be below 1,000,000,000,000. Check both; report more in parts, each"
+            " under its own request_id.",
             code="amount_limit",
         )

@@ -131,7 +131,7 @@ def _rows(refusals: Any) -> list[RefusalRow]:
 
 
 def _record_url(refusal: Refusal) -> str:
-    if refusal.code != "request_id_conflict":
+    if refusal.status != 409:
         return ""
     return reverse("admin:usage_usagerecord_change", args=[quote(refusal.request_id)])
 

@@ -129,13 +129,13 @@ _RECORD = {
 _INVALID_FIELD = {
     "field": "units_consumed",
     "code": "min_value",
-    "detail": "Units consumed are more than 0.",
+    "detail": "Units consumed must be more than 0.",
 }
 _PROBLEM = {
     "type": "urn:usage-billing:problem:validation_error",
     "title": "The usage record is not valid",
     "status": 400,
-    "detail": "units_consumed: Units consumed are more than 0.",
+    "detail": "units_consumed: Units consumed must be more than 0.",
     "code": "validation_error",
     "errors": [_INVALID_FIELD],
 }

@@ -42,17 +42,20 @@ class MissingBill(NamedTuple):
 UNKNOWN_CUSTOMER = Refused(
     "customer_id",
     "unknown_customer",
-    "There is no customer with this id: check the id, or ask billing to add the customer.",
+    "There is no customer with this id. Check it, or ask billing to add the customer; then send the"
+    " same request_id again.",
 )
 IN_THE_FUTURE = Refused(
     "occurred_at",
     "in_the_future",
-    "The usage occurred more than 5 minutes ahead of the service's clock: check yours.",
+    "The usage occurred more than 5 minutes ahead of the service's clock. Check your clock, and"
+    " that a time that ends with Z is in UTC.",
 )
 TOO_LONG_AGO = Refused(
     "occurred_at",
     "too_long_ago",
-    "The usage occurred more than 366 days ago: ask billing to correct the bill by hand.",
+    "The usage occurred more than 366 days ago. Check occurred_at; usage that is really so old is"
+    " billed by hand, so ask billing.",
 )
 
 

@@ -72,7 +72,7 @@ def test_what_was_refused_is_shown_with_its_problem(
     conflict, unknown = refusals
     assert (unknown.status, unknown.code) == (404, "unknown_customer")
     assert (unknown.request_id, unknown.customer_id, unknown.service) == ("cdn:17", 999, "CDN")
-    assert "units_consumed differ" in conflict.detail
+    assert "differs in units_consumed" in conflict.detail
     assert admin_client.get(conflict.record_url).status_code == 200
 
 
@@ -115,7 +115,7 @@ def test_a_record_is_found_together_with_the_conflict_that_it_met(
     admin_client: Client, key: ApiKey, customer: Customer
 ) -> None:
     report(request_id="cdn:17")
-    refused(key, status=409, code="request_id_conflict")
+    refused(key, status=409, code="occurred_at_conflict")
 
     context = admin_client.get(list_of("usagerecord", q="cdn:17")).context
 
