@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +30,7 @@ from billing_client.receipts import Receipt, Receipts, Status
 from billing_client.retries import retry_after
 
 _AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 _ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
 # The words of a server or a proxy that will refuse the next attempt as well.
 _NEVER_BETTER = {501, 505}
@@ -163,16 +165,26 @@ def _verdict(result: object, request_id: str) -> Receipt | None:
 def _acknowledged(status: int, record: object, request_id: str) -> Receipt | None:
     if not isinstance(record, dict) or record.get("request_id") != request_id:
         return None
-    bill = record.get("bill")
-    bill_id = bill.get("id") if isinstance(bill, dict) else None
-    amount = record.get("amount")
-    late = record.get("late")
+    bill, amount, late = record.get("bill"), record.get("amount"), record.get("late")
+    bill_id, month = (bill.get("id"), bill.get("month")) if isinstance(bill, dict) else (None, None)
     if type(bill_id) is not int or not isinstance(late, bool):
         return None
     if not (isinstance(amount, str) and _AMOUNT.fullmatch(amount)):
         return None
+    if not (isinstance(month, str) and _MONTH.fullmatch(month)):
+        return None
+    try:
+        occurred_at = datetime.fromisoformat(record["occurred_at"]).astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
     return Receipt(
-        request_id, _ACKNOWLEDGED[status], amount=Decimal(amount), bill_id=bill_id, late=late
+        request_id,
+        _ACKNOWLEDGED[status],
+        amount=Decimal(amount),
+        bill_id=bill_id,
+        late=late,
+        month=month,
+        occurred_at=occurred_at,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self, SupportsIndex
 
 from billing_client.answers import read_batch, read_record
 from billing_client.batches import Batch, Batches
@@ -97,7 +97,7 @@ class BillingClient:
     def record_usage(
         self,
         *,
-        customer_id: int,
+        customer_id: SupportsIndex,
         service: str,
         units_consumed: Number,
         price_per_unit: Number,

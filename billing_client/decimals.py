@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, Inexact
+from operator import index
+from typing import SupportsIndex
 
-Number = int | str | Decimal | float
+Number = SupportsIndex | str | Decimal | float
 
 PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 # Decimal's default of 28 digits rounds a product of 18 and 18 digits without a word. Its
@@ -29,7 +32,7 @@ def exact(value: Number, *, whole: int, places: int) -> Decimal:
         raise ValueError("is negative")
     if number.adjusted() >= whole:
         raise ValueError(f"has more than {whole} digits before the point")
-    if isinstance(value, int):
+    if not isinstance(value, str | float | Decimal):
         return number
     plain = _without_trailing_zeros(number)
     exponent = -places - 1 if plain is None else plain.adjusted() + 1 - len(plain.as_tuple().digits)
@@ -51,9 +54,19 @@ def _as_decimal(value: Number) -> Decimal:
     if isinstance(value, float):
         # Not repr(): subclasses such as numpy's print their own name around the digits.
         return Decimal(float.__repr__(value))
-    if isinstance(value, bool) or not isinstance(value, (int, Decimal)):
-        raise ValueError(f"is a {type(value).__name__}, not an int, str, Decimal or float")
-    return Decimal(value)
+    if isinstance(value, Decimal):
+        return Decimal(value)
+    return Decimal(as_int(value, "an int, str, Decimal or float"))
+
+
+def as_int(value: object, expected: str) -> int:
+    """An int, also from numpy's and other kinds (PEP 357); raises ValueError for anything else."""
+    if type(value) is int:
+        return value
+    if not isinstance(value, bool):
+        with suppress(TypeError):  # it has no __index__
+            return int(index(value))  # type: ignore[arg-type]
+    raise ValueError(f"is a {type(value).__name__}, expected {expected}")
 
 
 def _without_trailing_zeros(number: Decimal) -> Decimal | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
-from typing import Literal, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
 from billing_client.errors import BillingError, ConflictError, ValidationError
 
 _T = TypeVar("_T")
+_SHOWN_IDS = 3
 Status = Literal["created", "replayed", "rejected"]
 
 
@@ -16,12 +18,17 @@ Status = Literal["created", "replayed", "rejected"]
 class Receipt:
     """The service's word on one record, by its id.
 
-    status   "created"; "replayed": the service held it already, also when an earlier attempt of
-             this very call had got through; "rejected": it is not recorded, and error says why
-    amount   units times price, exact and unrounded, in the customer's currency; None if rejected
-    bill_id  the bill it is on; None if rejected
-    late     True if its own month was over, so that it went on the current bill
-    error    for a rejected record the error that record_usage would have raised for it
+    status       "created"; "replayed": the service held it already, also when an earlier attempt
+                 of this very call had got through; "rejected": it is not recorded, error says why
+    amount       units times price, exact and unrounded, in the customer's currency
+    bill_id      the bill it is on
+    late         True if its own month was over, so that it went on the current bill
+    error        for a rejected record the error that record_usage would have raised for it
+    month        the month of that bill, such as "2026-11", in the service's time zone
+    occurred_at  when the usage occurred, in UTC; the time of recording if none was sent, so that
+                 a record of a month that had just ended may be on the next month's bill
+
+    ``amount``, ``bill_id``, ``month`` and ``occurred_at`` are None if the record is rejected.
     """
 
     request_id: str
@@ -30,25 +37,53 @@ class Receipt:
     bill_id: int | None = None
     late: bool = False
     error: BillingError | None = field(default=None, compare=False)
+    month: str | None = None
+    occurred_at: datetime | None = None
 
 
 class Receipts(list[Receipt]):
-    """A list with one receipt per record, in the order the records were given."""
+    """A list with one receipt per record, in the order the records were given.
+
+    Slices, sums and copies are Receipts too.
+    """
 
     @property
-    def created(self) -> list[Receipt]:
+    def created(self) -> Receipts:
         """Those recorded by this call."""
         return self._of("created")
 
     @property
-    def replayed(self) -> list[Receipt]:
+    def replayed(self) -> Receipts:
         """Those the service held already."""
         return self._of("replayed")
 
     @property
-    def rejected(self) -> list[Receipt]:
+    def rejected(self) -> Receipts:
         """Those that are not recorded; each has its ``error``."""
         return self._of("rejected")
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Receipt: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Receipts: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Receipt | Receipts:
+        found = super().__getitem__(index)
+        return found if isinstance(found, Receipt) else Receipts(found)
+
+    def __add__(self, other: list[Any]) -> Receipts:  # type: ignore[override]  # of receipts only
+        return Receipts(super().__add__(other))
+
+    def copy(self) -> Receipts:
+        """A shallow copy."""
+        return Receipts(self)
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.created)} created, {len(self.replayed)} replayed"
+        rejected = self.rejected
+        names = f": {_first_ids(rejected)}" if rejected else ""
+        return f"<Receipts: {counts}, {len(rejected)} rejected{names}>"
 
     def raise_for_rejected(self) -> None:
         """Raise one error for all rejected records; do nothing if there are none.
@@ -60,14 +95,15 @@ class Receipts(list[Receipt]):
         if errors:
             raise self._summary(errors)
 
-    def _of(self, status: Status) -> list[Receipt]:
-        return [receipt for receipt in self if receipt.status == status]
+    def _of(self, status: Status) -> Receipts:
+        return Receipts(receipt for receipt in self if receipt.status == status)
 
     def _summary(self, errors: list[BillingError]) -> BillingError:
         kinds = {type(error) for error in errors}
         kind = kinds.pop() if len(kinds) == 1 else BillingError
         summary = kind(
-            f"{len(errors)} of {len(self)} usage records were rejected; the first: {errors[0]}"
+            f"{len(errors)} of {len(self)} usage records were rejected"
+            f" ({_first_ids(self.rejected)}); the first: {errors[0]}"
         )
         summary.request_ids = tuple(receipt.request_id for receipt in self.rejected)
         summary.status_code = _shared([error.status_code for error in errors])
@@ -89,6 +125,12 @@ class Receipts(list[Receipt]):
             )
             summary.conflicting_fields = tuple(dict.fromkeys(names))
         return summary
+
+
+def _first_ids(receipts: Receipts) -> str:
+    shown = ", ".join(receipt.request_id for receipt in receipts[:_SHOWN_IDS])
+    more = len(receipts) - _SHOWN_IDS
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _shared(values: list[_T]) -> _T | None:

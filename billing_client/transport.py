@@ -6,6 +6,7 @@ import os
 import ssl
 from http.cookiejar import DefaultCookiePolicy
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -33,6 +34,7 @@ _BAD_ADDRESS = (
     requests.exceptions.MissingSchema,
     urllib3.exceptions.LocationValueError,
 )
+_UNPARSED = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
 
 
 class _Process:
@@ -150,6 +152,7 @@ class Transport:
         settings = session.merge_environment_settings(
             request.url, proxies={}, stream=True, verify=None, cert=None
         )
+        _check_proxy(requests.utils.select_proxy(str(request.url), settings["proxies"]))
         timeout = (min(self._connect_timeout, seconds), min(self._read_timeout, seconds))
         response = session.send(request, timeout=timeout, allow_redirects=False, **settings)
         try:
@@ -174,6 +177,8 @@ class Transport:
         root = _root(error)
         # An answer that is not HTTP is in the words of the error, as far as it came.
         said = quoted(self._auth.hidden_in(str(root).encode(errors="replace")).decode())
+        if isinstance(root, _UNPARSED):
+            said = ""  # an address that could not be parsed may have a password anywhere
         reason = f"{type(root).__name__}: {said}" if said else type(root).__name__
         if isinstance(error, requests.exceptions.ProxyError):
             reason += ", at the proxy"
@@ -199,6 +204,28 @@ def _new_session() -> requests.Session:
     for scheme in ("https://", "http://"):
         session.mount(scheme, TimedAdapter())
     return session
+
+
+def _check_proxy(address: str | None) -> None:
+    """Raise ConfigurationError if requests or urllib3 would fail to parse a proxy's address.
+
+    Their errors quote it, and may quote its password.
+    """
+    if address is None:
+        return
+    try:
+        address.encode("latin-1")  # as the user and the password go into a header
+        with_scheme = requests.utils.prepend_scheme_if_needed(address, "http")  # type: ignore[no-untyped-call]
+        urlsplit(address)  # both parse it, and differ in what they take
+        is_sound = bool(urllib3.util.parse_url(with_scheme).host)
+    except (TypeError, ValueError):
+        is_sound = False
+    if not is_sound:
+        raise ConfigurationError(
+            "The proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, in"
+            " which a password has to be percent-encoded. It is not quoted here, because it may"
+            " hold one."
+        )
 
 
 def _body(response: requests.Response) -> bytes:

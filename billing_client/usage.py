@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from os import urandom
-from typing import Any
+from typing import Any, SupportsIndex
 
-from billing_client.decimals import Number, exact, product
+from billing_client.decimals import Number, as_int, exact, product
 from billing_client.errors import FieldError, ValidationError
 
 REQUIRED = ("customer_id", "service", "units_consumed", "price_per_unit")
@@ -35,14 +35,17 @@ class Usage:
     service         1 to 100 printable characters, kept trimmed and in Unicode's NFC form
     units_consumed  above 0, at most 12 digits before and 6 after the point
     price_per_unit  0 or more, at most 6 digits before and 12 after the point; units times price
-                    stays below 10**12. Numbers are int, str ("0.05"), Decimal or float; a float
-                    counts as the decimal Python prints for it, and none is ever rounded.
+                    stays below 10**12. Numbers are int (numpy's too), str ("0.05"), Decimal or
+                    float; a float counts as the decimal Python prints for it, and none is ever
+                    rounded.
     request_id      the idempotency key: 1 to 128 printable ASCII characters without spaces.
                     A random UUID if not given. Make it once per fact and keep it for every
                     retry, also across a crash of your own process: the service bills an id once,
                     and the same fact under two ids twice. ``dataclasses.replace`` keeps it.
     occurred_at     when it was used: a datetime with a time zone, kept in UTC and cut (not
-                    rounded) to the millisecond. None means when the service records it.
+                    rounded) to the millisecond. Make it once, together with the id, and keep
+                    both for every retry. None means when the service records it: a retry
+                    after midnight at the end of a month then lands on the next month's bill.
                     Text is not accepted; ``datetime.fromisoformat`` reads RFC 3339. How far back
                     or ahead it may lie is the service's to judge, by the service's clock, and
                     only for ids it does not hold yet.
@@ -60,7 +63,7 @@ class Usage:
     def __init__(
         self,
         *,
-        customer_id: int,
+        customer_id: SupportsIndex,
         service: str,
         units_consumed: Number,
         price_per_unit: Number,
@@ -141,17 +144,16 @@ def _given(value: object) -> str:
 
 
 def _customer_id(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"is a {type(value).__name__}, expected an int")
-    if not 1 <= value <= _LARGEST_CUSTOMER_ID:
+    number = as_int(value, "an int")
+    if not 1 <= number <= _LARGEST_CUSTOMER_ID:
         raise ValueError(f"is not between 1 and {_LARGEST_CUSTOMER_ID}")
-    return int(value)
+    return number
 
 
 def _service(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"is a {type(value).__name__}, expected a str")
-    name = value.strip()
+    name = str.__str__(value).strip()
     if not name.isascii() and len(name) <= _LONGEST_SPELLING:
         name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= 100:

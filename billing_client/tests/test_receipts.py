@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from copy import copy
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_rejections_of_one_kind_raise_that_kind() -> None:
         ]
     )
     with pytest.raises(
-        CustomerNotFoundError, match="2 of 3 usage records were rejected; the first: Unk"
+        CustomerNotFoundError, match=r"2 of 3 usage records were rejected \(b, c\); the first: Unk"
     ) as caught:
         receipts.raise_for_rejected()
     error = caught.value
@@ -102,8 +103,31 @@ def test_one_ambiguous_rejection_makes_the_summary_ambiguous() -> None:
     assert caught.value.ambiguous is True
 
 
+def test_the_summary_names_the_first_ids() -> None:
+    receipts = Receipts(rejected(name, missing_customer()) for name in "abcde")
+    with pytest.raises(CustomerNotFoundError, match=r"\(a, b, c and 2 more\)"):
+        receipts.raise_for_rejected()
+
+
+def test_slices_sums_and_copies_are_receipts_too() -> None:
+    receipts = Receipts([Receipt("a", "created"), rejected("b", missing_customer())])
+    for kept in (receipts[:], receipts[1:], receipts + receipts, receipts.copy(), copy(receipts)):
+        assert isinstance(kept, Receipts)
+        assert len(kept.rejected) >= 1
+    assert receipts[0].request_id == "a"
+    assert isinstance(receipts.rejected, Receipts)
+
+
+def test_the_repr_is_short() -> None:
+    receipts = Receipts(Receipt(f"n{n}", "created") for n in range(500))
+    assert repr(receipts) == "<Receipts: 500 created, 0 replayed, 0 rejected>"
+    assert repr(Receipts([rejected("a", missing_customer())])) == (
+        "<Receipts: 0 created, 0 replayed, 1 rejected: a>"
+    )
+
+
 def test_receipts_survive_a_pickle() -> None:
     receipts = Receipts([Receipt("a", "created"), rejected("c", missing_customer())])
-    copy = pickle.loads(pickle.dumps(receipts))
-    assert isinstance(copy, Receipts)
-    assert copy == receipts
+    again = pickle.loads(pickle.dumps(receipts))
+    assert isinstance(again, Receipts)
+    assert again == receipts

@@ -34,8 +34,17 @@ FACT: dict[str, Any] = {
 
 
 def test_a_recorded_usage_gives_a_receipt(billing: BillingClient) -> None:
-    receipt = billing.record_usage(**FACT)
-    assert receipt == Receipt("cdn:17", "created", amount=Decimal("2.9"), bill_id=1, late=False)
+    now = datetime.now(UTC).replace(microsecond=0)
+    receipt = billing.record_usage(**FACT, occurred_at=now)
+    assert receipt == Receipt(
+        "cdn:17",
+        "created",
+        amount=Decimal("2.9"),
+        bill_id=1,
+        late=False,
+        month=f"{now:%Y-%m}",
+        occurred_at=now,
+    )
 
 
 def test_the_same_usage_again_is_a_replay(billing: BillingClient, server: FaultyServer) -> None:

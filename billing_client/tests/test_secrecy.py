@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
+import re
 import traceback
 from collections.abc import Callable
 from http.client import HTTPConnection
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from billing_client import BillingClient, BillingError, Usage
+from billing_client import BillingClient, BillingError, ConfigurationError, Usage
 from billing_client.fake.service import problem
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
@@ -232,3 +233,48 @@ def test_an_error_carries_the_id_the_service_logged_it_under(
     with pytest.raises(BillingError) as caught:
         twice.record_usage(**FACT)
     assert caught.value.trace_id == server.seen[1].header("X-Request-ID")
+
+
+MALFORMED_PROXIES = [
+    "http://user:pass[word@127.0.0.1:9",
+    "http://user:pass]word@127.0.0.1:9",
+    "http://user:pass/word@127.0.0.1:9",
+    "http://user:password@127.0.0.1:99999",
+    "http://user:password@127.0.0.1:port",
+    "http://user:password@:3128",
+    "http://user:password@",
+    "http://user:pass\u2028word@127.0.0.1:9",
+    "user:password@127.0.0.1:9",
+]
+
+
+@pytest.mark.parametrize("address", MALFORMED_PROXIES)
+def test_a_malformed_proxy_is_never_quoted(
+    address: str,
+    server: FaultyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its password may be anywhere in it."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("http_proxy", address)
+    with (
+        BillingClient("http://billing.example.com", KEY) as billing,
+        pytest.raises(ConfigurationError, match="The proxy's address is malformed") as caught,
+    ):
+        billing.record_usage(**FACT)
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert not re.search("pass|word|user", shown.replace("in which a password", ""))
+
+
+@pytest.mark.parametrize("label", ["a" * 70, "a..b"])
+def test_a_proxy_whose_host_cannot_be_resolved_is_not_quoted_either(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://user:password@{label}:9")
+    with (
+        BillingClient("http://billing.example.com", KEY) as billing,
+        pytest.raises(ConfigurationError) as caught,
+    ):
+        billing.record_usage(**FACT)
+    assert label not in str(caught.value)

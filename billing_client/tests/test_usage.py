@@ -139,6 +139,23 @@ def test_texts_and_numbers_of_other_kinds_are_kept_as_plain_ones() -> None:
     assert [type(value) for value in kept] == [str, str, int]
 
 
+class Index:
+    """As numpy's integers are: no int, but PEP 357 says how to make one of it."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_whole_numbers_of_other_kinds_become_int() -> None:
+    usage = made(customer_id=Index(7), units_consumed=Index(58), price_per_unit=Index(0))
+    wire = usage.to_wire()
+    assert (wire["customer_id"], wire["units_consumed"], wire["price_per_unit"]) == (7, "58", "0")
+    assert (type(usage.customer_id), type(usage.units_consumed)) == (int, Decimal)
+
+
 @pytest.mark.parametrize(
     "request_id", ["", "x" * 129, "a b", "a\n", "é", "a\x7f", 17, uuid.uuid4(), b"x"]
 )
