@@ -148,6 +148,14 @@ BILLING_GRACE_DAYS = setting(
     expected="a whole number of days from 0 to 366, the age after which usage is refused",
     validate=validate.Range(min=0, max=366),
 )
+# In each bill's own currency. Totals and days below it are never called unusual.
+ATTENTION_FLOOR = setting(
+    env.int,
+    "ATTENTION_FLOOR",
+    100,
+    expected="a whole number of units of currency, 0 or more, such as 100",
+    validate=validate.Range(min=0),
+)
 
 # Database
 

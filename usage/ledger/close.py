@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Collection
+from decimal import Decimal
+
 from django.core.exceptions import ValidationError
 from django.db import connection, models
 
+from usage.attention.bills import examine
 from usage.database.transactions import database_now, repeatable
 from usage.ledger.statements import STATEMENTS
-from usage.models import Bill, HistoryEntry
+from usage.models import Bill, HistoryEntry, Hold
+from usage.money import EXACT, plain
 
 
 class BillNotBegun(Exception):
@@ -18,18 +24,39 @@ class BillTotalTooLarge(Exception):
     """The total exceeds the exact range of the database; the bill stays open."""
 
 
-def close(bill: Bill, *, by: object, reason: str = "") -> bool:
+class BillOnHold(Exception):
+    """The bill is on hold, so it cannot be closed; nothing was changed."""
+
+
+class BillChanged(Exception):
+    """The bill is not as it was shown before closing; nothing was changed."""
+
+
+def close(
+    bill: Bill,
+    *,
+    by: object,
+    reason: str = "",
+    expected_total: Decimal | None = None,
+    expected_flags: Collection[str] = (),
+    began: float | None = None,
+) -> bool:
     """Close the bill: fix its total, and end its period now if it has not ended.
 
     `by` is the member of staff or the command that closes it, kept in the bill's history.
+    A caller that showed the bill before gives the total and the flags (`Examined.flags`) that it
+    showed. The seconds for the transaction count from `began` on the monotonic clock.
     Returns False, and changes nothing, if the bill was closed already. `bill` is read again
-    either way. Raises BillNotBegun, BillTotalTooLarge, DatabaseUnavailable, and ValidationError
-    if `by` is empty or the reason is too long.
+    either way. Raises BillNotBegun, BillOnHold, BillChanged, BillTotalTooLarge,
+    DatabaseUnavailable, and ValidationError if `by` is empty or the reason is too long.
     """
-    return repeatable(lambda: _close(bill, by=by, reason=reason))
+    shown = None if expected_total is None else (expected_total, frozenset(expected_flags))
+    return repeatable(lambda: _close(bill, by=by, reason=reason, shown=shown), began=began)
 
 
-def _close(bill: Bill, *, by: object, reason: str) -> bool:
+def _close(
+    bill: Bill, *, by: object, reason: str, shown: tuple[Decimal, frozenset[str]] | None
+) -> bool:
     # Waits for every transaction that records usage of this customer, and holds off new ones.
     with connection.cursor() as cursor:
         sql = STATEMENTS[connection.vendor](cursor)
@@ -44,7 +71,13 @@ def _close(bill: Bill, *, by: object, reason: str) -> bool:
             f"The bill's period begins at {bill.period_start:%Y-%m-%d %H:%M:%S} UTC:"
             " close it after that."
         )
+    if hold := Hold.objects.filter(bill=bill).first():
+        raise BillOnHold(f"The bill is on hold: {hold.reason} Release it before you close it.")
     total = bill.total
+    detail = ""
+    if shown is not None:
+        _check_unchanged(bill, total, shown, now)
+        detail = f"Shown at {plain(shown[0])}, closed at {plain(total)} {bill.currency}."
     # Not through `Bill.objects`, whose rows never change: closing is the one change of a bill.
     row = models.QuerySet[Bill](Bill).filter(pk=bill.pk, closed_at__isnull=True)
     try:
@@ -56,6 +89,30 @@ def _close(bill: Bill, *, by: object, reason: str) -> bool:
         ) from error
     bill.refresh_from_db()
     HistoryEntry.objects.keep(
-        HistoryEntry.Action.CLOSED, bill_id=bill.pk, by=by, at=now, reason=reason
+        HistoryEntry.Action.CLOSED, bill_id=bill.pk, by=by, at=now, reason=reason, detail=detail
     )
     return True
+
+
+def _check_unchanged(
+    bill: Bill, total: Decimal, shown: tuple[Decimal, frozenset[str]], now: dt.datetime
+) -> None:
+    """Raise BillChanged if staff must look at the bill again.
+
+    Usage still arrives on a bill that is not due, so its total may have moved by 1 %.
+    """
+    shown_total, shown_flags = shown
+    moved = abs(EXACT.subtract(total, shown_total))
+    may_move = Decimal(0) if bill.is_due(now) else abs(shown_total) / 100
+    if moved > may_move:
+        raise BillChanged(
+            f"The total was {plain(shown_total)} {bill.currency} and is now {plain(total)}."
+        )
+    new = [
+        finding
+        for finding in examine([bill], now)[bill.pk].blocking
+        if finding.flag not in shown_flags
+    ]
+    if new:
+        kinds = ", ".join(dict.fromkeys(finding.kind.value.lower() for finding in new))
+        raise BillChanged(f"The bill now needs attention: {kinds}.")

@@ -6,10 +6,13 @@ from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
+from usage.models.hold import Hold
 from usage.models.traffic import Counts, Refusal, RefusalNote, Traffic
+from usage.models.usage_check import AcceptedDuplicates, PossibleDuplicates, UsageCheck
 from usage.models.usage_record import UsageRecord
 
 __all__ = [
+    "AcceptedDuplicates",
     "ApiKey",
     "Bill",
     "Counts",
@@ -17,9 +20,12 @@ __all__ = [
     "DailyUsage",
     "Frozen",
     "HistoryEntry",
+    "Hold",
     "Line",
+    "PossibleDuplicates",
     "Refusal",
     "RefusalNote",
     "Traffic",
+    "UsageCheck",
     "UsageRecord",
 ]

@@ -19,6 +19,8 @@ from usage.periods import last_due_month
 if TYPE_CHECKING:
     from usage.models.daily_usage import DailyUsageManager
     from usage.models.history import HistoryEntry
+    from usage.models.hold import Hold
+    from usage.models.usage_check import PossibleDuplicates
     from usage.models.usage_record import UsageRecord
 
 
@@ -90,6 +92,8 @@ class Bill(FrozenModel):
 
     daily_usage: DailyUsageManager
     history: models.Manager[HistoryEntry]
+    hold: Hold
+    possible_duplicates: models.Manager[PossibleDuplicates]
     records: models.Manager[UsageRecord]
 
     class Meta:

@@ -1,4 +1,4 @@
-"""What staff did to bills: who, when and why; only ever added to."""
+"""The history of bills: who did what, when and why. Entries are only ever added."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
         by: object,
         at: dt.datetime,
         reason: str = "",
+        detail: str = "",
         record_id: str | None = None,
     ) -> HistoryEntry:
-        """Add that the staff user `by` did something to a bill, or to a record on it.
+        """Add that the staff user `by` acted on a bill, or on a record of it.
 
-        It belongs into the transaction that does it. Raises ValidationError for a reason that is
-        too long, or if nobody is named.
+        Call it in the transaction of the act. Raises ValidationError if the reason is too long or
+        `by` is empty.
         """
         entry = self.model(
             action=action,
@@ -37,6 +38,7 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
             record_id=record_id,
             actor=str(by),
             reason=reason.strip(),
+            detail=detail,
             at=at,
         )
         # The keys' own constraints, and those below, are the database's to check: each would be
@@ -47,12 +49,17 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
 
 
 class HistoryEntry(FrozenModel):
-    """One thing that somebody did to a bill. It outlives the account of who did it."""
+    """One act on a bill. It outlives the account of the person who did it."""
 
     class Action(models.TextChoices):
         CLOSED = "closed", "closed the bill"
         VOIDED = "voided", "voided a record"
         VERIFIED = "verified", "verified the bill"
+        HELD = "held", "put the bill on hold"
+        RELEASED = "released", "released the bill"
+        BULK_VOIDED = "bulkvoid", "voided records"
+        ACCEPTED = "accepted", "accepted possible duplicates"
+        LIFTED = "lifted", "no longer accepts possible duplicates"
 
     bill = models.ForeignKey(Bill, on_delete=models.PROTECT, db_index=False, related_name="history")
     record = models.ForeignKey(
@@ -66,6 +73,9 @@ class HistoryEntry(FrozenModel):
     action = models.CharField(max_length=10, choices=Action)
     actor = models.CharField(max_length=ACTOR_LENGTH, help_text="A staff user's name.")
     reason = models.CharField(max_length=REASON_LENGTH, blank=True)
+    detail = models.CharField(
+        max_length=300, blank=True, help_text="Amounts and numbers of the act, for staff to read."
+    )
     at = models.DateTimeField()
 
     objects = models.Manager.from_queryset(HistoryQuerySet)()
@@ -83,8 +93,13 @@ class HistoryEntry(FrozenModel):
             ),
             models.CheckConstraint(
                 name="history_action_known",
-                condition=Q(action__in=("closed", "voided", "verified")),
-                violation_error_message="A bill is closed or verified, or a record of it voided.",
+                condition=Q(
+                    action__in=(
+                        *("closed", "voided", "verified", "held", "released"),
+                        *("bulkvoid", "accepted", "lifted"),
+                    )
+                ),
+                violation_error_message="The history knows no such action.",
             ),
             models.CheckConstraint(
                 name="history_actor_given",
@@ -101,6 +116,11 @@ class HistoryEntry(FrozenModel):
                 condition=(Q(action="voided", record__isnull=False) & ~Q(reason=""))
                 | (~Q(action="voided") & Q(record__isnull=True)),
                 violation_error_message="Only a void names its record, and it has a reason.",
+            ),
+            models.CheckConstraint(
+                name="history_reason_given",
+                condition=~Q(action__in=("held", "bulkvoid", "accepted"), reason=""),
+                violation_error_message="This action needs a reason.",
             ),
         )
 

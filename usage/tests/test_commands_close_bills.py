@@ -7,8 +7,10 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import DjangoAssertNumQueries
 
+from usage.attention.bills import examine
 from usage.database.transactions import DatabaseUnavailable
 from usage.ledger.close import BillTotalTooLarge, close
+from usage.ledger.hold import hold
 from usage.ledger.record import record
 from usage.management.commands import close_bills
 from usage.models import Bill, HistoryEntry
@@ -102,7 +104,7 @@ def test_a_bill_that_fails_stops_no_other(
 ) -> None:
     database_clock.set(AFTER_GRACE)
 
-    def close_but_the_second(bill: Bill, *, by: object) -> bool:
+    def close_but_the_second(bill: Bill, *, by: object, expected_total: None) -> bool:
         if bill.customer_id == 2:
             raise failure
         return close(bill, by=by)
@@ -126,10 +128,10 @@ def test_a_bill_that_somebody_else_closed_meanwhile_is_passed_over(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     database_clock.set(AFTER_GRACE)
-    due = close_bills._due()
+    due = close_bills._due(except_flagged=False)
     first = next(due)
-    assert close(Bill.objects.get(pk=first.pk), by="Sam")
-    monkeypatch.setattr(close_bills, "_due", lambda: iter([first, *due]))
+    assert close(Bill.objects.get(pk=first[0].pk), by="Sam")
+    monkeypatch.setattr(close_bills, "_due", lambda **_: iter([first, *due]))
 
     call_command("close_bills")
 
@@ -174,3 +176,67 @@ def test_the_history_says_that_the_command_closed_a_bill() -> None:
 
     closed = HistoryEntry.objects.values_list("bill__customer", "action", "actor")
     assert sorted(closed) == [(123, "closed", "close_bills"), (456, "closed", "close_bills")]
+
+
+def test_a_bill_on_hold_is_left_open_and_named(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold(bills[1], by="Sam", reason="Disputed.")
+    database_clock.set(AFTER_GRACE)
+
+    call_command("close_bills")
+
+    assert closed() == [1, 3]
+    left = f"Left for staff bill {bills[1].pk} of No. 2 (2), 2026-10: on hold since 2026-10-20"
+    assert f"{left}: Disputed." in capsys.readouterr().out.splitlines()
+
+
+def test_flagged_bills_are_left_open_and_named_with_exit_status_3(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold(bills[1], by="Sam", reason="Disputed.")
+    bills[0].possible_duplicates.create(
+        service="x",
+        price_per_unit=1,
+        records=1,
+        amount=7,
+        pairs=[],
+        since=database_clock.set(AFTER_GRACE),
+    )
+
+    with pytest.raises(CommandError, match=r"2 bills left for staff\.") as raised:
+        call_command("close_bills", "--except-flagged")
+
+    assert raised.value.returncode == 3
+    assert closed() == [3]
+    out = capsys.readouterr().out
+    assert f"Left for staff bill {bills[0].pk} of No. 1 (1), 2026-10: Possible duplicates" in out
+    assert HistoryEntry.objects.get(action="closed").detail == "Shown at 10.5, closed at 10.5 USD."
+
+
+def test_without_flags_all_are_closed(bills: list[Bill], database_clock: DatabaseClock) -> None:
+    database_clock.set(AFTER_GRACE)
+
+    call_command("close_bills", "--except-flagged")
+
+    assert closed() == [1, 2, 3]
+
+
+def test_a_bill_that_changes_after_it_was_examined_is_left_for_staff(
+    bills: list[Bill], database_clock: DatabaseClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change_and_examine(page: list[Bill], now: object) -> object:
+        examined = examine(page, database_clock.set(AFTER_GRACE))
+        database_clock.set(GRACE_ENDS)
+        fact = FactFactory.build(customer_id=1, occurred_at=bills[0].period_start)
+        record([fact], reported_by_id=None)
+        database_clock.set(AFTER_GRACE)
+        return examined
+
+    database_clock.set(AFTER_GRACE)
+    monkeypatch.setattr(close_bills, "examine", change_and_examine)
+
+    with pytest.raises(CommandError, match="1 bill left for staff"):
+        call_command("close_bills", "--except-flagged")
+
+    assert closed() == [2, 3]

@@ -1,16 +1,19 @@
 """Closes the bills whose month and grace are over, for cron."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from usage.attention.bills import examine
 from usage.database.transactions import DatabaseUnavailable, database_now
-from usage.ledger.close import BillTotalTooLarge, close
+from usage.ledger.close import BillChanged, BillOnHold, BillTotalTooLarge, close
 from usage.models import Bill
 from usage.verification import counted
 
-_BILLS_AT_ONCE = 200
+_BILLS_AT_ONCE = 100
+LEFT_FOR_STAFF = 3  # the exit status; 1 is a failure
 
 
 class Command(BaseCommand):
@@ -20,15 +23,26 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="say what would be closed")
+        parser.add_argument(
+            "--except-flagged",
+            action="store_true",
+            help="leave bills open that need attention, and exit 3 if there are any",
+        )
 
-    def handle(self, *, dry_run: bool, **options: Any) -> None:
-        done = failed = 0
-        for bill in _due():
+    def handle(self, *, dry_run: bool, except_flagged: bool, **options: Any) -> None:
+        done = left = failed = 0
+        for bill, expected_total, why_not in _due(except_flagged=except_flagged):
             try:
-                if dry_run or close(bill, by="close_bills"):
+                if why_not:
+                    self.stdout.write(f"Left for staff {bill}: {why_not}")
+                    left += 1
+                elif dry_run or close(bill, by="close_bills", expected_total=expected_total):
                     said = "Would close" if dry_run else "Closed"
                     self.stdout.write(f"{said} {_described(bill)}")
                     done += 1
+            except (BillChanged, BillOnHold) as error:
+                self.stdout.write(f"Left for staff {bill}: {error}")
+                left += 1
             except (BillTotalTooLarge, DatabaseUnavailable) as error:
                 self.stderr.write(f"Left open {bill}: {error}")
                 failed += 1
@@ -37,14 +51,29 @@ class Command(BaseCommand):
             raise CommandError(
                 f"{counted(failed, 'bill')} could not be closed: run the command again."
             )
+        if left and except_flagged:
+            raise CommandError(
+                f"{counted(left, 'bill')} left for staff.", returncode=LEFT_FOR_STAFF
+            )
 
 
-def _due() -> Iterator[Bill]:
-    """Yield the bills to close, a page at a time: closing them ends any longer transaction."""
-    due = Bill.objects.due(database_now()).select_related("customer").order_by("pk")
+def _due(*, except_flagged: bool) -> Iterator[tuple[Bill, Decimal | None, str]]:
+    """Yield each due bill, with the total it was examined at and why it is left for staff, or "".
+
+    Closing a bill ends the transaction, so one transaction cannot read them all.
+    """
+    due = Bill.objects.due(database_now()).select_related("customer", "hold").order_by("pk")
     last = 0
     while page := list(due.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
-        yield from page
+        examined = examine(page, database_now()) if except_flagged else {}
+        for bill in page:
+            if hasattr(bill, "hold"):
+                yield bill, None, f"on hold since {bill.hold.at:%Y-%m-%d}: {bill.hold.reason}"
+            elif found := examined.get(bill.pk):
+                why_not = "; ".join(f"{one.kind.value}: {one.text}" for one in found.blocking)
+                yield bill, found.total, why_not
+            else:
+                yield bill, None, ""
         last = page[-1].pk
 
 

@@ -1,0 +1,298 @@
+"""Findings about bills, from daily usage: the same work at any number of records."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from statistics import median
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db.models import Min
+
+from usage.attention.findings import (
+    DAY_FACTOR,
+    FEWEST_DAYS,
+    MONTHS_COMPARED,
+    UNUSUAL_FACTOR,
+    Comparison,
+    Examined,
+    Finding,
+    Kind,
+)
+from usage.database.sums import AmountSum, ExactSum
+from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates
+from usage.models.bill import total_of
+from usage.money import EXACT
+from usage.periods import day_of, grace_end, month_bounds, previous_month
+
+# Days are read of a bill's largest services alone: an absurd day makes its service large.
+_SERVICES_READ = 50
+
+Days = dict[dt.date, Decimal]
+
+
+class _ServiceDay(NamedTuple):
+    units: Decimal
+    amount: Decimal
+
+
+def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
+    """Return what is found about each of these bills at the instant `now`, by bill id.
+
+    At most eight queries, whatever the number of bills and records.
+    """
+    bills = list(bills)
+    history = _History(bills)
+    lines = DailyUsage.objects.lines_of(bills)
+    open_bills = [bill for bill in bills if not bill.is_closed]
+    days = _service_days(open_bills, lines, history)
+    free = _services_now_free(open_bills, lines, history)
+    duplicates = _duplicates(open_bills)
+    examined = {}
+    for bill in bills:
+        total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
+        comparison = history.compare(bill, now)
+        findings: list[Finding] = []
+        if not bill.is_closed:
+            findings = [
+                *_unusual_total(bill, comparison),
+                *_unusual_days(bill, days, history),
+                *free.get(bill.pk, []),
+                *duplicates.get(bill.pk, []),
+                *_late(bill, history),
+                *_due(bill, total, now),
+            ]
+        examined[bill.pk] = Examined(total, comparison, findings)
+    return examined
+
+
+class _History:
+    """The daily amounts of all bills of these customers, back to three months before."""
+
+    def __init__(self, bills: Sequence[Bill]) -> None:
+        months = {month for bill in bills for month in [bill.month, *_months_before(bill.month)]}
+        customers = {bill.customer_id for bill in bills}
+        self.bills: dict[tuple[int, dt.date], list[int]] = defaultdict(list)
+        related = Bill.objects.filter(customer__in=customers, month__in=months).order_by()
+        for pk, customer_id, month in related.values_list("pk", "customer_id", "month"):
+            self.bills[customer_id, month].append(pk)
+        self.first_months: dict[int, dt.date] = dict(
+            Bill.objects.filter(customer__in=customers)
+            .order_by()
+            .values_list("customer_id")
+            .annotate(Min("month"))
+        )
+        ids = [pk for pks in self.bills.values() for pk in pks]
+        self.days: dict[int, Days] = defaultdict(dict)
+        rows = DailyUsage.objects.filter(bill__in=ids).order_by().values_list("bill_id", "day")
+        for bill_id, day, amount in rows.annotate(amount=AmountSum("units", "price_per_unit")):
+            self.days[bill_id][day] = amount
+
+    def ids(self, bill: Bill) -> list[int]:
+        """Return the ids of the customer's bills of the bill's month and the three before."""
+        months = [bill.month, *_months_before(bill.month)]
+        return [pk for month in months for pk in self.bills.get((bill.customer_id, month), [])]
+
+    def compare(self, bill: Bill, now: dt.datetime) -> Comparison:
+        """Return how the customer's month compares, up to today's day while it runs."""
+        is_running = now < month_bounds(bill.month).end
+        today = day_of(now).day if is_running else 31
+        known = [
+            month
+            for month in _months_before(bill.month)
+            if month >= self.first_months.get(bill.customer_id, bill.month)
+        ]
+        sums = [self._sum(bill.customer_id, month, today) for month in known]
+        return Comparison(
+            total=self._sum(bill.customer_id, bill.month, 31),
+            previous=sums[0] if sums else None,
+            average=EXACT.divide(_added(sums), Decimal(len(sums))) if sums else None,
+            is_running=is_running,
+        )
+
+    def _sum(self, customer_id: int, month: dt.date, last_day: int) -> Decimal:
+        last = month_bounds(month).end - dt.timedelta(milliseconds=1)
+        last_counted = month.replace(day=min(last_day, day_of(last).day))
+        return _added(
+            amount
+            for pk in self.bills.get((customer_id, month), [])
+            for day, amount in self.days[pk].items()
+            if day <= last_counted
+        )
+
+
+def _months_before(month: dt.date) -> list[dt.date]:
+    months = []
+    for _ in range(MONTHS_COMPARED):
+        month = previous_month(month)
+        months.append(month)
+    return months
+
+
+def _added(amounts: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for amount in amounts:
+        total = EXACT.add(total, amount)
+    return total
+
+
+def _unusual_total(bill: Bill, compared: Comparison) -> list[Finding]:
+    total, average = compared.total, compared.average
+    if average is None or average <= 0 or max(total, average) < settings.ATTENTION_FLOOR:
+        return []
+    if total > UNUSUAL_FACTOR * average:
+        times = f"{total / average:,.1f}".removesuffix(".0")
+        text = f"{times} times the average of the {MONTHS_COMPARED} months before"
+    elif not compared.is_running and UNUSUAL_FACTOR * total < average:
+        share = f"{max(total, Decimal(0)) / average:.0%}"
+        text = f"{share} of the average of the {MONTHS_COMPARED} months before"
+    else:
+        return []
+    if compared.is_running:
+        text += " up to the same day"
+    return [Finding(Kind.TOTAL, text, bill.month, total)]
+
+
+def is_far_over(examined: Examined) -> bool:
+    """Tell whether the month is over three times its average, which staff confirm by a box."""
+    average = examined.comparison.average
+    return (
+        any(finding.kind is Kind.TOTAL for finding in examined.findings)
+        and average is not None
+        and examined.comparison.total > UNUSUAL_FACTOR * average
+    )
+
+
+# Units and amounts by bill, service and day.
+ServiceDays = dict[int, dict[str, dict[dt.date, _ServiceDay]]]
+
+
+def _service_days(
+    bills: Sequence[Bill], lines: dict[int, list[Line]], history: _History
+) -> ServiceDays:
+    services = {
+        line.service
+        for bill in bills
+        for line in sorted(lines.get(bill.pk, []), key=lambda line: -line.amount)[:_SERVICES_READ]
+        if line.amount >= settings.ATTENTION_FLOOR
+    }
+    by_bill: ServiceDays = defaultdict(lambda: defaultdict(dict))
+    if not services:
+        return by_bill
+    ids = {pk for bill in bills for pk in history.ids(bill)}
+    rows = (
+        DailyUsage.objects.filter(bill__in=ids, service__in=services)
+        .order_by()
+        .values_list("bill_id", "service", "day")
+        .annotate(total=ExactSum("units"), amount=AmountSum("units", "price_per_unit"))
+    )
+    for bill_id, service, day, units, amount in rows:
+        by_bill[bill_id][service][day] = _ServiceDay(units, amount)
+    return by_bill
+
+
+def _unusual_days(bill: Bill, by_bill: ServiceDays, history: _History) -> list[Finding]:
+    """Return the services of which a day is far above the customer's other days of them."""
+    findings = []
+    for service, own in by_bill[bill.pk].items() if bill.pk in by_bill else ():
+        units: Days = defaultdict(Decimal)
+        for pk in history.ids(bill):
+            for day, of_day in by_bill[pk][service].items() if pk in by_bill else ():
+                units[day] = EXACT.add(units[day], of_day.units)
+        worst = max(own, key=lambda day: units[day])
+        others = [amount for day, amount in units.items() if day != worst and amount > 0]
+        if len(others) < FEWEST_DAYS or own[worst].amount < settings.ATTENTION_FLOOR:
+            continue
+        habit = median(others)
+        if units[worst] > DAY_FACTOR * habit:
+            text = f"{units[worst] / habit:,.0f} times the units of a usual day"
+            findings.append(Finding(Kind.DAY, text, worst, own[worst].amount, service))
+    return findings
+
+
+def _services_now_free(
+    bills: Sequence[Bill], lines: dict[int, list[Line]], history: _History
+) -> dict[int, list[Finding]]:
+    """Return the services that are used at a price of 0 after they always had one."""
+    free = {
+        bill.pk: [
+            line for line in lines.get(bill.pk, []) if line.price_per_unit == 0 and line.units > 0
+        ]
+        for bill in bills
+    }
+    services = {line.service for of_bill in free.values() for line in of_bill}
+    if not services:
+        return {}
+    ids = {pk for bill in bills for pk in history.ids(bill)}
+    rows = (
+        DailyUsage.objects.filter(bill__in=ids, service__in=services)
+        .order_by()
+        .values_list("bill_id", "service", "price_per_unit")
+        .annotate(Min("day"))
+    )
+    first_days: dict[tuple[int, str, bool], dt.date] = {}
+    for bill_id, service, price, day in rows:
+        key = bill_id, service, price == 0
+        first_days[key] = min(day, first_days.get(key, day))
+    findings: dict[int, list[Finding]] = defaultdict(list)
+    for bill in bills:
+        for line in free[bill.pk]:
+            since, paid = (
+                min(
+                    first_days.get((pk, line.service, is_free), dt.date.max)
+                    for pk in history.ids(bill)
+                )
+                for is_free in (True, False)
+            )
+            if paid < since and since == first_days[bill.pk, line.service, True]:
+                text = f"{line.units.normalize():,f} units at a price of 0"
+                findings[bill.pk].append(
+                    Finding(Kind.FREE, text, since, Decimal(0), line.service, Decimal(0))
+                )
+    return findings
+
+
+def _duplicates(bills: Sequence[Bill]) -> dict[int, list[Finding]]:
+    """Return what the last `check_usage` kept, without what staff accepted."""
+    accepted = set(
+        AcceptedDuplicates.objects.filter(
+            customer__in={bill.customer_id for bill in bills}, lifted_at__isnull=True
+        ).values_list("customer_id", "service")
+    )
+    customers = {bill.pk: bill.customer_id for bill in bills}
+    kept = PossibleDuplicates.objects.filter(bill__in=list(customers))
+    findings: dict[int, list[Finding]] = defaultdict(list)
+    for row in kept.order_by("service", "price_per_unit"):
+        if (customers[row.bill_id], row.service) not in accepted:
+            text = f"{row.records:,} more of the same under other request_ids"
+            pairs = tuple((second, first) for second, first in row.pairs)
+            findings[row.bill_id].append(
+                Finding(
+                    Kind.DUPLICATES,
+                    text,
+                    day_of(row.since),
+                    row.amount,
+                    row.service,
+                    row.price_per_unit,
+                    pairs,
+                )
+            )
+    return findings
+
+
+def _late(bill: Bill, history: _History) -> list[Finding]:
+    first = day_of(bill.period_start)
+    late = {day: amount for day, amount in history.days[bill.pk].items() if day < first}
+    if not late:
+        return []
+    text = f"Usage of {len(late)} earlier {'day' if len(late) == 1 else 'days'}"
+    return [Finding(Kind.LATE, text, min(late), _added(late.values()))]
+
+
+def _due(bill: Bill, total: Decimal, now: dt.datetime) -> list[Finding]:
+    if not bill.is_due(now):
+        return []
+    return [Finding(Kind.DUE, "Month and grace are over", day_of(grace_end(bill.month)), total)]

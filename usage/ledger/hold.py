@@ -1,0 +1,56 @@
+"""Hold a bill, so that nothing closes it, and release it again."""
+
+from __future__ import annotations
+
+from django.db import connection
+
+from usage.database.transactions import database_now, repeatable
+from usage.ledger.statements import STATEMENTS
+from usage.models import Bill, HistoryEntry, Hold
+
+
+class HoldRefused(Exception):
+    """The bill is closed, or on hold already, or not on hold; nothing was changed."""
+
+
+def hold(bill: Bill, *, by: object, reason: str) -> None:
+    """Put the bill on hold: every close is refused until it is released. Usage still goes on it.
+
+    `by` is the member of staff, kept with the reason in the bill's history. Raises HoldRefused if
+    the bill is closed or on hold, or without a reason, and DatabaseUnavailable.
+    """
+    repeatable(lambda: _hold(bill, by=by, reason=reason.strip()))
+
+
+def release(bill: Bill, *, by: object, reason: str = "") -> None:
+    """Let the bill be closed again. Raises HoldRefused if it is not on hold."""
+    repeatable(lambda: _release(bill, by=by, reason=reason))
+
+
+def _hold(bill: Bill, *, by: object, reason: str) -> None:
+    # Waits for a close of the bill, and holds off the next, which then sees the hold.
+    with connection.cursor() as cursor:
+        STATEMENTS[connection.vendor](cursor).take_close_lock([bill.customer_id], exclusive=True)
+    now = database_now()
+    bill.refresh_from_db()
+    if bill.is_closed:
+        raise HoldRefused("The bill is closed already, so it cannot be put on hold.")
+    if not reason:
+        raise HoldRefused("Give a reason for the hold.")
+    _, is_new = Hold.objects.get_or_create(
+        bill=bill, defaults={"reason": reason, "by": str(by), "at": now}
+    )
+    if not is_new:
+        raise HoldRefused("The bill is on hold already.")
+    HistoryEntry.objects.keep(
+        HistoryEntry.Action.HELD, bill_id=bill.pk, by=by, at=now, reason=reason
+    )
+
+
+def _release(bill: Bill, *, by: object, reason: str) -> None:
+    deleted, _ = Hold.objects.filter(bill=bill).delete()
+    if not deleted:
+        raise HoldRefused("The bill is not on hold.")
+    HistoryEntry.objects.keep(
+        HistoryEntry.Action.RELEASED, bill_id=bill.pk, by=by, at=database_now(), reason=reason
+    )
