@@ -156,6 +156,15 @@ ATTENTION_FLOOR = setting(
     expected="a whole number of units of currency, 0 or more, such as 100",
     validate=validate.Range(min=0),
 )
+# Who sends the statements: one line of print for each part.
+SELLER: list[str] = setting(
+    env.list,
+    "SELLER",
+    [],
+    expected="the company's name, address and tax number, separated by |",
+    subcast=str.strip,
+    delimiter="|",
+)
 
 # Database
 

@@ -12,6 +12,8 @@ from usage.money import EXACT, exact_amount
 
 REQUEST_ID_LENGTH = 128
 SERVICE_LENGTH = 100
+REASON_LENGTH = 500
+ACTOR_LENGTH = 150
 UNITS_DIGITS = {"max_digits": 18, "decimal_places": 6}
 PRICE_DIGITS = {"max_digits": 18, "decimal_places": 12}
 AMOUNT_LIMIT = 10**12

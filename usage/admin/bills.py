@@ -18,11 +18,12 @@ from usage.admin.customers import matching, number_of
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells
+from usage.admin.statement import Statement
 from usage.database.transactions import database_now
 from usage.ledger.close import close
 from usage.models import Bill, Customer, HistoryEntry
-from usage.models.usage_record import REASON_LENGTH
 from usage.periods import is_open_to_usage
+from usage.validators import REASON_LENGTH
 from usage.verification import Verification, counted
 
 _MOST_CUSTOMERS_FOUND = 1000
@@ -156,9 +157,11 @@ class BillAdmin(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         close = self.admin_site.admin_view(CloseBill.as_view(model_admin=self))
         verify = self.admin_site.admin_view(VerifyBill.as_view(model_admin=self))
+        statement = self.admin_site.admin_view(Statement.as_view(model_admin=self))
         return [
             path("<path:object_id>/close/", close, name="usage_bill_close"),
             path("<path:object_id>/verify/", verify, name="usage_bill_verify"),
+            path("<path:object_id>/statement/", statement, name="usage_bill_statement"),
             *self.export_urls(),
             *super().get_urls(),
         ]

@@ -33,8 +33,8 @@ from usage.admin.paging import KeysetChangeList, Position
 from usage.admin.rows import bill_url, record_cells, record_url, with_cells
 from usage.ledger.void import void
 from usage.models import UsageRecord
-from usage.models.usage_record import REASON_LENGTH, VOID_PREFIX
-from usage.validators import REQUEST_ID_LENGTH
+from usage.models.usage_record import VOID_PREFIX
+from usage.validators import REASON_LENGTH, REQUEST_ID_LENGTH
 
 # With filters that no one index serves, a list reads at most this many records for a page.
 LOOKED_THROUGH = 5_000

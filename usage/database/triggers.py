@@ -3,7 +3,8 @@
 Their SQL is beside this module, one file for each engine, for all tables at once. A change of it
 reaches existing databases by a migration that ends with `RunPython(triggers.install_in_migration)`;
 the step goes out of the migrations before it, where the tables are not yet what the SQL expects.
-A migration that remakes a table on SQLite, which drops the table's triggers, ends with it too.
+A migration that remakes a table on SQLite, which drops the table's triggers, begins with
+`remove_in_migration` and ends with it too.
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ def remove(connection: BaseDatabaseWrapper) -> None:
     with connection.cursor() as cursor:
         for name in _guards("sqlite"):
             cursor.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+
+def remove_in_migration(_apps: Any, schema_editor: Any) -> None:
+    """Begin a migration that remakes tables on SQLite, where the guards of others would fail."""
+    if schema_editor.connection.vendor == "sqlite":
+        remove(schema_editor.connection)
 
 
 def install_in_migration(_apps: Any, schema_editor: Any) -> None:

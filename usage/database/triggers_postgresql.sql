@@ -24,6 +24,7 @@ BEGIN
         OR (NEW.id, NEW.customer_id, NEW.month, NEW.period_start, NEW.currency)
             IS DISTINCT FROM (OLD.id, OLD.customer_id, OLD.month, OLD.period_start, OLD.currency)
         OR NEW.period_end IS DISTINCT FROM LEAST(OLD.period_end, NEW.closed_at)
+        OR NEW.named_after_closing
     THEN
         RAISE EXCEPTION 'a bill changes only once, when it is closed' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
@@ -103,6 +104,11 @@ CREATE OR REPLACE TRIGGER daily_usage_never_truncated BEFORE TRUNCATE ON usage_d
 CREATE OR REPLACE TRIGGER history_never_changes BEFORE DELETE OR UPDATE ON usage_historyentry
     FOR EACH ROW EXECUTE FUNCTION usage_refuse('the history never changes and is never deleted');
 CREATE OR REPLACE TRIGGER history_never_truncated BEFORE TRUNCATE ON usage_historyentry
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+
+CREATE OR REPLACE TRIGGER change_never_changes BEFORE DELETE OR UPDATE ON usage_change
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('the history of customers and keys never changes and is never deleted');
+CREATE OR REPLACE TRIGGER change_never_truncated BEFORE TRUNCATE ON usage_change
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
 CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer

@@ -43,6 +43,7 @@ WHEN OLD.closed_at IS NOT NULL OR NEW.closed_at IS NULL
     OR NEW.month <> OLD.month OR NEW.period_start <> OLD.period_start
     OR NEW.currency <> OLD.currency
     OR NEW.period_end <> min(OLD.period_end, NEW.closed_at)
+    OR NEW.named_after_closing
 BEGIN
     SELECT RAISE(ABORT, 'a bill changes only once, when it is closed');
 END;
@@ -98,6 +99,16 @@ END;
 CREATE TRIGGER history_never_deleted BEFORE DELETE ON usage_historyentry
 BEGIN
     SELECT RAISE(ABORT, 'the history is never deleted');
+END;
+
+CREATE TRIGGER change_never_changes BEFORE UPDATE ON usage_change
+BEGIN
+    SELECT RAISE(ABORT, 'the history of customers and keys never changes');
+END;
+
+CREATE TRIGGER change_never_deleted BEFORE DELETE ON usage_change
+BEGIN
+    SELECT RAISE(ABORT, 'the history of customers and keys is never deleted');
 END;
 
 CREATE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer

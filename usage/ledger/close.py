@@ -63,7 +63,7 @@ def _close(
         sql.take_close_lock([bill.customer_id], exclusive=True)
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.
-    bill.refresh_from_db()
+    bill.refresh_from_db()  # the customer too, whose name the bill keeps
     if bill.is_closed:
         return False
     if now <= bill.period_start:
@@ -81,7 +81,13 @@ def _close(
     # Not through `Bill.objects`, whose rows never change: closing is the one change of a bill.
     row = models.QuerySet[Bill](Bill).filter(pk=bill.pk, closed_at__isnull=True)
     try:
-        row.update(closed_at=now, closed_total=total, period_end=min(bill.period_end, now))
+        row.update(
+            closed_at=now,
+            closed_total=total,
+            closed_name=bill.customer.name,
+            closed_reference=bill.customer.reference,
+            period_end=min(bill.period_end, now),
+        )
     except ValidationError as error:
         raise BillTotalTooLarge(
             f"The total {total:f} exceeds what this database can hold exactly:"

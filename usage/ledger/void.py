@@ -6,7 +6,8 @@ from usage.database.transactions import repeatable
 from usage.ledger.facts import DailyUsageOverflow, Fact, Outcome, Recorded, Voiding
 from usage.ledger.record import NO_ROOM, Request, transact
 from usage.models import HistoryEntry, UsageRecord
-from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH, VOID_PREFIX
+from usage.models.usage_record import VOID_PREFIX
+from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
 
 class VoidRefused(Exception):

@@ -4,8 +4,6 @@ import django.db.models.deletion
 import usage.database.fields
 from django.db import migrations, models
 
-from usage.database import triggers
-
 
 class Migration(migrations.Migration):
 
@@ -118,6 +116,4 @@ class Migration(migrations.Migration):
             model_name='possibleduplicates',
             constraint=models.UniqueConstraint(fields=('bill', 'service', 'price_per_unit'), name='possible_duplicates_once'),
         ),
-        # SQLite's triggers on the history went with the table that was remade.
-        migrations.RunPython(triggers.install_in_migration, migrations.RunPython.noop),
     ]

@@ -3,6 +3,7 @@
 from usage.models.api_key import ApiKey
 from usage.models.base import Frozen
 from usage.models.bill import Bill, Line
+from usage.models.change import Change, NewValue
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
@@ -15,6 +16,7 @@ __all__ = [
     "AcceptedDuplicates",
     "ApiKey",
     "Bill",
+    "Change",
     "Counts",
     "Customer",
     "DailyUsage",
@@ -22,6 +24,7 @@ __all__ = [
     "HistoryEntry",
     "Hold",
     "Line",
+    "NewValue",
     "PossibleDuplicates",
     "Refusal",
     "RefusalNote",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import secrets
+import uuid
 import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from django.db import models
+from django.db import models, transaction
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
+from usage.database.names import NameField
 from usage.database.transactions import database_now
+from usage.models.change import Change, NewValue
 from usage.periods import midnight
 from usage.validators import validate_name
 
@@ -55,17 +58,38 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         asked = self.filter(pk__in=set(ids)).order_by("pk")
         return set(asked.select_for_update(no_key=True).values_list("pk", flat=True))
 
-    def issue(self, *, name: str) -> tuple[ApiKey, str]:
+    def issue(
+        self,
+        *,
+        name: str,
+        owner: str = "",
+        contact: str = "",
+        form_id: uuid.UUID | None = None,
+        by: object = "manage.py",
+    ) -> tuple[ApiKey, str]:
         """Create a key for the team called `name`; return it and its text, which is kept nowhere.
 
-        The text is a mark, a public prefix, 256 random bits and a CRC-32 against typos.
+        The text is a mark, a public prefix, 256 random bits and a CRC-32 against typos. `by` is
+        the staff user or the command that the key's history names. Raises ValidationError for a
+        malformed value, and for a `form_id` that has issued a key.
         """
         prefix = secrets.token_hex(_PREFIX_LENGTH // 2)
         body = f"{_MARK}{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
         key = body + _checksum(body)
-        api_key = self.model(name=name, prefix=prefix, digest=_digest(key))
-        api_key.full_clean()
-        api_key.save(force_insert=True)
+        api_key = self.model(
+            name=name,
+            owner=owner,
+            contact=contact,
+            form_id=form_id,
+            prefix=prefix,
+            digest=_digest(key),
+        )
+        with transaction.atomic():
+            api_key.full_clean()
+            api_key.save(force_insert=True)
+            Change.objects.keep(
+                api_key, Change.Action.ISSUED, by=by, values=[NewValue("name", "", api_key.name)]
+            )
         return api_key, key
 
     def identify(self, key: str) -> ApiKey | None:
@@ -84,10 +108,29 @@ def is_well_formed(key: str) -> bool:
 class ApiKey(models.Model):
     """What an internal service shows to be let in. Several may live under one name."""
 
-    name = models.CharField(
+    name = NameField(
         max_length=100,
         validators=[validate_name],
         help_text="The team or service that holds the key.",
+    )
+    owner = NameField(
+        max_length=100,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_name],
+        help_text="The person or team that answers for the key.",
+    )
+    contact = NameField(
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_name],
+        help_text="How to reach the owner, such as an e-mail address or a telephone number.",
+    )
+    form_id = models.UUIDField(
+        null=True, unique=True, editable=False, help_text="The form that issued the key, once."
     )
     prefix = models.CharField(max_length=_PREFIX_LENGTH, editable=False)
     digest = models.CharField(max_length=64, unique=True, editable=False)
@@ -96,8 +139,10 @@ class ApiKey(models.Model):
 
     objects = models.Manager.from_queryset(ApiKeyQuerySet)()
 
+    changes: models.Manager[Change]
     traffic: models.Manager[Traffic]
     refusals: models.Manager[Refusal]
+    named_in_history = "api_key"
 
     class Meta:
         verbose_name = "API key"
@@ -125,10 +170,13 @@ class ApiKey(models.Model):
     def is_revoked(self) -> bool:
         return self.revoked_at is not None
 
-    def revoke(self) -> bool:
+    def revoke(self, *, by: object = "manage.py", reason: str = "") -> bool:
         """Let the key's holder in no longer, for ever; False if it was revoked already."""
         now = max(database_now(), self.created_at)
-        revoked = ApiKey.objects.live().filter(pk=self.pk).update(revoked_at=now)
+        with transaction.atomic():
+            revoked = ApiKey.objects.live().filter(pk=self.pk).update(revoked_at=now)
+            if revoked:
+                Change.objects.keep(self, Change.Action.REVOKED, by=by, reason=reason)
         self.refresh_from_db()
         return revoked == 1
 

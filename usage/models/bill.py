@@ -11,8 +11,14 @@ from django.db.models import F, Q
 
 from usage.database.constraints import CurrencyCode, FirstDayOfMonth
 from usage.database.fields import ExactDecimalField
+from usage.database.names import NameField
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.customer import Customer, minor_unit_digits
+from usage.models.customer import (
+    CUSTOMER_NAME_LENGTH,
+    REFERENCE_LENGTH,
+    Customer,
+    minor_unit_digits,
+)
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import last_due_month
 
@@ -87,6 +93,24 @@ class Bill(FrozenModel):
     )
     closed_at = models.DateTimeField(null=True, editable=False)
     closed_total = ExactDecimalField(max_digits=30, decimal_places=4, null=True, editable=False)
+    closed_name = NameField(
+        max_length=CUSTOMER_NAME_LENGTH,
+        null=True,
+        editable=False,
+        help_text="The customer's name when the bill was closed.",
+    )
+    closed_reference = NameField(
+        max_length=REFERENCE_LENGTH,
+        null=True,
+        editable=False,
+        help_text="The customer's reference when the bill was closed.",
+    )
+    named_after_closing = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="The bill was closed before names were kept: they are of the upgrade's day.",
+    )
 
     objects = BillManager()
 
@@ -124,6 +148,17 @@ class Bill(FrozenModel):
                     closed_total__isnull=False,
                 ),
             ),
+            models.CheckConstraint(
+                name="bill_closed_with_name",
+                condition=Q(
+                    closed_at__isnull=True, closed_name__isnull=True, closed_reference__isnull=True
+                )
+                | Q(
+                    closed_at__isnull=False,
+                    closed_name__isnull=False,
+                    closed_reference__isnull=False,
+                ),
+            ),
         )
         indexes = (models.Index(name="bill_by_month", fields=("-month", "customer")),)
 
@@ -139,6 +174,19 @@ class Bill(FrozenModel):
         return (self.customer_id, self.period_start)
 
     natural_key.dependencies = ["usage.customer"]  # type: ignore[attr-defined]  # read by dumpdata
+
+    @property
+    def customer_name(self) -> str:
+        """The customer's name as kept when the bill was closed; today's while it is open."""
+        name: str = self.customer.name if self.closed_name is None else self.closed_name
+        return name
+
+    @property
+    def customer_reference(self) -> str:
+        """The customer's reference, likewise."""
+        kept: str | None = self.closed_reference
+        reference: str = self.customer.reference
+        return reference if kept is None else kept
 
     @property
     def is_closed(self) -> bool:

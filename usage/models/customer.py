@@ -11,13 +11,17 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from usage.database.constraints import CurrencyCode
+from usage.database.names import NameField
 from usage.models.base import InsertMissing
+from usage.models.change import Change, NewValue
 from usage.validators import validate_name
 
 if TYPE_CHECKING:
     from usage.models.bill import Bill
 
 LARGEST_ID = 2**63 - 1
+CUSTOMER_NAME_LENGTH = 200
+REFERENCE_LENGTH = 100
 _CURRENCIES = frozenset(Locale("en").currencies)
 
 
@@ -42,7 +46,15 @@ class Customer(InsertMissing):
         primary_key=True,
         validators=[MinValueValidator(1), MaxValueValidator(LARGEST_ID)],
     )
-    name = models.CharField(max_length=200, validators=[validate_name])
+    name = NameField(max_length=CUSTOMER_NAME_LENGTH, validators=[validate_name])
+    reference = NameField(
+        max_length=REFERENCE_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        validators=[validate_name],
+        help_text="The customer's number in the company's accounting, printed on statements.",
+    )
     currency = models.CharField(
         max_length=3,
         default="USD",
@@ -51,6 +63,8 @@ class Customer(InsertMissing):
     )
 
     bills: models.Manager[Bill]
+    changes: models.Manager[Change]
+    named_in_history = "customer"
 
     class Meta:
         ordering = ("id",)
@@ -81,6 +95,19 @@ class Customer(InsertMissing):
             raise ValidationError(
                 {"currency": "The customer has bills in another currency: make a new customer."}
             )
+
+    def changes_from(
+        self, stored: Customer | None
+    ) -> tuple[Customer, Change.Action, list[NewValue]]:
+        """Return what saving this customer in place of the stored one does, for its history."""
+        if stored is None:
+            return self, Change.Action.ADDED, [NewValue("name", "", self.name)]
+        values = [
+            NewValue(field, getattr(stored, field), getattr(self, field))
+            for field in ("name", "reference", "currency")
+            if getattr(stored, field) != getattr(self, field)
+        ]
+        return self, Change.Action.CHANGED, values
 
     def currency_is_fixed(self) -> bool:
         """Tell whether saving this customer would change the currency of existing bills."""

@@ -10,7 +10,8 @@ from django.db.models.functions import Length
 
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill
-from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH, UsageRecord
+from usage.models.usage_record import UsageRecord
+from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
 
 class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):

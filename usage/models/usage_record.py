@@ -16,12 +16,17 @@ from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill
 from usage.models.customer import Customer
 from usage.money import exact_amount
-from usage.validators import PRICE_DIGITS, REQUEST_ID_LENGTH, SERVICE_LENGTH, UNITS_DIGITS
+from usage.validators import (
+    ACTOR_LENGTH,
+    PRICE_DIGITS,
+    REASON_LENGTH,
+    REQUEST_ID_LENGTH,
+    SERVICE_LENGTH,
+    UNITS_DIGITS,
+)
 
 # The space keeps a void's id out of reach of the wire.
 VOID_PREFIX = "void "
-REASON_LENGTH = 500
-ACTOR_LENGTH = 150
 
 
 class UsageRecord(FrozenModel):

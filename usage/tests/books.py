@@ -100,7 +100,7 @@ def _of_postgresql(name: str, value: Any) -> Any:
 @contextlib.contextmanager
 def new_books() -> Iterator[Books]:
     """A database to copy from: migrated, with its customers and a key."""
-    with _empty_database() as url, default_database(url):
+    with empty_database() as url, default_database(url):
         call_command("migrate", verbosity=0)
         Customer.objects.bulk_create(Customer(id=id_, name=f"No. {id_}") for id_ in CUSTOMERS)
         _, key = ApiKey.objects.issue(name="live tests")
@@ -113,17 +113,17 @@ def new_books() -> Iterator[Books]:
 def copied(books: Books) -> Iterator[Books]:
     """A copy of a database that nobody is connected to."""
     if books.is_sqlite:
-        with _empty_database() as url:
+        with empty_database() as url:
             copy = books._replace(url=url)
             shutil.copyfile(books.path, copy.path)
             yield copy
         return
-    with _empty_database(template=books.path) as url:
+    with empty_database(template=books.path) as url:
         yield books._replace(url=url)
 
 
 @contextlib.contextmanager
-def _empty_database(template: str = "template1") -> Iterator[str]:
+def empty_database(template: str = "template1") -> Iterator[str]:
     given = os.environ["DATABASE_URL"]
     if given.startswith("sqlite"):
         with tempfile.TemporaryDirectory(prefix="books-") as folder:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
-from usage.models import ApiKey, Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
+from usage.models import ApiKey, Bill, Change, Customer, DailyUsage, HistoryEntry, UsageRecord
 
 on_sqlite = pytest.mark.skipif(
     connection.vendor != "sqlite", reason="only SQLite has INSERT OR REPLACE"
@@ -28,7 +28,7 @@ def refused(attempt: Callable[[], object], message: str | None = None) -> None:
 
 
 def everything() -> list[Any]:
-    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry)
+    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry, Change)
     return [list(table._base_manager.order_by("pk").values()) for table in tables]
 
 

@@ -221,18 +221,25 @@ def test_a_bill_is_closed_by_keyboard_alone(staff: Staff, bill: Bill) -> None:
     expect(page.get_by_text("The bill is closed.")).to_be_visible()
 
 
-def test_a_bill_prints_as_a_statement(staff: Staff, bill: Bill) -> None:
+@pytest.mark.parametrize(("lines", "pages"), [(5, 1), (90, 3)])
+def test_a_statement_prints_with_its_total_once(
+    staff: Staff, bill: Bill, lines: int, pages: int
+) -> None:
+    for number in range(lines):
+        report(customer_id=bill.customer_id, service=f"Virtual machine {number}")
     staff.log_in("Billing viewers")
     page = staff.page
-    staff.open(page_of(bill))
 
+    staff.open(page_of(bill))
+    page.get_by_role("link", name="Statement").click()
     page.emulate_media(media="print")
 
-    for internal in ("Days left", "Previous bill", "newest record"):
-        expect(page.get_by_text(internal)).to_be_hidden()
-    for said in ("Amounts are in USD.", "Times are in UTC."):
-        expect(page.get_by_text(said)).to_be_visible()
-    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 1
+    for of_the_screen in ("Print this page", "Log out", "Usage records"):
+        expect(page.get_by_text(of_the_screen).first).to_be_hidden()
+    expect(page.get_by_text("DRAFT").last).to_be_visible()
+    expect(page.get_by_text("Total in USD")).to_have_count(1)
+    printed = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == pages
 
 
 @pytest.mark.parametrize("width", [1280, 1440])
@@ -292,6 +299,7 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         *(page_of(row) for row in (customer, bill, record, api_key)),
         page_of(bill, "close"),
         page_of(bill, "verify"),
+        page_of(bill, "statement"),
         page_of(record, "void"),
         page_of(api_key, "revoke"),
         page_of(api_key, "traffic"),

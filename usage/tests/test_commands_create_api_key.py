@@ -29,7 +29,7 @@ def test_several_keys_live_under_one_name(capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 101])
 def test_a_name_that_names_nobody_is_refused(name: str) -> None:
-    with pytest.raises(CommandError, match=r"^'.*' cannot name a key: .+\.$"):
+    with pytest.raises(CommandError, match=r"^No key was made. name: .+\.$"):
         call_command("create_api_key", name)
     assert not ApiKey.objects.exists()
 
@@ -38,7 +38,7 @@ def test_a_name_that_names_nobody_is_refused(name: str) -> None:
     "name", ["\udcff", "cdn\u202emaet", "cdn\nteam", "cdn\0team", "\u2028cdn\u2028x"]
 )
 def test_a_name_that_could_pass_for_another_is_refused(name: str) -> None:
-    with pytest.raises(CommandError, match=r"cannot name a key: A name has no spaces") as error:
+    with pytest.raises(CommandError, match=r"name: A name has no spaces") as error:
         call_command("create_api_key", name)
     assert str(error.value).isprintable()
     assert not ApiKey.objects.exists()

@@ -12,6 +12,7 @@ from django.db import DatabaseError, IntegrityError, connection, models, transac
 from usage.models import (
     ApiKey,
     Bill,
+    Change,
     Customer,
     DailyUsage,
     HistoryEntry,
@@ -65,6 +66,7 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
             "records": 1,
         },
         HistoryEntry: {"action": "closed", "actor": "carol", "reason": "", "at": NOW},
+        Change: {"action": "added", "actor": "carol", "at": NOW, "customer_id": 123},
         Traffic: {"day": NOW.date()},
         Refusal: {"at": NOW, "status": 400, "code": "invalid_json", "detail": "It is not JSON."},
     }
@@ -92,6 +94,7 @@ def as_void(**changes: Any) -> dict[str, Any]:
     }
 
 
+NAMED = {"closed_name": "Carol", "closed_reference": ""}
 Bad = tuple[type[models.Model], dict[str, Any]]
 BAD: dict[str, list[Bad]] = {
     "customer_id_positive": [(Customer, {"id": 0}), (Customer, {"id": -1})],
@@ -109,9 +112,22 @@ BAD: dict[str, list[Bad]] = {
     ],
     "bill_month_first_day": [(Bill, {"month": dt.date(2026, 11, day)}) for day in (2, 11, 21, 30)],
     "bill_closed_with_total": [
-        (Bill, {"closed_at": NOW}),
+        (Bill, {"closed_at": NOW, **NAMED}),
         (Bill, {"closed_total": Decimal(1)}),
-        (Bill, {"closed_at": dt.datetime(2026, 11, 1, tzinfo=dt.UTC), "closed_total": Decimal(1)}),
+        (
+            Bill,
+            {
+                "closed_at": dt.datetime(2026, 11, 1, tzinfo=dt.UTC),
+                "closed_total": Decimal(1),
+                **NAMED,
+            },
+        ),
+    ],
+    "bill_closed_with_name": [
+        (Bill, {"closed_name": "Carol"}),
+        (Bill, {"closed_reference": ""}),
+        (Bill, {"closed_at": NOW, "closed_total": Decimal(1)}),
+        (Bill, {"closed_at": NOW, "closed_total": Decimal(1), "closed_name": "Carol"}),
     ],
     "record_id_printable_or_void": [
         *(
@@ -172,6 +188,9 @@ BAD: dict[str, list[Bad]] = {
         (HistoryEntry, {"record_id": "cdn:17"}),
         (HistoryEntry, {"action": "verified", "record_id": "cdn:17", "reason": "sent twice"}),
     ],
+    "change_of_one_row": [(Change, {"customer_id": None})],
+    "change_action_known": [(Change, {"action": bad}) for bad in ("", "deleted", "ADDED")],
+    "change_actor_given": [(Change, {"actor": bad}) for bad in ("", "x" * 151)],
     "daily_usage_price": [(DailyUsage, {"price_per_unit": Decimal(-1)})],
     "traffic_not_negative": [
         (Traffic, {name: -1}) for name in ("created", "replayed", "conflicting", "refused")
@@ -184,7 +203,10 @@ BAD: dict[str, list[Bad]] = {
     "refusal_customer_id": [(Refusal, {"customer_id": bad}) for bad in (0, -1)],
 }
 TWICE: dict[str, Bad] = {
-    "bill_period_once": (Bill, {"closed_at": NOW, "closed_total": Decimal(0)}),
+    "bill_period_once": (
+        Bill,
+        {"closed_at": NOW, "closed_total": Decimal(0), **NAMED},
+    ),
     "bill_open_once": (
         Bill,
         {

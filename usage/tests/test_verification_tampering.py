@@ -45,6 +45,7 @@ def behind_its_back(bills: Bills) -> Iterator[Any]:
 
 
 _CHECKS = (
+    ("usage_bill", "bill_closed_with_name"),
     ("usage_bill", "bill_closed_with_total"),
     ("usage_usagerecord", "record_id_printable_or_void"),
     ("usage_usagerecord", "record_occurred_in_time"),

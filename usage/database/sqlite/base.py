@@ -14,6 +14,8 @@ from typing import Any
 
 from django.db.backends.sqlite3 import base
 
+from usage.database.names import casefold
+
 _LONGEST_PAUSE_SECONDS = 0.004
 
 
@@ -24,6 +26,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Return a connection without SQLite's own busy handler."""
         connection = super().get_new_connection(conn_params)
         connection.execute("PRAGMA busy_timeout = 0")
+        connection.create_function("casefold", 1, casefold, deterministic=True)
         return connection
 
     def create_cursor(self, name: str | None = None) -> Any:

@@ -15,12 +15,22 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("name", help="the team or service that will hold the key")
+        parser.add_argument("--owner", default="", help="who answers for the key")
+        parser.add_argument("--contact", default="", help="how to reach the owner")
 
-    def handle(self, *, name: str, **options: Any) -> None:
+    def handle(self, *, name: str, owner: str, contact: str, **options: Any) -> None:
         try:
-            api_key, key = ApiKey.objects.issue(name=name.strip())
+            api_key, key = ApiKey.objects.issue(
+                name=name.strip(),
+                owner=owner.strip(),
+                contact=contact.strip(),
+                by="create_api_key",
+            )
         except ValidationError as error:
-            raise CommandError(f"{name!r} cannot name a key: {' '.join(error.messages)}") from error
+            problems = " ".join(
+                f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()
+            )
+            raise CommandError(f"No key was made. {problems}") from error
         self.stderr.write(
             f"The key of {api_key}: it is kept nowhere and not shown again; staff can revoke it"
             " in the admin."

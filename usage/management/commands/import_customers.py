@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -14,21 +14,25 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import IntegrityError
 
 from usage.database.transactions import DatabaseUnavailable, repeatable
-from usage.models import Bill, Customer
+from usage.models import Bill, Change, Customer
 
 _CUSTOMERS_AT_ONCE = 1000
-_COLUMNS = ("id", "name", "currency")
-_OUTCOMES = ("added", "renamed", "changed currency", "unchanged")
+_COLUMNS = {"id", "name"}
+_OPTIONAL_COLUMNS = {"currency", "reference"}
+_FIELDS = ("name", "currency", "reference")
+_OUTCOMES = ("added", "renamed", "changed currency", "changed reference", "unchanged")
+_ACTOR = "import_customers"
 _ID = re.compile(r"[0-9]{1,19}")
 
 
 class Row(NamedTuple):
-    """A line of the file: a customer, whose currency is None if the line leaves it open."""
+    """A line of the file: a customer; a value is None if the line leaves it as it is."""
 
     line: int
     id: int
     name: str
     currency: str | None
+    reference: str | None
 
 
 class BadLines(Exception):
@@ -43,8 +47,8 @@ class Command(BaseCommand):
     """Imports the whole file in one transaction, or nothing of it."""
 
     help = (
-        "Adds the customers of a CSV file with the columns id, name and, if wanted, currency, and"
-        " renames those that are there. It deletes none."
+        "Adds the customers of a CSV file with the columns id and name and, if wanted, currency and"
+        " reference, and changes those that are there. It deletes none."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -63,6 +67,11 @@ class Command(BaseCommand):
         except (IntegrityError, DatabaseUnavailable) as error:
             raise CommandError(f"Nothing was imported, run the command again: {error}") from error
         self.stdout.write(", ".join(f"{outcome} {done[outcome]}" for outcome in _OUTCOMES))
+        for row, other in _namesakes(rows):
+            self.stderr.write(
+                f"line {row.line}: customer {other} is called {row.name!r} too: see whether"
+                " customers were added twice."
+            )
 
 
 def _read(file: Path) -> list[Row]:
@@ -83,9 +92,11 @@ def _read(file: Path) -> list[Row]:
 
 def _header(cells: Sequence[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
-    if sorted(header) not in (sorted(_COLUMNS), sorted(_COLUMNS[:2])):
+    given = set(header)
+    if len(given) < len(header) or not _COLUMNS <= given <= _COLUMNS | _OPTIONAL_COLUMNS:
         raise CommandError(
-            "The first line must be id,name or id,name,currency, with commas between the names."
+            "The first line must be id,name and, if wanted, currency and reference, with commas"
+            " between the names."
         )
     return header
 
@@ -114,9 +125,18 @@ def _row(number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
     values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
     if not _ID.fullmatch(values["id"]):
         raise ValidationError(f"the id {values['id']!r} is no positive whole number.")
-    row = Row(number, int(values["id"]), values["name"], values.get("currency") or None)
-    _customer(row, None).clean_fields()
-    return row
+    row = Row(
+        number,
+        int(values["id"]),
+        values["name"],
+        values.get("currency") or None,
+        values.get("reference"),
+    )
+    customer = _customer(row, None)
+    customer.clean_fields()
+    # In the normal form in which they are stored, and compared with what is stored.
+    reference = None if row.reference is None else customer.reference
+    return row._replace(name=customer.name, reference=reference)
 
 
 def _messages(error: ValidationError) -> Iterator[str]:
@@ -131,9 +151,11 @@ def _customer(row: Row, stored: Customer | None) -> Customer:
     """Return the customer as the row wants it."""
     customer = Customer(id=row.id, name=row.name)
     if stored is not None:
-        customer.currency = stored.currency
+        customer.currency, customer.reference = stored.currency, stored.reference
     if row.currency is not None:
         customer.currency = row.currency
+    if row.reference is not None:
+        customer.reference = row.reference
     return customer
 
 
@@ -153,11 +175,8 @@ def _store(rows: Sequence[Row]) -> Counter[str]:
             [row for row, outcome in outcomes if outcome == "changed currency"]
         )
         if not problems:
-            _upsert(
-                _customer(row, stored.get(row.id))
-                for row, outcome in outcomes
-                if outcome != "unchanged"
-            )
+            changed = [row for row, outcome in outcomes if outcome != "unchanged"]
+            _upsert([_customer(row, stored.get(row.id)) for row in changed], stored)
         done.update(outcome for _, outcome in outcomes)
     if problems:
         raise BadLines(problems)
@@ -169,6 +188,8 @@ def _outcome(row: Row, stored: Customer | None) -> str:
         return "added"
     if row.currency not in (None, stored.currency):
         return "changed currency"
+    if row.reference not in (None, stored.reference):
+        return "changed reference"
     return "unchanged" if row.name == stored.name else "renamed"
 
 
@@ -183,10 +204,23 @@ def _fixed_currencies(rows: Sequence[Row]) -> list[tuple[int, str]]:
     ]
 
 
-def _upsert(customers: Iterable[Customer]) -> None:
+def _upsert(customers: Sequence[Customer], stored: Mapping[int, Customer]) -> None:
     Customer.objects.bulk_create(
-        customers,
-        update_conflicts=True,
-        unique_fields=["id"],
-        update_fields=["name", "currency"],
+        customers, update_conflicts=True, unique_fields=["id"], update_fields=_FIELDS
     )
+    Change.objects.keep_all(
+        (customer.changes_from(stored.get(customer.pk)) for customer in customers), by=_ACTOR
+    )
+
+
+def _namesakes(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:
+    """Yield the rows whose names other customers have too, each with one of these."""
+    remaining = iter(rows)
+    while some := list(islice(remaining, _CUSTOMERS_AT_ONCE)):
+        found = Customer.objects.filter(name__in={row.name for row in some}).order_by("pk")
+        ids: dict[str, list[int]] = defaultdict(list)
+        for pk, name in found.values_list("pk", "name"):
+            ids[name].append(pk)
+        for row in some:
+            if other := next((pk for pk in ids[row.name] if pk != row.id), None):
+                yield row, other

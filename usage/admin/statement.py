@@ -1,0 +1,163 @@
+"""The statement of one bill: the page that is printed for, and sent to, the customer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.db.models import F
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.views.generic import View
+
+from usage.admin import formats
+from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.rows import dates_of
+from usage.models import Bill, Line, UsageRecord
+from usage.models.bill import total_of
+from usage.money import EXACT, round_amount
+from usage.periods import LONGEST_LATENESS, day_of
+
+# A bill of more lines shows one for each service, so that the page stays below 500 kB.
+LINES_SHOWN = 500
+VOIDS_SHOWN = 100
+
+
+class LineRow(NamedTuple):
+    """A line as the statement shows it, or all lines of a service, at several prices."""
+
+    service: str
+    price: str
+    units: str
+    amount: str
+
+
+class VoidRow(NamedTuple):
+    """A void on the bill; its amount is in the bill's lines already."""
+
+    request_id: str
+    service: str
+    day: str
+    units: str
+    price: str
+    amount: str
+
+
+class Statement(View):
+    """Shows the statement; a draft as long as the bill is open."""
+
+    http_method_names = ["get", "head"]
+
+    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
+
+    def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        bill: Bill = self.model_admin.row(request, object_id)
+        return self.model_admin.page(
+            request,
+            "usage/admin/statement.html",
+            bill,
+            title=f"Statement {number_of(bill)} for {bill.customer_name}",
+            row_url=reverse("admin:usage_bill_change", args=[bill.pk]),
+            row_name=self.model_admin.row_name(bill),
+            **_context(bill),
+        )
+
+
+def number_of(bill: Bill) -> str:
+    """Return the number of a bill's statement: its month and id, such as 2026-11-4711."""
+    return f"{bill.month:%Y-%m}-{bill.pk}"
+
+
+def _context(bill: Bill) -> dict[str, Any]:
+    lines = bill.lines()
+    voids = _voids(bill)
+    total = bill.total if bill.is_closed else total_of(lines)
+    return {
+        "seller": settings.SELLER,
+        "number": number_of(bill),
+        "name": formats.name(bill.customer_name),
+        "reference": bill.customer_reference,
+        "period": dates_of(bill),
+        "issued": f"{day_of(bill.closed_at):%Y-%m-%d}" if bill.closed_at else None,
+        "lines": _rows(bill, lines),
+        "grouped": len(lines) if len(lines) > LINES_SHOWN else 0,
+        "csv_name": f"bill-{bill.pk}-{bill.month:%Y-%m}-lines.csv",
+        "csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
+        "voids": voids[:VOIDS_SHOWN],
+        "more_voids": len(voids) > VOIDS_SHOWN,
+        "total": formats.money(total, bill.currency),
+    }
+
+
+def _rows(bill: Bill, lines: list[Line]) -> list[LineRow]:
+    if len(lines) > LINES_SHOWN:
+        return _rows_by_service(bill, lines)
+    return [
+        LineRow(
+            line.service,
+            formats.exact_money(line.price_per_unit, bill.currency),
+            formats.number(line.units),
+            formats.money(line.amount, bill.currency),
+        )
+        for line in lines
+    ]
+
+
+def _rows_by_service(bill: Bill, lines: list[Line]) -> list[LineRow]:
+    """Return one row for each service; the smallest share the last one, if they are too many."""
+    by_service: dict[str, list[Line]] = defaultdict(list)
+    for line in lines:
+        by_service[line.service].append(line)
+    services = sorted(by_service, key=lambda name: abs(total_of(by_service[name])), reverse=True)
+    shown, others = services[: LINES_SHOWN - 1], services[LINES_SHOWN - 1 :]
+    rows = [_service_row(bill, service, by_service[service]) for service in sorted(shown)]
+    if len(others) == 1:
+        rows.append(_service_row(bill, others[0], by_service[others[0]]))
+    elif others:
+        rest = [line for service in others for line in by_service[service]]
+        amount = formats.money(total_of(rest), bill.currency)
+        rows.append(LineRow(f"{len(others)} other services", "", "", amount))
+    return rows
+
+
+def _service_row(bill: Bill, service: str, lines: list[Line]) -> LineRow:
+    prices = {line.price_per_unit for line in lines}
+    price = formats.exact_money(prices.pop(), bill.currency) if len(prices) == 1 else "several"
+    units = formats.number(_sum(line.units for line in lines))
+    return LineRow(service, price, units, formats.money(total_of(lines), bill.currency))
+
+
+def _sum(numbers: Iterable[Decimal]) -> Decimal:
+    total = Decimal(0)
+    for number in numbers:
+        total = EXACT.add(total, number)
+    return total
+
+
+def _voids(bill: Bill) -> list[VoidRow]:
+    """Return the bill's voids, oldest first, and one more than are shown if there are more.
+
+    The index of voids by time finds them, whatever the number of records: the sum hides the
+    bill's own index, by which a database that keeps no statistics would read all its records.
+    """
+    voids = UsageRecord.objects.alias(of_bill=F("bill_id") + 0).filter(
+        of_bill=bill.pk,
+        voids__isnull=False,
+        recorded_at__gte=bill.period_start - LONGEST_LATENESS,
+    )
+    if bill.closed_at:
+        voids = voids.filter(recorded_at__lte=bill.closed_at)
+    return [
+        VoidRow(
+            str(void.voids_id),
+            void.service,
+            f"{day_of(void.occurred_at):%Y-%m-%d}",
+            formats.number(void.units),
+            formats.exact_money(void.price_per_unit, bill.currency),
+            formats.money(round_amount(void.amount, bill.minor_unit_digits), bill.currency),
+        )
+        for void in voids.order_by("recorded_at", "request_id")[: VOIDS_SHOWN + 1]
+    ]

@@ -1,0 +1,45 @@
+"""Names: one Unicode normal form in every column, and a search without case on both engines."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from django.db import models
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import lookups
+
+
+def normal(text: str) -> str:
+    """Return a text in Unicode's NFC, the form in which names and services are stored."""
+    return unicodedata.normalize("NFC", text)
+
+
+class NameField(models.CharField):  # type: ignore[type-arg]  # generic only in the stubs
+    """Text that is stored, and compared, in NFC, whichever form it comes in."""
+
+    def to_python(self, value: Any) -> Any:
+        value = super().to_python(value)
+        return normal(value) if isinstance(value, str) else value
+
+
+@NameField.register_lookup
+class NameContains(lookups.IContains):
+    """Finds a part of a name in any normal form and any case.
+
+    SQLite's own LIKE knows the case of ASCII letters alone. PostgreSQL knows that of the letters
+    of the database's locale.
+    """
+
+    def get_prep_lookup(self) -> Any:
+        text = super().get_prep_lookup()
+        return normal(text) if isinstance(text, str) else text
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, list[Any]]:
+        name, params = self.process_lhs(compiler, connection)
+        return f"instr(casefold({name}), casefold(%s)) > 0", [*params, self.rhs]
+
+
+def casefold(text: str | None) -> str | None:
+    """Return a text without its case; a function of SQL on SQLite."""
+    return None if text is None else text.casefold()
