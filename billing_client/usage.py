@@ -118,6 +118,12 @@ class Usage:
         return f"{wire}}}".encode()
 
 
+def camel_case(name: str) -> str:
+    """The field's name as the company's sample data spells it, which the service takes too."""
+    first, *others = name.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
 def _random_id() -> str:
     """A UUID of version 4 (RFC 9562), whose object would take twice as long to make."""
     digits = urandom(16).hex()

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from billing_client.commands import fake
+from billing_client.commands import fake, record, send
 from billing_client.errors import BillingError
 from billing_client.outbox import commands as outbox
 from billing_client.version import __version__
@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--outbox", metavar="DIR", help="BILLING_OUTBOX_DIR if not given")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    fake.add_commands(commands)
-    outbox.add_commands(commands)
+    for module in (record, send, outbox, fake):
+        module.add_commands(commands)
     return parser
 
 

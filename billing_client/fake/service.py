@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from billing_client.batches import MOST_RECORDS
 from billing_client.decimals import product
 from billing_client.errors import FieldError, ValidationError
-from billing_client.usage import Usage
+from billing_client.strict_json import no_constant, unique_keys
+from billing_client.usage import Usage, camel_case
 
 Record = dict[str, Any]
 
@@ -249,23 +250,7 @@ def _text(at: datetime) -> str:
     return f"{at.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
-def _object(pairs: list[tuple[str, Any]]) -> Record:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
-def _camel_case(name: str) -> str:
-    first, *others = name.split("_")
-    return first + "".join(word.capitalize() for word in others)
-
-
-_NAMES = {alias: name for name in _FIELDS for alias in (name, _camel_case(name))}
+_NAMES = {alias: name for name in _FIELDS for alias in (name, camel_case(name))}
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_object, parse_float=Decimal, parse_constant=_constant
+    object_pairs_hook=unique_keys, parse_float=Decimal, parse_constant=no_constant
 )

@@ -1,0 +1,267 @@
+"""Reads usage from CSV and from NDJSON, line by line, without a guess at any value."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal, NamedTuple
+
+from billing_client.errors import ConfigurationError, ValidationError
+from billing_client.strict_json import no_constant, unique_keys
+from billing_client.usage import OPTIONAL, REQUIRED, Usage, camel_case
+
+FIELDS = (*REQUIRED, *OPTIONAL)
+Form = Literal["csv", "ndjson"]
+_DIGITS = re.compile(r"[1-9][0-9]{0,18}")
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=unique_keys, parse_float=str, parse_constant=no_constant
+)
+
+
+class Line(NamedTuple):
+    """One line of a file: its number from 1, and either its usage or its problem."""
+
+    number: int
+    usage: Usage | None
+    request_id: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a file has what.
+
+    columns      the column of a field, for those that are not named as in the contract
+    id_from      a template such as "cdn:{date}:{customer}" of columns, for a file without ids
+    occurred_at  the time of all lines, for a file without times
+    """
+
+    columns: Mapping[str, str]
+    id_from: str | None = None
+    occurred_at: datetime | None = None
+
+
+class _Unfit(Exception):
+    """A line that cannot be read, with its problem."""
+
+
+def opened(name: str) -> io.TextIOWrapper:
+    """The file of that name, or standard input for "-".
+
+    Raises OSError, and ConfigurationError if it is not UTF-8 but UTF-16.
+    """
+    binary = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 - closed with text
+    # Bytes that are not UTF-8 become surrogates, which only spoil their own line.
+    text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
+    if isinstance(binary, io.BufferedReader) and binary.peek(2)[:2] in _UTF_16:
+        text.close()
+        raise ConfigurationError("The file is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8).")
+    return text
+
+
+def read(text: io.TextIOWrapper, form: Form, layout: Layout) -> Iterator[Line]:
+    """The lines with usage; empty ones are skipped.
+
+    Raises ConfigurationError if the file as a whole cannot be read.
+    """
+    rows = _csv_rows(text, layout) if form == "csv" else _ndjson_rows(text)
+    for number, row in rows:
+        if isinstance(row, _Unfit):
+            yield Line(number, None, problem=str(row))
+        else:
+            yield _line(number, row, layout)
+
+
+def instant(text: str) -> datetime:
+    """A time of RFC 3339; raises ValueError with a clause that says what is missing."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is not a time such as 2026-11-22T10:00:00Z") from None
+    if found.tzinfo is None:
+        raise ValueError("has no offset: add Z for UTC, or one such as +01:00")
+    return found
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError unless the template has columns in braces, and no more than their names."""
+    parts = list(Formatter().parse(template))
+    names = [name for _, name, _, _ in parts if name is not None]
+    if not names or not all(names):
+        raise ValueError("has no column in braces, such as {date}")
+    if any(spec or conversion for _, _, spec, conversion in parts):
+        raise ValueError("has more than a column's name in braces")
+
+
+def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any]]:
+    header = text.readline()
+    if not header.strip():
+        raise ConfigurationError("The file has no header in its first line.")
+    delimiter = max(",;\t", key=header.count)
+    names = next(csv.reader([header], delimiter=delimiter, strict=True))
+    names = [name.strip() for name in names]
+    _check_header(names, layout)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    number = 2
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield (
+                number,
+                _Unfit(
+                    f"cannot be read ({error}): look for an unmatched quote. Nothing after it"
+                    " was read"
+                ),
+            )
+            return
+        if any(cells):
+            if len(cells) == len(names):
+                yield number, dict(zip(names, cells, strict=True))
+            else:
+                yield (
+                    number,
+                    _Unfit(
+                        f"has {len(cells)} cells, but the header has {len(names)}: quote cells"
+                        f" that have a {delimiter!r}"
+                    ),
+                )
+        number = reader.line_num + 2
+
+
+def _check_header(names: list[str], layout: Layout) -> None:
+    """Raise ConfigurationError unless every field has one source."""
+    for column in layout.columns.values():
+        if column not in names:
+            raise ConfigurationError(f"The file has no column {column!r}; it has {_list(names)}.")
+    found = {field for field in FIELDS if _column(field, names, layout)}
+    missing = [field for field in REQUIRED if field not in found]
+    if missing:
+        raise ConfigurationError(
+            f"The file has no column {_list(missing)}; it has {_list(names)}. Name the columns"
+            " with --column FIELD=NAME."
+        )
+    sources = {"request_id": layout.id_from, "occurred_at": layout.occurred_at}
+    options = {"request_id": "--id-from", "occurred_at": "--occurred-at"}
+    for field, source in sources.items():
+        if field in found and source is not None:
+            raise ConfigurationError(
+                f"The file has a column for {field}; leave {options[field]} out."
+            )
+        if field not in found and source is None:
+            raise ConfigurationError(
+                f"The file has no column {field}; it has {_list(names)}. Name it with"
+                f" --column {field}=NAME, or pass {options[field]}: the file would otherwise be"
+                " billed twice, or in another month, if it is sent again."
+            )
+
+
+def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _DECODER.decode(line)
+        except json.JSONDecodeError as error:
+            yield number, _Unfit(f"is not JSON: {error.msg.lower()} at column {error.colno}")
+        except (ValueError, RecursionError) as error:
+            yield number, _Unfit(f"is not JSON as expected: {error}")
+        else:
+            inner = row.get("record") if isinstance(row, dict) else None
+            record = inner if isinstance(inner, dict) else row  # a line of `export`
+            unfit = _Unfit("is not a JSON object with a record's fields")
+            yield number, record if isinstance(record, dict) else unfit
+
+
+def _line(number: int, row: dict[str, Any], layout: Layout) -> Line:
+    request_id = ""
+    try:
+        given = _given(row, layout)
+        request_id = given["request_id"]
+        usage = Usage(**given)
+    except _Unfit as unfit:
+        return Line(number, None, request_id, str(unfit))
+    except ValidationError as error:
+        faults = (
+            f"column {_column(fault.field, row, layout) or fault.field}: {fault.detail}"
+            for fault in error.fields
+        )
+        return Line(number, None, str(request_id), "; ".join(faults))
+    return Line(number, usage, usage.request_id)
+
+
+def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
+    """The arguments of Usage. Raises _Unfit."""
+    if any(isinstance(cell, str) and not cell.isprintable() for cell in row.values()):
+        _check_encoding(row)
+    columns = {field: _column(field, row, layout) for field in FIELDS}
+    given = {field: row[column] for field, column in columns.items() if column is not None}
+    missing = [field for field in REQUIRED if field not in given]
+    if missing:
+        raise _Unfit(f"has no field {_list(missing)}")
+    if "request_id" not in given:
+        given["request_id"] = _id_from(row, layout)
+    customer = given["customer_id"]
+    if isinstance(customer, str):
+        if not _DIGITS.fullmatch(customer):
+            column = columns["customer_id"]
+            raise _Unfit(f"column {column}: {customer[:60]!r} is not plain digits such as 123")
+        given["customer_id"] = int(customer)
+    given["occurred_at"] = _time(row, columns["occurred_at"], layout)
+    return given
+
+
+def _time(row: dict[str, Any], column: str | None, layout: Layout) -> datetime:
+    if column is not None:
+        try:
+            return instant(str(row[column]))
+        except ValueError as error:
+            raise _Unfit(f"column {column}: {row[column]!r} {error}") from None
+    if layout.occurred_at is None:
+        raise _Unfit("has no field occurred_at, and --occurred-at was not passed")
+    return layout.occurred_at
+
+
+def _check_encoding(row: dict[str, Any]) -> None:
+    for column, cell in row.items():
+        if isinstance(cell, str) and re.search("[\udc80-\udcff]", cell):
+            raise _Unfit(f"column {column}: is not UTF-8; save the file as UTF-8")
+
+
+def _id_from(row: dict[str, Any], layout: Layout) -> str:
+    if layout.id_from is None:
+        raise _Unfit("has no field request_id, and --id-from was not passed")
+    try:
+        parts = {
+            name: str(row[name]) for _, name, _, _ in Formatter().parse(layout.id_from) if name
+        }
+    except KeyError as error:
+        raise _Unfit(f"has no column {error.args[0]} for --id-from") from None
+    empty = next((name for name, value in parts.items() if not value), None)
+    if empty is not None:
+        raise _Unfit(f"column {empty}: is empty, but --id-from needs it")
+    return layout.id_from.format_map(parts)
+
+
+def _column(field: str, names: Any, layout: Layout) -> str | None:
+    """The column that has the field, None if there is none."""
+    candidates = (layout.columns.get(field), field, camel_case(field))
+    mapped, *usual = candidates
+    if mapped is not None:
+        return mapped if mapped in names else None
+    return next((name for name in usual if name in names), None)
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names)

@@ -1,0 +1,383 @@
+"""``billing-client record`` and ``billing-client send``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from billing_client.commands.main import main
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
+from billing_client.tests.outboxes import ROOT
+
+HEADER = "request_id,customer_id,service,units_consumed,price_per_unit,occurred_at\n"
+LINE = "cdn:{n},123,CDN Storage,58,0.05,2026-11-22T10:00:00Z\n"
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture(autouse=True)
+def _service(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_URL", server.url)
+    monkeypatch.setenv("BILLING_API_KEY", KEY)
+
+
+@pytest.fixture
+def send(tmp_path: Path) -> Run:
+    """Send a file with this content; return the status and what was printed."""
+
+    def send(content: str | bytes, *options: str, name: str = "usage.csv") -> tuple[int, str]:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        out = io.StringIO()
+        return main(["send", str(path), *options], out), out.getvalue()
+
+    return send
+
+
+def lines(number: int) -> str:
+    return HEADER + "".join(LINE.format(n=n) for n in range(number))
+
+
+# record
+
+
+RECORD = ["record", "--customer", "123", "--service", "CDN", "--units", "58", "--price", "0.05"]
+
+
+def test_record_says_what_is_billed_and_is_safe_to_run_twice(server: FaultyServer) -> None:
+    out = io.StringIO()
+    command = [*RECORD, "--id", "cdn:1", "--occurred-at", "2026-11-22T10:00:00+01:00"]
+    assert main(command, out) == 0
+    assert main(command, out) == 0
+    assert out.getvalue().splitlines() == [
+        "cdn:1 recorded: 2.9 on bill 1 of 2026-11",
+        "cdn:1 was recorded before: 2.9 on bill 1 of 2026-11",
+    ]
+    assert server.service.stored["cdn:1"]["occurred_at"] == "2026-11-22T09:00:00.000Z"
+
+
+def test_record_needs_an_id(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(RECORD)
+    assert "required: --id" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "message"),
+    [
+        (["--units", "1,5"], 1, "'1,5'"),
+        (["--customer", "404"], 1, "no customer with this id"),
+        (["--id", "a b"], 1, "request_id"),
+        (["--url", "http://127.0.0.1:1"], 2, "Connection refused"),
+    ],
+)
+def test_record_tells_a_refusal_from_what_can_be_tried_again(
+    capsys: pytest.CaptureFixture[str], changes: list[str], status: int, message: str
+) -> None:
+    url, rest = (changes, []) if changes[0] == "--url" else ([], changes)
+    assert main([*url, *RECORD, "--id", "cdn:1", *rest]) == status
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("time", ["2026-11-22", "2026-11-22T10:00:00", "yesterday"])
+def test_record_takes_no_time_without_an_offset(time: str) -> None:
+    with pytest.raises(SystemExit):
+        main([*RECORD, "--id", "cdn:1", "--occurred-at", time])
+
+
+# send
+
+
+def test_every_line_is_recorded_once_however_often_it_is_sent(
+    send: Run, server: FaultyServer
+) -> None:
+    assert send(lines(2500)) == (
+        0,
+        "2,500 lines: 2,500 recorded, 0 refused, 0 not sent or without an answer.\n",
+    )
+    status, out = send(lines(2501))
+    assert status == 0
+    assert "2,501 lines: 2,501 recorded (2,500 of them before), 0 refused, 0 not sent" in out
+    assert len(server.service.stored) == 2501
+
+
+FORMS = {
+    "a byte-order mark and CRLF": ("\ufeff" + lines(2)).replace("\n", "\r\n"),
+    "semicolons, as Excel writes them": lines(2).replace(",", ";"),
+    "tabs": lines(2).replace(",", "\t"),
+    "names in camelCase and spaces around them": lines(2).replace("customer_id", " customerId "),
+    "empty lines": lines(2).replace("\n", "\n\n") + ",,,,,\n",
+    "other columns": lines(2).replace(",service", ",note,service").replace(",CDN", ',"a, b",CDN'),
+}
+
+
+@pytest.mark.parametrize("content", FORMS.values(), ids=list(FORMS))
+def test_files_are_read_as_programs_write_them(
+    send: Run, server: FaultyServer, content: str
+) -> None:
+    assert send(content)[0] == 0
+    assert list(server.service.stored) == ["cdn:0", "cdn:1"]
+
+
+def test_columns_can_have_other_names_and_ids_and_times_other_sources(
+    send: Run, server: FaultyServer
+) -> None:
+    content = "date;Kunde;service;Menge;price_per_unit\n2026-11-22;7;CDN;1.5;0.1\n"
+    names = ["--column", "customer_id=Kunde", "--column", "units_consumed=Menge"]
+    made = ["--id-from", "cdn:{date}:{Kunde}", "--occurred-at", "2026-11-22T10:00:00Z"]
+    assert send(content, *names, *made)[0] == 0
+    record = server.service.stored["cdn:2026-11-22:7"]
+    assert (record["customer_id"], record["units_consumed"]) == (7, "1.5")
+    assert record["occurred_at"] == "2026-11-22T10:00:00.000Z"
+
+
+REFUSED_FILES = {
+    "no ids": ("customer_id,service,units_consumed,price_per_unit,occurred_at\n", [], "--id-from"),
+    "no times": (
+        "request_id,customer_id,service,units_consumed,price_per_unit\n",
+        [],
+        "--occurred-at",
+    ),
+    "ids twice": (HEADER, ["--id-from", "{service}"], "leave --id-from out"),
+    "times twice": (HEADER, ["--occurred-at", "2026-11-22T10:00:00Z"], "leave --occurred-at out"),
+    "no price": (HEADER.replace("price_per_unit", "price"), [], "no column price_per_unit"),
+    "no such column": (HEADER, ["--column", "service=Dienst"], "no column 'Dienst'"),
+    "an empty file": ("", [], "no header"),
+    "UTF-16": (HEADER.encode("utf-16"), [], "UTF-16"),
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "why"), REFUSED_FILES.values(), ids=list(REFUSED_FILES)
+)
+def test_a_file_without_what_must_not_be_made_up_is_refused(
+    send: Run,
+    server: FaultyServer,
+    capsys: pytest.CaptureFixture[str],
+    content: str | bytes,
+    options: list[str],
+    why: str,
+) -> None:
+    status, out = send(content, *options)
+    assert status == (1 if why != "UTF-16" else 2)
+    assert why in out + capsys.readouterr().err
+    assert server.seen == []
+
+
+BAD_LINES = {
+    "a decimal comma": ('cdn:9,1,x,"1,5",1,2026-11-22T10:00:00Z', "column units_consumed", "'1,5'"),
+    "an exponent": (
+        "cdn:9,1,x,1.2E+15,1,2026-11-22T10:00:00Z",
+        "column units_consumed",
+        "'1.2E+15'",
+    ),
+    "an unquoted comma": ("cdn:9,1,x,1,5,1,2026-11-22T10:00:00Z", "7 cells", "header has 6"),
+    "a customer in words": ("cdn:9,Bob,x,1,1,2026-11-22T10:00:00Z", "column customer_id", "'Bob'"),
+    "leading zeros": ("cdn:9,007,x,1,1,2026-11-22T10:00:00Z", "column customer_id", "'007'"),
+    "no id": (",1,x,1,1,2026-11-22T10:00:00Z", "column request_id", "''"),
+    "no offset": ("cdn:9,1,x,1,1,2026-11-22T10:00:00", "column occurred_at", "has no offset"),
+    "no time": ("cdn:9,1,x,1,1,", "column occurred_at", "is not a time"),
+    "the same line again": (LINE.format(n=0).strip(), "cdn:0", "of line 2"),
+    "the id of another line": ("cdn:0,1,x,1,1,2026-11-22T10:00:00Z", "cdn:0", "of line 2"),
+    "an unknown customer": ("cdn:9,404,x,1,1,2026-11-22T10:00:00Z", "cdn:9", "create the customer"),
+}
+
+
+@pytest.mark.parametrize(("bad", "where", "why"), BAD_LINES.values(), ids=list(BAD_LINES))
+def test_a_bad_line_is_named_and_stops_no_other(
+    send: Run, server: FaultyServer, bad: str, where: str, why: str
+) -> None:
+    status, out = send(lines(2) + bad + "\n" + LINE.format(n=2))
+    assert status == 1
+    assert out.startswith("4 lines: 3 recorded, 1 refused, 0 not sent")
+    (problem,) = [line for line in out.splitlines() if line.startswith("line 4")]
+    assert where in problem
+    assert why in problem
+    assert "run the same command again: recorded lines are not billed twice" in out
+    assert sorted(server.service.stored) == ["cdn:0", "cdn:1", "cdn:2"]
+
+
+def test_a_cell_that_is_not_utf_8_spoils_only_its_line(send: Run, server: FaultyServer) -> None:
+    content = lines(1).encode() + "cdn:9,1,Größe,1,1,2026-11-22T10:00:00Z\n".encode("latin-1")
+    status, out = send(content)
+    assert (status, list(server.service.stored)) == (1, ["cdn:0"])
+    assert "line 3: column service: is not UTF-8" in out
+
+
+def test_lines_are_counted_as_an_editor_does_also_after_a_cell_of_several(send: Run) -> None:
+    content = (
+        HEADER.replace(",service", ",note,service")
+        + 'a,1,"x\ny",s,1,1,2026-11-22T10:00:00Z\nb,z,,s,1,1,\n'
+    )
+    assert "line 4: column customer_id" in send(content)[1]
+
+
+def test_an_unmatched_quote_ends_the_file_where_it_is(send: Run, server: FaultyServer) -> None:
+    status, out = send(lines(2) + 'cdn:9,1,"x,1,1,2026-11-22T10:00:00Z\n' + LINE.format(n=3))
+    assert status == 1
+    assert out.startswith("3 lines: 2 recorded, 1 refused")
+    assert "line 4: cannot be read" in out
+    assert sorted(server.service.stored) == ["cdn:0", "cdn:1"]
+
+
+def ndjson(*records: object) -> str:
+    return "".join(json.dumps(record) + "\n" for record in records)
+
+
+RECORD_OBJECT = {
+    "request_id": "cdn:0",
+    "customer_id": "9007199254740993",
+    "service": "CDN",
+    "units_consumed": 1234567.89,
+    "price_per_unit": "0.0000001",
+    "occurred_at": "2026-11-22T10:00:00Z",
+}
+
+
+def test_ndjson_is_exact(send: Run, server: FaultyServer) -> None:
+    assert send(ndjson(RECORD_OBJECT), name="usage.ndjson")[0] == 0
+    record = server.service.stored["cdn:0"]
+    assert (record["customer_id"], record["units_consumed"]) == (2**53 + 1, "1234567.89")
+    assert record["price_per_unit"] == "0.0000001"
+
+
+def test_what_export_writes_can_be_sent(send: Run, server: FaultyServer) -> None:
+    exported = {"file": "x", "state": "rejected", "record": RECORD_OBJECT}
+    assert send(ndjson(exported), "--format", "ndjson")[0] == 0
+    assert list(server.service.stored) == ["cdn:0"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("{", "is not JSON: expecting property name"),
+        ('{"a": 1, "a": 2}', "a key is given twice"),
+        ("7", "is not a JSON object"),
+        ("{}", "has no field customer_id"),
+        (ndjson({**RECORD_OBJECT, "units_consumed": 1.2e20}), "'1.2e+20'"),
+        (ndjson({**RECORD_OBJECT, "occurred_at": 7}), "is not a time"),
+        (ndjson({**RECORD_OBJECT, "customer_id": 1.5}), "customer_id"),
+    ],
+)
+def test_a_bad_object_is_named(send: Run, server: FaultyServer, line: str, why: str) -> None:
+    status, out = send(f"\n{line}\n", name="usage.ndjson")
+    assert (status, server.service.stored) == (1, {})
+    assert out.splitlines()[1].startswith("line 2")
+    assert why in out
+
+
+def test_a_dry_run_needs_no_service(
+    send: Run, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BILLING_URL")
+    assert send(lines(3), "--dry-run") == (0, "3 lines checked, 0 refused; nothing was sent.\n")
+    status, out = send(lines(3) + LINE.format(n=0), "--dry-run")
+    assert (status, "of line 2" in out, server.seen) == (1, True, [])
+
+
+def test_the_result_file_has_every_line(send: Run, tmp_path: Path) -> None:
+    bad = "cdn:8,1,x,0,1,2026-11-22T10:00:00Z\ncdn:9,404,x,1,1,2026-11-22T10:00:00Z\n"
+    result = tmp_path / "result.csv"
+    assert send(lines(1) + bad, "--result", str(result))[0] == 1
+    rows = {row["id"]: row for row in csv.DictReader(result.read_text().splitlines())}
+    good = rows["cdn:0"]
+    assert (good["line"], good["status"], good["amount"]) == ("2", "created", "2.9")
+    assert (good["bill"], good["month"], good["problem"]) == ("1", "2026-11", "")
+    assert [rows[name]["status"] for name in ("cdn:8", "cdn:9")] == ["rejected"] * 2
+    assert "units_consumed is 0" in rows["cdn:8"]["problem"]
+
+
+def test_the_result_never_replaces_the_file(send: Run, tmp_path: Path) -> None:
+    assert send(lines(1), "--result", str(tmp_path / "usage.csv"))[0] == 2
+    assert (tmp_path / "usage.csv").read_text() == lines(1)
+
+
+def test_a_service_that_goes_away_in_the_middle(send: Run, server: FaultyServer) -> None:
+    gone = threading.Event()
+
+    def leave(exchange: Exchange) -> None:
+        honest(exchange)
+        exchange.server.script.extend([refuse(401, "not_authenticated")] * 9)
+        gone.set()
+
+    server.script.append(leave)
+    status, out = send(lines(3001), "--connections", "1")
+    assert status == 1
+    assert out.startswith("3,001 lines: 1,000 recorded, 0 refused, 2,001 not sent or without")
+    assert "Stopped: The service answered 401" in out
+    assert out.endswith("Run the same command again: recorded lines are not billed twice.\n")
+
+
+def test_ctrl_c_says_what_was_done(
+    send: Run, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("billing_client.commands.send._Bar.show", interrupt)
+    status, out = send(lines(1000), "--connections", "1")
+    assert status == 130
+    assert out.startswith("1,000 lines: 1,000 recorded, 0 refused, 0 not sent")
+
+
+def test_standard_input_and_a_progress_bar(server: FaultyServer, tmp_path: Path) -> None:
+    """On a terminal, which only a pseudo-terminal can stand in for."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "billing_client", "send", "-"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        check=False,
+        input=lines(1500).encode(),
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        timeout=60,
+    )
+    os.close(follower)
+    shown = os.read(leader, 10_000).decode()
+    os.close(leader)
+    assert (done.returncode, done.stdout[:12]) == (0, b"1,500 lines:")
+    assert "1,500 lines" in shown
+
+
+def test_many_problems_are_cut_short(send: Run) -> None:
+    bad = "".join(f"cdn:b{n},1,x,0,1,2026-11-22T10:00:00Z\n" for n in range(25))
+    out = send(HEADER + bad)[1].splitlines()
+    assert len([line for line in out if line.startswith("line ")]) == 20
+    assert "and 5 more refused lines" in out
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--column", "x=y"],
+        ["--column", "service"],
+        ["--id-from", "cdn"],
+        ["--id-from", "{a.b}x{0!r}"],
+    ],
+)
+def test_options_that_mean_nothing_are_refused(send: Run, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        send(lines(1), *options)
+    assert ended.value.code == 2
+
+
+def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["send", "/nowhere/usage.csv"]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_an_answer_that_makes_no_sense_is_tried_again(send: Run, server: FaultyServer) -> None:
+    server.script.append(reply(207, b"<html>"))
+    assert send(lines(3))[0] == 0
