@@ -21,7 +21,9 @@ class FaultyRelay(FaultyServer):
 
     def ask_service(self, request: Seen) -> bytes:
         """Pass a request on, and return the whole answer as it came."""
-        head = request.head.replace(b"Connection: keep-alive", b"Connection: close")
+        lines = request.head.split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith(b"connection:")]
+        head = b"\r\n".join([*kept, b"Connection: close"])
         with socket.create_connection(self._service) as service:
             service.sendall(head + b"\r\n\r\n" + request.body)
             with service.makefile("rb") as stream:
