@@ -1,5 +1,7 @@
 """How log records are written, and how those of one request are found."""
 
+import datetime as dt
+import json
 import logging
 import re
 import time
@@ -37,6 +39,28 @@ def name_request(
         return response
 
     return middleware
+
+
+class JSONFormatter(logging.Formatter):
+    """Writes a record as one line of JSON, with the fields given as `extra`, its time in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record, with its traceback in a field of its own."""
+        time_ = dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds")
+        fields: dict[str, object] = {
+            "time": time_.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
+
+
+# The attributes of every record; what else it has was given as `extra`.
+_OWN_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 
 
 class OneLineFormatter(logging.Formatter):

@@ -135,6 +135,19 @@ def time_zone(name: str) -> str:
 
 env.add_parser("time_zone", time_zone)
 
+
+def address(text: str | None) -> tuple[str, int] | None:
+    """Parses host:port, such as 127.0.0.1:9464 or [::1]:9464; None or no text is none."""
+    if not text:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValidationError(f"{text!r} is not an address with a port.")
+    return host.strip("[]"), int(port)
+
+
+env.add_parser("address", address)
+
 BILLING_TIME_ZONE = setting(
     env.time_zone,
     "BILLING_TIME_ZONE",
@@ -164,6 +177,23 @@ SELLER: list[str] = setting(
     expected="the company's name, address and tax number, separated by |",
     subcast=str.strip,
     delimiter="|",
+)
+
+# What operators see
+
+METRICS_ADDRESS: tuple[str, int] | None = setting(
+    env.address,
+    "METRICS_ADDRESS",
+    None,
+    expected="an address and a port that only Prometheus reaches, such as 127.0.0.1:9464",
+)
+ACCESS_LOG = switch("ACCESS_LOG", default=False)
+LOG_FORMAT = setting(
+    env.str,
+    "LOG_FORMAT",
+    "text",
+    expected="text or json",
+    validate=validate.OneOf(["text", "json"]),
 )
 
 # Database
@@ -244,6 +274,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
 ]
 MIDDLEWARE = [
+    *(["billing_project.observe.observe"] if METRICS_ADDRESS or ACCESS_LOG else []),
     "billing_project.log.name_request",
     "billing_project.csp.content_security_policy",
     "usage.api.middleware.probes",
@@ -257,6 +288,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "billing_project.observe.log_staff",
     "axes.middleware.AxesMiddleware",  # last: it turns a refused login into its answer
 ]
 TEMPLATES = [
@@ -358,13 +390,14 @@ LOGGING = {
             "class": "logging.Formatter" if DEBUG else "billing_project.log.OneLineFormatter",
             "format": "{asctime} {levelname} {name} {request_id} {message}",
             "style": "{",
-        }
+        },
+        "json": {"class": "billing_project.log.JSONFormatter"},
     },
     "filters": {"request_id": {"()": "billing_project.log.RequestIdFilter"}},
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": "json" if LOG_FORMAT == "json" else "line",
             "filters": ["request_id"],
         }
     },

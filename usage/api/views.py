@@ -22,9 +22,10 @@ from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import InvalidField, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
 from usage.api.traffic import traffic
-from usage.database.transactions import DatabaseUnavailable, is_unavailable
+from usage.database.transactions import DatabaseUnavailable, is_unavailable, sqlstate_class
 from usage.ledger import record as recording
 from usage.ledger.facts import Conflict, Fact, Recorded, Refused, StoredRecord
+from usage.metrics import request_summary
 from usage.money import EXACT, plain
 from usage.validators import REQUEST_ID_LENGTH
 
@@ -50,6 +51,7 @@ class UsageView(APIView):
         self.perform_authentication(request)
         self.check_permissions(request)
         self.api_client = cast("ApiClient", request.user)
+        request_summary.get().api_client = self.api_client.name
 
     def post(self, request: Request) -> HttpResponse:
         """Record the usage in the body, one record or an array of them."""
@@ -204,6 +206,7 @@ def _problem_of_error(error: Exception) -> Problem | None:
             )
         case DatabaseUnavailable() | Error() if is_unavailable(error):
             logger.warning("The database is unavailable.", exc_info=error)
+            request_summary.get().sqlstate_class = sqlstate_class(error)
             return problems.unavailable()
     return None
 

@@ -83,6 +83,15 @@ def is_unavailable(error: BaseException) -> bool:
     return isinstance(error, DatabaseUnavailable) or is_repeatable(error)
 
 
+def sqlstate_class(error: BaseException | None) -> str:
+    """Return the two-character class of the SQLSTATE behind an error, or "none"."""
+    while error is not None:
+        if isinstance(error, psycopg2.Error) and error.pgcode:
+            return error.pgcode[:2]
+        error = error.__cause__
+    return "none"
+
+
 def _primary_code(error: sqlite3.Error) -> int:
     # Errors that the driver itself raises, about misuse, have no code.
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Collection
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ from django.db import connection, models
 from usage.attention.bills import examine
 from usage.database.transactions import database_now, repeatable
 from usage.ledger.statements import STATEMENTS
+from usage.metrics import CLOSE_LOCK_SECONDS
 from usage.models import Bill, HistoryEntry, Hold
 from usage.money import EXACT, plain
 
@@ -60,7 +62,9 @@ def _close(
     # Waits for every transaction that records usage of this customer, and holds off new ones.
     with connection.cursor() as cursor:
         sql = STATEMENTS[connection.vendor](cursor)
+        asked = time.perf_counter()
         sql.take_close_lock([bill.customer_id], exclusive=True)
+        CLOSE_LOCK_SECONDS.labels("close").observe(time.perf_counter() - asked)
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.
     bill.refresh_from_db()  # the customer too, whose name the bill keeps

@@ -42,6 +42,7 @@ from usage.ledger.facts import (
 from usage.ledger.group_commit import GroupCommit
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
+from usage.metrics import CLOSE_LOCK_SECONDS, GROUP_SIZE
 from usage.models.daily_usage import SLOTS
 from usage.money import EXACT
 
@@ -93,6 +94,7 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
     The group waits for no close and is not repeated, so that a request which is in trouble, or
     whose customer's bill is being closed, holds up no other.
     """
+    GROUP_SIZE.observe(len(requests))
     if len(requests) == 1:
         return [_record_alone(requests[0], time.monotonic())]
     try:
@@ -136,7 +138,9 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
     customer_ids = {fact.customer_id for fact in facts}
     with connection.cursor() as cursor:
         sql = STATEMENTS[connection.vendor](cursor)
+        asked = time.perf_counter()
         sql.take_close_lock(customer_ids, wait=wait)
+        CLOSE_LOCK_SECONDS.labels("record").observe(time.perf_counter() - asked)
 
         now, bills = sql.accounts(customer_ids)
         targets = [_target(fact, voiding, bills, now) for fact in facts]

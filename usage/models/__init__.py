@@ -4,6 +4,7 @@ from usage.models.api_key import ApiKey
 from usage.models.base import Frozen
 from usage.models.bill import Bill, Line
 from usage.models.change import Change, NewValue
+from usage.models.command_run import CommandRun
 from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
@@ -17,6 +18,7 @@ __all__ = [
     "ApiKey",
     "Bill",
     "Change",
+    "CommandRun",
     "Counts",
     "Customer",
     "DailyUsage",

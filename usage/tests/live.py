@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -70,8 +70,10 @@ class Service:
         workers: int = 2,
         threads: int = 8,
         application: str = "billing_project.wsgi",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.books = books
+        self._environment = environment or {}
         self.port = 0
         self._url = url or books.url
         self._application = application
@@ -104,7 +106,8 @@ class Service:
                 ],
                 cwd=settings.BASE_DIR,
                 env=os.environ
-                | {"DATABASE_URL": self._url, "DEBUG": "0", "ALLOWED_HOSTS": "127.0.0.1"},
+                | {"DATABASE_URL": self._url, "DEBUG": "0", "ALLOWED_HOSTS": "127.0.0.1"}
+                | {**self._environment},
                 pass_fds=[listener.fileno()],
                 stderr=self._log,
                 text=True,
@@ -113,8 +116,8 @@ class Service:
     def _stop(self) -> None:
         # Not politely: gunicorn waits for kept connections, and its SIGQUIT can hang (a signal
         # handler of its workers takes a lock that the interrupted code may hold).
-        processes = [psutil.Process(self._process.pid), *self.workers()]
-        for process in processes:
+        master = psutil.Process(self._process.pid)
+        for process in (master, *master.children()):
             process.kill()
         self._process.wait(PATIENCE_SECONDS)
 
@@ -124,7 +127,14 @@ class Service:
         return self._log.read()
 
     def workers(self) -> list[psutil.Process]:
-        return psutil.Process(self._process.pid).children()
+        children = psutil.Process(self._process.pid).children()
+        return [child for child in children if "serve_metrics" not in child.cmdline()]
+
+    def metrics_server(self) -> psutil.Process:
+        """Return the process that serves metrics."""
+        children = psutil.Process(self._process.pid).children()
+        (server,) = (child for child in children if "serve_metrics" in child.cmdline())
+        return server
 
     def stop_workers(self) -> None:
         """End every worker as a deployment does, and wait for that; gunicorn starts new ones."""

@@ -1,0 +1,216 @@
+"""Metrics: what a scrape shows of requests, workers that came and went, and the database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+from prometheus_client import CollectorRegistry
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.parser import text_string_to_metric_families
+
+from usage.exposition import KEPT_SECONDS, DatabaseCollector, WorkersCollector
+from usage.models import CommandRun
+from usage.tests.books import Books
+from usage.tests.factories import usage_body
+from usage.tests.live import Service
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Scraped:
+    """A service with metrics, and what its last scrape showed."""
+
+    def __init__(self, service: Service, port: int) -> None:
+        self.service, self.address = service, f"http://127.0.0.1:{port}/metrics"
+
+    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+        text = self._get()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.samples().get((name, tuple(sorted(labels.items()))), 0.0)
+
+    def total(self, name: str) -> float:
+        return sum(value for (sample, _), value in self.samples().items() if sample == name)
+
+    def _get(self) -> str:
+        for _ in range(200):  # the process that serves them starts beside the workers
+            with contextlib.suppress(requests.ConnectionError):
+                return requests.get(self.address, timeout=10).text
+            time.sleep(0.05)
+        raise AssertionError("No metrics are served.")
+
+
+@pytest.fixture
+def scraped(books: Books) -> Iterator[Scraped]:
+    port = free_port()
+    with Service(books, environment={"METRICS_ADDRESS": f"127.0.0.1:{port}"}) as service:
+        yield Scraped(service, port)
+
+
+def test_records_are_counted_by_what_became_of_them(scraped: Scraped) -> None:
+    body, caller = usage_body(customer_id=1), scraped.service.caller()
+    for sent in (body, body, body | {"units_consumed": 9}, usage_body(customer_id=404)):
+        caller.post(sent)
+    caller.post([usage_body(customer_id=1), usage_body(customer_id=404)])
+
+    def records(outcome: str) -> float:
+        return scraped.value("billing_records_total", outcome=outcome)
+
+    assert (records("created"), records("replayed")) == (2, 1)
+    assert (records("request_id_conflict"), records("unknown_customer")) == (1, 2)
+    answered = scraped.value("billing_request_seconds_count", route="usage", status="201")
+    assert answered == 1
+    assert scraped.value("billing_group_commit_requests_count") >= 5
+    assert scraped.value("billing_close_lock_seconds_count", verb="record") >= 5
+    assert scraped.value("billing_requests_in_progress") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_count_is_lost_with_a_worker_that_ends_between_requests(
+    scraped: Scraped, number: int
+) -> None:
+    told = 0
+    for _ in range(3):
+        for _ in range(4):
+            told += scraped.service.caller().post(usage_body(customer_id=1)).status == 201
+        assert scraped.value("billing_records_total", outcome="created") == told
+        for worker in scraped.service.workers():
+            worker.send_signal(number)
+            worker.wait(30)
+
+    assert scraped.service.caller().post(usage_body(customer_id=1)).status == 201
+    assert scraped.value("billing_records_total", outcome="created") == told + 1
+
+
+def test_the_process_that_serves_metrics_ends_with_the_service(books: Books) -> None:
+    port = free_port()
+    with Service(books, environment={"METRICS_ADDRESS": f"127.0.0.1:{port}"}) as service:
+        scraped = Scraped(service, port)
+        assert scraped.value("billing_database_up") == 1
+        server = service.metrics_server()
+
+    server.wait(30)
+
+
+def test_metrics_are_never_on_the_public_port(scraped: Scraped) -> None:
+    response = requests.get(
+        f"http://127.0.0.1:{scraped.service.port}/metrics",
+        headers={"X-Forwarded-Proto": "https"},
+        timeout=10,
+    )
+
+    assert response.status_code == 404
+
+
+# Files of ended workers
+
+
+def write_counter(folder: Path, pid: int | str, value: float) -> None:
+    file = MmapedDict(str(folder / f"counter_{pid}.db"))
+    file.write_value(mmap_key("told", "told_total", [], [], "Told."), value, 0.0)
+    file.close()
+
+
+def told(collector: WorkersCollector) -> float:
+    (metric,) = collector.collect()
+    (sample,) = metric.samples
+    return float(sample.value)
+
+
+@pytest.fixture
+def ended_pid() -> int:
+    with psutil.Popen(["true"]) as process:
+        process.wait()
+        return int(process.pid)
+
+
+def test_files_of_ended_workers_become_one(tmp_path: Path, ended_pid: int) -> None:
+    collector = WorkersCollector(str(tmp_path))
+    write_counter(tmp_path, os.getpid(), 1)
+    for round_ in range(1, 201):
+        write_counter(tmp_path, ended_pid, 10)
+        assert told(collector) == 1 + 10 * round_
+
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted([f"counter_{os.getpid()}.db", "counter_ended.db", "counter_ended.json"])
+
+
+@pytest.mark.parametrize("step", ["replace", "unlink"])
+def test_a_crash_while_files_become_one_counts_nothing_twice(
+    tmp_path: Path, ended_pid: int, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    write_counter(tmp_path, ended_pid, 10)
+    collector = WorkersCollector(str(tmp_path))
+    assert told(collector) == 10
+    write_counter(tmp_path, ended_pid, 5)
+
+    def crash(path: Path, *_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if step == "replace":
+            patch.setattr(Path, "replace", crash)
+        else:
+            unlink = Path.unlink
+            patch.setattr(
+                Path,
+                "unlink",
+                lambda path, **options: (
+                    unlink(path, **options) if path.suffix == ".new" else crash(path)
+                ),
+            )
+        with pytest.raises(KeyboardInterrupt):
+            told(collector)
+
+    assert told(WorkersCollector(str(tmp_path))) == 15
+
+
+# The database
+
+
+@pytest.mark.django_db
+def test_the_last_run_of_a_command_is_shown() -> None:
+    CommandRun.objects.keep("close_bills", exit_status=3, count=1)
+    CommandRun.objects.keep("close_bills", exit_status=0, count=48)
+    registry = CollectorRegistry()
+    registry.register(DatabaseCollector())
+
+    labels = {"command": "close_bills"}
+    assert registry.get_sample_value("billing_command_exit_status", labels) == 0
+    assert registry.get_sample_value("billing_command_count", labels) == 48
+    assert CommandRun.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_the_database_is_asked_every_fifteen_seconds_at_most(
+    django_assert_num_queries: Any,
+) -> None:
+    now = [0.0]
+    collector = DatabaseCollector(clock=lambda: now[0])
+    first = list(collector.collect())
+
+    now[0] += KEPT_SECONDS - 1
+    with django_assert_num_queries(0):
+        assert list(collector.collect()) == first
+    now[0] += 1
+    assert list(collector.collect()) is not first
