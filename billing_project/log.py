@@ -1,17 +1,11 @@
-"""How log records are written, and how those of one request are found."""
+"""How log records are written, each with the X-Request-ID of its request."""
 
 import datetime as dt
 import json
 import logging
-import re
 import time
-import uuid
-from collections.abc import Callable
 from contextvars import ContextVar
 
-from django.http import HttpRequest, HttpResponseBase
-
-SAFE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}", re.ASCII)
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 
@@ -22,23 +16,6 @@ class RequestIdFilter(logging.Filter):
         """Adds the attribute; lets every record through."""
         record.request_id = request_id.get()
         return True
-
-
-def name_request(
-    get_response: Callable[[HttpRequest], HttpResponseBase],
-) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Middleware: names each request and answer by X-Request-ID, the caller's if it is safe."""
-
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        given = request.META.get("HTTP_X_REQUEST_ID", "")
-        name = given if SAFE_REQUEST_ID.fullmatch(given) else str(uuid.uuid4())
-        # Not reset afterwards: Django logs a refused request after its middleware is done with it.
-        request_id.set(name)
-        response = get_response(request)
-        response["X-Request-ID"] = name
-        return response
-
-    return middleware
 
 
 class JSONFormatter(logging.Formatter):

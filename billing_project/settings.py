@@ -275,8 +275,8 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     *(["billing_project.observe.observe"] if METRICS_ADDRESS or ACCESS_LOG else []),
-    "billing_project.log.name_request",
-    "billing_project.csp.content_security_policy",
+    "billing_project.middleware.name_request",
+    "billing_project.middleware.content_security_policy",
     "usage.api.middleware.probes",
     "usage.api.middleware.api_problems",
     "django.middleware.security.SecurityMiddleware",

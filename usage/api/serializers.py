@@ -195,6 +195,7 @@ class RecordReader:
         self._checks = [
             (name, field.to_internal_value, field.required) for name, field in self.fields.items()
         ]
+        self._check_amount = lru_cache(_MOST_REMEMBERED)(validators.validate_amount)
 
     def read(self, data: Any) -> Fact:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""
@@ -216,7 +217,7 @@ class RecordReader:
                 invalid.append(_invalid_field(name, error))
         if "units_consumed" in values and "price_per_unit" in values:
             try:
-                validators.validate_amount(values["units_consumed"], values["price_per_unit"])
+                self._check_amount(values["units_consumed"], values["price_per_unit"])
             except ValidationError as error:
                 invalid.append(_invalid_field("units_consumed", error))
         if invalid:

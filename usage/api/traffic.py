@@ -13,8 +13,8 @@ import datetime as dt
 import logging
 import os
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Event, Lock, Thread
 from typing import Any, NamedTuple
 
@@ -39,7 +39,8 @@ _LAST_FLUSH_SECONDS = 10.0
 # Bounds the memory between two flushes: refusals of 200 keys, 50 of each, are about 20 MB.
 _MOST_KEYS_REFUSED = 200
 
-Added = dict[tuple[int, dt.date], Counts]
+KeyAndDay = tuple[int, dt.date]
+Counted = defaultdict[KeyAndDay, Counter[str]]  # by the names of Counts
 RefusedItem = tuple[Problem, Any]  # with the JSON value that was sent, None if it was not read
 
 
@@ -72,7 +73,7 @@ class TrafficCounter:
     def clear(self) -> None:
         """Forget everything, the thread too."""
         self._lock = Lock()
-        self._counts: Added = {}
+        self._counts: Counted = defaultdict(Counter)
         self._notes: dict[int, deque[RefusalNote]] = {}
         self._thread: Thread | None = None
         self._ends = Event()
@@ -81,7 +82,7 @@ class TrafficCounter:
     def recorded(self, api_key_id: int, *, created: int, replayed: int) -> None:
         """Count records that were answered as stored."""
         request_summary.get().outcomes.update(created=created, replayed=replayed)
-        self._add(api_key_id, Counts(created=created, replayed=replayed))
+        self._add(api_key_id, created=created, replayed=replayed)
 
     def refused(self, api_key_id: int, refused: Sequence[RefusedItem]) -> None:
         """Count refusals and conflicts, and remember the last of them."""
@@ -89,17 +90,16 @@ class TrafficCounter:
         conflicts = sum(problem.status == 409 for problem, _ in refused)
         now = timezone.now()
         last = [_note(now, problem, sent) for problem, sent in refused[-KEPT_REFUSALS:]]
-        self._add(api_key_id, Counts(conflicting=conflicts, refused=len(refused) - conflicts), last)
+        self._add(api_key_id, last, conflicting=conflicts, refused=len(refused) - conflicts)
 
-    def _add(self, api_key_id: int, counts: Counts, refusals: Iterable[RefusalNote] = ()) -> None:
+    def _add(self, api_key_id: int, refusals: Iterable[RefusalNote] = (), **counts: int) -> None:
         now = time.time()
         if not self._today.begins <= now < self._today.ends:
             self._today = _Day.at(now)
-        key = api_key_id, self._today.day
         with self._lock:
-            known = self._counts.get(key)
-            self._counts[key] = known.plus(counts) if known else counts
-            self._remember(api_key_id, refusals)
+            self._counts[api_key_id, self._today.day].update(counts)
+            if refusals:
+                self._remember(api_key_id, refusals)
         if self._thread is None:
             self._start()
 
@@ -112,10 +112,11 @@ class TrafficCounter:
     def flush(self) -> None:
         """Add the counts to the database. Never raises: counts that do not fit in wait."""
         with self._lock:
-            counts, self._counts = self._counts, {}
+            counted, self._counts = self._counts, defaultdict(Counter)
             refusals, self._notes = self._notes, {}
-        if not counts:
+        if not counted:
             return
+        counts = {key: Counts(**numbers) for key, numbers in counted.items()}
         committing = False
         try:
             with transaction.atomic(durable=True):
@@ -131,7 +132,7 @@ class TrafficCounter:
     def _failed(
         self,
         error: Exception,
-        counts: Added,
+        counts: Mapping[KeyAndDay, Counts],
         refusals: dict[int, deque[RefusalNote]],
         *,
         committing: bool,
@@ -148,7 +149,7 @@ class TrafficCounter:
         with self._lock:
             newer, self._notes = self._notes, {}
             for key, added in counts.items():
-                self._counts[key] = self._counts.get(key, Counts()).plus(added)
+                self._counts[key].update(added._asdict())
             for by_key in (refusals, newer):
                 for api_key_id, of_key in by_key.items():
                     self._remember(api_key_id, of_key)

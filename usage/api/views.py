@@ -219,10 +219,11 @@ def record_json(record: StoredRecord) -> str:
     `python -m benchmarks --without hand-written-json`.
     """
     units, price = record.units, record.price_per_unit
+    amount = EXACT.multiply(units, price)
     return (
         f'{{"request_id": {_json(record.request_id)}, "customer_id": {record.customer_id},'
-        f' "service": {_service(record.service)}, "units_consumed": "{plain(units)}",'
-        f' "price_per_unit": "{_price(price)}", "amount": "{plain(EXACT.multiply(units, price))}",'
+        f' "service": {_service(record.service)}, "units_consumed": "{_plain(units)}",'
+        f' "price_per_unit": "{_plain(price)}", "amount": "{_plain(amount)}",'
         f' "occurred_at": "{_rfc3339(record.occurred_at)}",'
         f' "recorded_at": "{_rfc3339(record.recorded_at)}",'
         f' "bill": {{"id": {record.bill_id}, "month": "{_month(record.bill_month)}"}},'
@@ -230,8 +231,8 @@ def record_json(record: StoredRecord) -> str:
     )
 
 
-# The records of a batch share these.
-_price = lru_cache(maxsize=256)(plain)
+# Reports name few services, prices and small numbers of units, again and again.
+_plain = lru_cache(maxsize=1024)(plain)
 _service = lru_cache(maxsize=256)(_json)
 
 

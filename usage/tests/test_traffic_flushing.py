@@ -219,7 +219,7 @@ def test_processes_that_flush_at_once_neither_wait_in_a_circle_nor_lose_a_count(
         for turn in range(10):
             # Each begins with another key, on another day.
             for api_key, day in itertools.product(keys[number:] + keys[:number], range(2)):
-                counter._counts[api_key, DAY + dt.timedelta(days=(day + turn) % 2)] = Counts(1)
+                counter._counts[api_key, DAY + dt.timedelta(days=(day + turn) % 2)]["created"] = 1
                 counter._remember(api_key, [note])
             counter.flush()
             while counter._counts:  # kept for the next time, as SQLite's lock may ask
