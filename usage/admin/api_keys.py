@@ -2,29 +2,92 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
+from usage.admin.changes import WithHistory
 from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
 from usage.models import ApiKey
+from usage.models.api_key import CONTACT_LENGTH, OWNER_LENGTH, FormSentTwice
+from usage.validators import REASON_LENGTH, validate_name
 
 
 class IssueForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
-    """Who a key is for."""
+    """Who a key is for. Each form issues one key, however often it is sent."""
+
+    form_id = forms.UUIDField(widget=forms.HiddenInput, initial=uuid.uuid4, required=False)
 
     class Meta:
         model = ApiKey
-        fields = ("name",)
+        fields = ("name", "owner", "contact")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A command may leave them out; whoever fills in a form knows them.
+        for name in ("owner", "contact"):
+            self.fields[name].required = True
+
+
+class OwnerForm(forms.Form):
+    """Who answers for a key, and how to reach them. Gives only what its user changed."""
+
+    owner = forms.CharField(
+        max_length=OWNER_LENGTH, validators=[validate_name], show_hidden_initial=True
+    )
+    contact = forms.CharField(
+        max_length=CONTACT_LENGTH,
+        validators=[validate_name],
+        show_hidden_initial=True,
+        help_text="An e-mail address or a telephone number, for example.",
+    )
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        return {name: value for name, value in cleaned.items() if name in self.changed_data}
+
+
+class ChangeOwner(ConfirmedAct):
+    """Changes the owner and the contact of a key."""
+
+    template = "usage/admin/api_key_owner.html"
+    title = "Change the owner of this key"
+    form_class = OwnerForm
+    row: ApiKey
+
+    def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        initial = {"owner": self.row.owner, "contact": self.row.contact}
+        return self.page(OwnerForm(initial=initial))
+
+    def context(self) -> dict[str, Any]:
+        return {"key": formats.api_key(self.row)}
+
+    def act(self, data: dict[str, Any]) -> None:
+        if self.row.change_owner(**data, by=self.request.user):
+            messages.success(self.request, "The owner and the contact are saved.")
+        else:
+            messages.info(self.request, "Nothing was changed.")
+
+
+class RevokeForm(forms.Form):
+    """Why a key is revoked."""
+
+    reason = forms.CharField(
+        required=False,
+        max_length=REASON_LENGTH,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=f"Kept in the key's history. At most {REASON_LENGTH} characters.",
+    )
 
 
 class RevokeKey(ConfirmedAct):
@@ -32,6 +95,7 @@ class RevokeKey(ConfirmedAct):
 
     template = "usage/admin/api_key_revoke.html"
     title = "Revoke this key?"
+    form_class = RevokeForm
     row: ApiKey
 
     def refusal(self) -> str:
@@ -41,7 +105,7 @@ class RevokeKey(ConfirmedAct):
         return {"key": formats.api_key(self.row)}
 
     def act(self, data: dict[str, Any]) -> None:
-        if not self.row.revoke():
+        if not self.row.revoke(by=self.request.user, reason=data["reason"]):
             messages.info(self.request, "The key was revoked already; nothing was changed.")
             return
         self.log(self.row, "Revoked.")
@@ -49,13 +113,13 @@ class RevokeKey(ConfirmedAct):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ReadOnlyAdmin):
+class ApiKeyAdmin(WithHistory, ReadOnlyAdmin):
     """Only the answer to the POST that issues a key shows its text."""
 
-    list_display = ("shown_name", "prefix", "created", "state")
+    list_display = ("shown_name", "owner", "contact", "prefix", "created", "state")
     list_filter = ()
-    search_fields = ("name", "prefix")
-    search_help_text = "A part of the name, or of the key's public prefix"
+    search_fields = ("name", "owner", "contact", "prefix")
+    search_help_text = "A part of the name, the owner, the contact or the key's public prefix"
     ordering = ("-created_at", "-id")
     page_template = "usage/admin/api_key.html"
 
@@ -64,9 +128,11 @@ class ApiKeyAdmin(ReadOnlyAdmin):
 
     def get_urls(self) -> list[URLPattern]:
         revoke = self.admin_site.admin_view(RevokeKey.as_view(model_admin=self))
+        owner = self.admin_site.admin_view(ChangeOwner.as_view(model_admin=self))
         page = self.admin_site.admin_view(traffic.TrafficPage.as_view(model_admin=self))
         return [
             path("<path:object_id>/revoke/", revoke, name="usage_apikey_revoke"),
+            path("<path:object_id>/owner/", owner, name="usage_apikey_owner"),
             path("<path:object_id>/traffic/", page, name="usage_apikey_traffic"),
             *super().get_urls(),
         ]
@@ -85,7 +151,13 @@ class ApiKeyAdmin(ReadOnlyAdmin):
                 request, "usage/admin/api_key_issue.html", None, form=form, title="Issue an API key"
             )
         # No redirect: to show the key in the next request, the service would have to keep it.
-        api_key, key = ApiKey.objects.issue(name=form.cleaned_data["name"])
+        try:
+            api_key, key = ApiKey.objects.issue(**form.cleaned_data, by=request.user)
+        except FormSentTwice as twice:
+            messages.error(request, str(twice))
+            return HttpResponseRedirect(
+                reverse("admin:usage_apikey_change", args=[twice.api_key.pk])
+            )
         self.log_addition(request, api_key, "Issued.")
         return self.page(
             request, "usage/admin/api_key_issued.html", api_key, key=key, title="API key issued"
@@ -95,7 +167,7 @@ class ApiKeyAdmin(ReadOnlyAdmin):
         return (*self.list_display, *(["last_used"] if traffic.may_see(request) else []))
 
     def names_of(self, row: ApiKey) -> Sequence[str]:
-        return (row.name,)
+        return (row.name, row.owner, row.contact)
 
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         last_used = traffic.last_used(list(rows))
@@ -128,6 +200,8 @@ class ApiKeyAdmin(ReadOnlyAdmin):
     def page_context(self, request: HttpRequest, row: ApiKey) -> dict[str, Any]:
         return {
             "name": formats.name(row.name),
+            "owner": formats.name(row.owner or "–"),
+            "contact": formats.name(row.contact or "–"),
             "state": self.state(row),
             "records_url": reverse(
                 "admin:usage_usagerecord_changelist", query={"reported_by": row.pk}

@@ -14,8 +14,8 @@ from django.urls import URLPattern, path
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
 from usage.admin.bill_page import BillPage
-from usage.admin.customers import matching, number_of
-from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter
+from usage.admin.customers import matching
+from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter, number_of
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells
 from usage.admin.statement import Statement

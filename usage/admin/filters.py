@@ -23,6 +23,15 @@ from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds, previous_mon
 from usage.validators import fit_price
 
 _MONTHS_SHOWN = 24
+_LONGEST_ID = len(str(LARGEST_ID))
+
+
+def number_of(text: str) -> int | None:
+    """Return a text that was typed in, or is in an address, as an id, if it can be one."""
+    text = text.strip()
+    if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID):
+        return None
+    return int(text) if 1 <= int(text) <= LARGEST_ID else None
 
 
 class CustomerSelect(AutocompleteSelect):
@@ -61,9 +70,7 @@ class IdFilter(admin.SimpleListFilter):
     @property
     def id(self) -> int | None:
         """The id in the address, if it is one."""
-        text = self.value() or ""
-        is_id = text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= LARGEST_ID
-        return int(text) if is_id else None
+        return number_of(self.value() or "")
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not (text := self.value()):

@@ -73,34 +73,9 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
-
-class ReadOnlyAdmin(BillingAdmin):
-    """Rows shown on a page without a form; changes are acts behind a confirmation."""
-
-    page_template: str
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
     def may_act(self, request: HttpRequest) -> bool:
         """Tell whether the user may act on rows of this model."""
         return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")
-
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        if request.method not in ("GET", "HEAD"):
-            return HttpResponseNotAllowed(["GET", "HEAD"])
-        row = self.row(request, object_id)
-        context = {"title": self.row_name(row), **self.page_context(request, row)}
-        return self.page(request, self.page_template, row, **context)
 
     def row(self, request: HttpRequest, object_id: str) -> Any:
         """Return the row with this id; raises PermissionDenied or Http404."""
@@ -114,10 +89,6 @@ class ReadOnlyAdmin(BillingAdmin):
     def row_name(self, row: Any) -> str:
         """Return the title of a row's page."""
         return f"{capfirst(self.opts.verbose_name)} {row.pk}"
-
-    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
-        """Return the values that the page of a row shows."""
-        return {}
 
     def page(
         self, request: HttpRequest, template: str, row: Any, **context: Any
@@ -135,3 +106,32 @@ class ReadOnlyAdmin(BillingAdmin):
                 **context,
             },
         )
+
+
+class ReadOnlyAdmin(BillingAdmin):
+    """Rows shown on a page without a form; changes are acts behind a confirmation."""
+
+    page_template: str
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if request.method not in ("GET", "HEAD"):
+            return HttpResponseNotAllowed(["GET", "HEAD"])
+        row = self.row(request, object_id)
+        context = {"title": self.row_name(row), **self.page_context(request, row)}
+        return self.page(request, self.page_template, row, **context)
+
+    def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        """Return the values that the page of a row shows."""
+        return {}

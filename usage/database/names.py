@@ -40,6 +40,19 @@ class NameContains(lookups.IContains):
         return f"instr(casefold({name}), casefold(%s)) > 0", [*params, self.rhs]
 
 
+@NameField.register_lookup
+class NameIs(lookups.IExact):
+    """Finds a name in any normal form and any case, like `NameContains`."""
+
+    def get_prep_lookup(self) -> Any:
+        text = super().get_prep_lookup()
+        return normal(text) if isinstance(text, str) else text
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, list[Any]]:
+        name, params = self.process_lhs(compiler, connection)
+        return f"casefold({name}) = casefold(%s)", [*params, self.rhs]
+
+
 def casefold(text: str | None) -> str | None:
     """Return a text without its case; a function of SQL on SQLite."""
     return None if text is None else text.casefold()

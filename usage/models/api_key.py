@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from django.db import models, transaction
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, models, transaction
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
@@ -27,6 +28,19 @@ _MARK = "ub_"
 _PREFIX_LENGTH = 8
 _SECRET_BYTES = 32
 _CHECKSUM_LENGTH = 8
+OWNER_LENGTH = 100
+CONTACT_LENGTH = 200
+
+
+class FormSentTwice(Exception):
+    """A form that has issued `api_key` was sent again; no second key was issued."""
+
+    def __init__(self, api_key: ApiKey) -> None:
+        super().__init__(
+            f"No second key was issued: this form has issued the key {api_key.prefix}, whose text"
+            " was shown once. To issue another key, open the form again."
+        )
+        self.api_key = api_key
 
 
 def _checksum(body: str) -> str:
@@ -71,7 +85,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
         The text is a mark, a public prefix, 256 random bits and a CRC-32 against typos. `by` is
         the staff user or the command that the key's history names. Raises ValidationError for a
-        malformed value, and for a `form_id` that has issued a key.
+        malformed value, and FormSentTwice for a `form_id` that has issued a key.
         """
         prefix = secrets.token_hex(_PREFIX_LENGTH // 2)
         body = f"{_MARK}{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
@@ -84,13 +98,21 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             prefix=prefix,
             digest=_digest(key),
         )
+        try:
+            self._insert(api_key, by=by)
+        except (IntegrityError, ValidationError):
+            if form_id and (issued := self.filter(form_id=form_id).first()):
+                raise FormSentTwice(issued) from None
+            raise
+        return api_key, key
+
+    def _insert(self, api_key: ApiKey, *, by: object) -> None:
         with transaction.atomic():
             api_key.full_clean()
             api_key.save(force_insert=True)
             Change.objects.keep(
                 api_key, Change.Action.ISSUED, by=by, values=[NewValue("name", "", api_key.name)]
             )
-        return api_key, key
 
     def identify(self, key: str) -> ApiKey | None:
         """Return the live key with this text; a mistyped one is refused without a query."""
@@ -114,7 +136,7 @@ class ApiKey(models.Model):
         help_text="The team or service that holds the key.",
     )
     owner = NameField(
-        max_length=100,
+        max_length=OWNER_LENGTH,
         blank=True,
         default="",
         db_default="",
@@ -122,7 +144,7 @@ class ApiKey(models.Model):
         help_text="The person or team that answers for the key.",
     )
     contact = NameField(
-        max_length=200,
+        max_length=CONTACT_LENGTH,
         blank=True,
         default="",
         db_default="",
@@ -179,6 +201,25 @@ class ApiKey(models.Model):
                 Change.objects.keep(self, Change.Action.REVOKED, by=by, reason=reason)
         self.refresh_from_db()
         return revoked == 1
+
+    def change_owner(
+        self, *, owner: str | None = None, contact: str | None = None, by: object
+    ) -> bool:
+        """Save the values that are given; False if they are what is stored already."""
+        given = {"owner": owner, "contact": contact}
+        with transaction.atomic():
+            stored = ApiKey.objects.select_for_update(no_key=True).get(pk=self.pk)
+            values = [
+                NewValue(field, getattr(stored, field), new)
+                for field, new in given.items()
+                if new is not None and new != getattr(stored, field)
+            ]
+            if values:
+                for value in values:
+                    setattr(self, value.field, value.new)
+                self.save(update_fields=[value.field for value in values])
+                Change.objects.keep(self, Change.Action.CHANGED, by=by, values=values)
+        return bool(values)
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         raise models.ProtectedError("Records name the key that reported them: revoke it.", {self})

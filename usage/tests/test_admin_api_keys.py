@@ -1,6 +1,7 @@
 """Staff issue API keys, seeing each once, and revoke them."""
 
 import re
+import uuid
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from django.contrib.sessions.models import Session
 from django.test import Client
 from django.urls import reverse
 
-from usage.models import ApiKey
+from usage.models import ApiKey, Change
 from usage.tests.staff import list_of, messages_of, page_of, staff, text_of
 
 pytestmark = pytest.mark.django_db
@@ -19,7 +20,8 @@ ISSUE = "admin:usage_apikey_add"
 
 def issue(client: Client, **data: str) -> Any:
     """Issue a key through its form."""
-    return client.post(reverse(ISSUE), {"name": "CDN", **data})
+    sent = {"name": "CDN", "owner": "Kim", "contact": "kim@example.com"}
+    return client.post(reverse(ISSUE), sent | data)
 
 
 def key_on(page: str) -> str:
@@ -46,6 +48,72 @@ def test_the_key_is_shown_once_and_kept_nowhere(admin_client: Client) -> None:
     assert key not in str([session.get_decoded() for session in Session.objects.all()])
     assert key not in str(admin_client.cookies)
     assert LogEntry.objects.get().object_id == str(api_key.pk)
+
+
+def test_a_form_that_is_sent_twice_issues_one_key(admin_client: Client) -> None:
+    form_id = str(uuid.uuid4())
+
+    first = issue(admin_client, form_id=form_id)
+    again = admin_client.post(
+        reverse(ISSUE),
+        {"name": "CDN", "owner": "Kim", "contact": "kim", "form_id": form_id},
+        follow=True,
+    )
+
+    assert key_on(text_of(first))
+    assert "ub_" not in text_of(again)
+    assert "No second key was issued" in messages_of(again)[0]
+    assert ApiKey.objects.count() == Change.objects.count() == 1
+
+
+def test_each_form_has_an_id_of_its_own(admin_client: Client) -> None:
+    ids = {
+        re.findall(r'name="form_id" value="([^"]+)"', text_of(admin_client.get(reverse(ISSUE))))[0]
+        for _ in range(2)
+    }
+
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("missing", ["owner", "contact"])
+def test_a_key_is_issued_to_an_owner_with_a_contact(admin_client: Client, missing: str) -> None:
+    assert "errorlist" in text_of(issue(admin_client, **{missing: " "}))
+    assert not ApiKey.objects.exists()
+
+
+def test_the_owner_of_a_key_changes_and_its_history_says_so(admin_client: Client) -> None:
+    issue(admin_client)
+    api_key = ApiKey.objects.get()
+    sent = {"initial-owner": "Kim", "initial-contact": "kim@example.com"}
+
+    admin_client.post(page_of(api_key, "owner"), sent | {"owner": "Lee", "contact": "555"})
+
+    api_key.refresh_from_db()
+    assert (api_key.owner, api_key.contact) == ("Lee", "555")
+    page = text_of(admin_client.get(page_of(api_key, "history")))
+    for said in ("issued the key", "changed owner", "Kim", "Lee", "changed contact"):
+        assert said in page
+
+
+def test_a_stale_form_keeps_the_contact_that_was_changed_meanwhile(admin_client: Client) -> None:
+    api_key, _ = ApiKey.objects.issue(name="CDN", owner="Kim", contact="1")
+    sent = {"initial-owner": "Kim", "initial-contact": "1", "owner": "Lee", "contact": "1"}
+    ApiKey.objects.update(contact="2")
+
+    admin_client.post(page_of(api_key, "owner"), sent)
+
+    api_key.refresh_from_db()
+    assert (api_key.owner, api_key.contact) == ("Lee", "2")
+
+
+def test_the_history_of_a_key_says_why_it_was_revoked(admin_client: Client) -> None:
+    api_key, _ = ApiKey.objects.issue(name="CDN")
+
+    admin_client.post(page_of(api_key, "revoke"), {"reason": "It was in a chat."})
+
+    page = text_of(admin_client.get(page_of(api_key, "history")))
+    assert "revoked the key" in page
+    assert "It was in a chat." in page
 
 
 def test_several_keys_live_under_one_name(admin_client: Client) -> None:
@@ -93,6 +161,7 @@ def test_a_viewer_neither_issues_nor_revokes() -> None:
     assert issue(viewer).status_code == 403
     assert viewer.get(reverse(ISSUE)).status_code == 403
     assert viewer.post(page_of(api_key, "revoke")).status_code == 403
+    assert viewer.post(page_of(api_key, "owner"), {"owner": "Sam"}).status_code == 403
     assert ApiKey.objects.live().get() == api_key
 
 

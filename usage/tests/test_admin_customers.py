@@ -1,14 +1,16 @@
 """Staff add, rename and find customers."""
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
 
+from usage.admin import changes
 from usage.ledger.close import close
-from usage.models import Customer
+from usage.models import Change, Customer
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
-from usage.tests.staff import list_of, page_of, queries, report, text_of
+from usage.tests.staff import list_of, page_of, queries, report, staff, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -62,9 +64,113 @@ def test_a_customer_is_renamed_and_keeps_the_id(admin_client: Client, customer: 
 def test_the_currency_changes_before_the_first_bill(
     admin_client: Client, customer: Customer
 ) -> None:
-    admin_client.post(page_of(customer), {"name": "Alice", "currency": "JPY"})
+    sent = {"name": "Alice", "currency": "JPY", "reason": "They moved to Japan."}
+    admin_client.post(page_of(customer), sent)
 
     assert Customer.objects.get().currency == "JPY"
+    change = Change.objects.get()
+    assert (change.field, change.old, change.new) == ("currency", "USD", "JPY")
+    assert (change.actor, change.reason) == ("admin", "They moved to Japan.")
+
+
+def test_the_currency_changes_only_with_a_reason(admin_client: Client, customer: Customer) -> None:
+    response = admin_client.post(page_of(customer), {"name": "Alice", "currency": "JPY"})
+
+    assert "Give the reason for changing the currency." in text_of(response)
+    assert Customer.objects.get().currency == "USD"
+
+
+def test_a_stale_form_saves_only_what_its_user_changed(
+    admin_client: Client, customer: Customer
+) -> None:
+    opened = {
+        "initial-name": "Alice",
+        "initial-currency": "USD",
+        "initial-reference": "",
+        "name": "Alice",
+        "currency": "USD",
+        "reference": "",
+    }
+    Customer.objects.update(name="Alice Holding")
+
+    admin_client.post(page_of(customer), opened | {"currency": "JPY", "reason": "They moved."})
+
+    customer.refresh_from_db()
+    assert (customer.name, customer.currency) == ("Alice Holding", "JPY")
+    assert [change.field for change in Change.objects.all()] == ["currency"]
+
+
+def test_a_stale_form_does_not_overwrite_a_change_of_the_same_field(
+    admin_client: Client, customer: Customer
+) -> None:
+    sent = {"initial-name": "Alice", "name": "Alicia", "currency": "USD"}
+    Customer.objects.update(name="Alice Holding")
+
+    page = text_of(admin_client.post(page_of(customer), sent))
+
+    assert "The name was changed to &#x27;Alice Holding&#x27; after this form was opened." in page
+    assert Customer.objects.get().name == "Alice Holding"
+    assert 'name="initial-name" value="Alice Holding"' in page
+
+
+@pytest.mark.parametrize("name", ["Müller", "MÜLLER", "Mu\u0308ller"])
+def test_a_second_customer_of_the_same_name_is_added_only_knowingly(
+    admin_client: Client, name: str
+) -> None:
+    CustomerFactory.create(id=1, name="Müller")
+    sent = {"id": "2", "name": name, "currency": "USD"}
+
+    page = text_of(admin_client.post(reverse(ADD), sent))
+    assert "Customer 1 has this name too." in page
+    assert not Customer.objects.filter(pk=2).exists()
+
+    admin_client.post(reverse(ADD), sent | {"is_another": "on"})
+    assert Customer.objects.filter(pk=2).exists()
+
+
+def test_a_customer_has_a_reference(admin_client: Client, customer: Customer) -> None:
+    sent = {"name": "Alice", "reference": "D-4711", "currency": "USD"}
+    admin_client.post(page_of(customer), sent)
+
+    assert Customer.objects.get().reference == "D-4711"
+    found = admin_client.get(list_of("customer", q="d-47")).context["cl"].result_list
+    assert found == [customer]
+
+
+def test_the_history_of_a_customer_outlives_the_account(customer: Customer) -> None:
+    client = staff("view_customer", "change_customer")
+    client.post(page_of(customer), {"name": "Alicia", "currency": "USD"})
+    User.objects.all().delete()
+
+    viewer = staff("view_customer")
+
+    page = text_of(viewer.get(page_of(customer, "history")))
+    for said in ("Sam", "changed name", "Alice", "Alicia"):
+        assert said in page
+
+
+def test_a_long_history_of_a_customer_goes_on_on_the_next_page(
+    admin_client: Client, customer: Customer
+) -> None:
+    for number in range(changes.SHOWN + 2):
+        sent = {"name": f"Alice {number}", "currency": "USD"}
+        admin_client.post(page_of(customer), sent)
+
+    first = admin_client.get(page_of(customer, "history")).context
+    rest = admin_client.get(page_of(customer, "history") + first["earlier"]).context
+
+    assert [len(page["changes"]) for page in (first, rest)] == [changes.SHOWN, 2]
+    assert rest["earlier"] == ""
+
+
+def test_who_may_not_see_bills_has_no_links_to_them(customer: Customer) -> None:
+    report()
+    viewer = staff("view_customer")
+
+    for address in (page_of(customer), list_of("customer")):
+        page = text_of(viewer.get(address))
+        assert "/admin/usage/bill/" not in page
+        assert "Alice" in page
 
 
 def test_the_currency_stays_once_there_is_a_bill(admin_client: Client, customer: Customer) -> None:
@@ -96,6 +202,8 @@ def test_a_customer_with_a_bill_is_renamed(admin_client: Client, customer: Custo
         ("9" * 25, []),
         ("nobody", []),
         ("", [123, 500]),
+        ("0" * 5000, []),
+        ("0" * 20 + "123", []),
         ("\N{SUPERSCRIPT TWO}", []),
     ],
 )
@@ -107,6 +215,18 @@ def test_customers_are_found_by_name_and_id(
     rows = admin_client.get(list_of("customer", q=term)).context["cl"].result_list
 
     assert [row.pk for row in rows] == found
+
+
+@pytest.mark.parametrize("term", ["müller", "MÜLLER", "u\u0308ller"])
+def test_a_name_is_found_in_any_case_and_normal_form(admin_client: Client, term: str) -> None:
+    for number, name in enumerate(("Müller", "Mu\u0308ller GmbH"), start=1):
+        CustomerFactory.create(id=number, name=name)
+
+    for model in ("customer", "bill"):
+        if model == "bill":
+            for number in (1, 2):
+                report(customer_id=number)
+        assert len(admin_client.get(list_of(model, q=term)).context["cl"].result_list) == 2
 
 
 def test_autocomplete_finds_customers_page_by_page_without_counting(

@@ -38,9 +38,16 @@ def rows(customer: Customer) -> list[Any]:
 
 
 def test_every_role_sees_everything(member: Client, rows: list[Any]) -> None:
+    customer, bill, _, api_key = rows
     for row in rows:
         assert member.get(page_of(row)).status_code == 200
         assert member.get(list_of(row._meta.model_name)).status_code == 200
+    for address in (
+        page_of(bill, "statement"),
+        page_of(customer, "history"),
+        page_of(api_key, "history"),
+    ):
+        assert member.get(address).status_code == 200
 
 
 def test_staff_and_admins_close_bills(member: Client, role: str, rows: list[Any]) -> None:
@@ -66,9 +73,15 @@ def test_admins_add_and_rename_customers(member: Client, role: str, rows: list[A
 
 
 def test_admins_issue_and_revoke_keys(member: Client, role: str, rows: list[Any]) -> None:
-    member.post(reverse("admin:usage_apikey_add"), {"name": "New"})
+    member.post(
+        reverse("admin:usage_apikey_add"), {"name": "New", "owner": "Kim", "contact": "555"}
+    )
     member.post(page_of(rows[3], "revoke"))
 
+    member.post(page_of(rows[3], "owner"), {"owner": "Lee", "contact": "555"})
+
+    owners = set(ApiKey.objects.values_list("owner", flat=True))
+    assert owners == ({"Kim", "Lee"} if role == "Billing admins" else {""})
     live = {api_key.name for api_key in ApiKey.objects.live()}
     assert live == ({"New"} if role == "Billing admins" else {"CDN"})
 
