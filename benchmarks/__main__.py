@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import sys
-from statistics import median
 
-from benchmarks import growth, ingest, load, others, outbox, report
+from benchmarks import client, growth, ingest, load, others, outbox, report
 from benchmarks.databases import server
 from benchmarks.figures import Figure
 
@@ -70,16 +69,13 @@ def _first(url: str, rounds: int, seconds: float, *, quick: bool) -> tuple[list[
         body += [f"- {report.wrk_version()}; from start to first answer: {started}."]
         body += ["", "## Ingest", "", *report.rounds(results)]
         if not quick:
-            beside, client = others.measure(sides.ours, rounds=rounds, seconds=seconds, say=_say)
-            figures += others.figures(beside, client)
+            beside = others.measure(sides.ours, rounds=rounds, seconds=seconds, say=_say)
+            figures += others.figures(beside)
+            sent = client.measure(sides.ours, rounds=rounds, seconds=seconds, say=_say)
+            figures += client.figures(sent)
             figures += outbox.figures(outbox.measure(sides.ours, rounds=rounds, say=_say))
             body += ["", "## SQLite, and the client", "", *report.rounds(beside), ""]
-            body += [
-                (
-                    f"- {others.CLIENT}: {median(client.rates):,.0f} records/s,"
-                    f" {1e6 * median(client.costs):.1f} µs of the client's own time for each"
-                )
-            ]
+            body += [f"- {line}" for line in client.lines(sent)]
             limit = others.limit(sides.books, seconds)
             body += [f"- pgbench, the same transaction without Python: {limit or 0:,.0f} records/s"]
             body += [

