@@ -95,7 +95,9 @@ def log_staff(get_response: GetResponse) -> GetResponse:
         response = get_response(request)
         user = request.user
         is_act = request.method not in {"GET", "HEAD"}
-        if user.is_authenticated and (is_act or request.path_info.startswith(_ABOUT_CUSTOMERS)):
+        # REST framework's pages, the description among them, have no user at all.
+        is_staff = getattr(user, "is_authenticated", False)
+        if is_staff and (is_act or request.path_info.startswith(_ABOUT_CUSTOMERS)):
             logger_of_staff.info(
                 "%s: %s %s %d",
                 user.get_username(),
