@@ -14,10 +14,15 @@ from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
 from usage.database.transactions import DatabaseUnavailable
-from usage.ledger.close import BillNotBegun, BillTotalTooLarge
+from usage.ledger.close import BillNotBegun, BillOnHold, BillTotalTooLarge
+from usage.ledger.hold import HoldRefused
 from usage.ledger.void import VoidRefused
 
-REFUSALS = (BillNotBegun, BillTotalTooLarge, VoidRefused)
+REFUSALS = (BillNotBegun, BillOnHold, BillTotalTooLarge, HoldRefused, VoidRefused)
+
+
+class AskAgain(Exception):
+    """The page showed something that is no longer so: nothing was changed, and it is shown anew."""
 
 
 class ConfirmedAct(View):
@@ -30,22 +35,32 @@ class ConfirmedAct(View):
     title: str
     form_class: type[forms.Form] = forms.Form
     may_view = False  # whether seeing the row is permission enough
+    permission = ""  # instead of the permission to change the row
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         self.row = self.model_admin.row(request, kwargs["object_id"])
-        if not (self.may_view or self.model_admin.may_act(request)):
+        if not (self.may_view or self.may_act()):
             raise PermissionDenied
         return super().dispatch(request, *args, **kwargs)
 
+    def may_act(self) -> bool:
+        if self.permission:
+            return self.request.user.has_perm(self.permission)
+        return self.model_admin.may_act(self.request)
+
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        return self.page(self.form_class())
+        # The reason typed in before a session ended is in the address after the login.
+        return self.page(self.form(initial={"reason": request.GET.get("reason", "")}))
 
     def post(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        form = self.form_class(request.POST)
+        form = self.form(data=request.POST)
         if not form.is_valid():
             return self.page(form)
         try:
             self.act(form.cleaned_data)
+        except AskAgain as again:
+            messages.warning(request, f"Nothing was changed. {again} Look again, then confirm.")
+            return self.page(self.form(initial={"reason": form.cleaned_data["reason"]}))
         except REFUSALS as refusal:
             # The sentence may begin with a request_id, whose first letter the admin would
             # capitalise.
@@ -57,8 +72,11 @@ class ConfirmedAct(View):
             )
         return HttpResponseRedirect(self.row_url())
 
+    def form(self, *, data: Any = None, initial: Any = None) -> forms.Form:
+        return self.form_class(data=data, initial=initial)
+
     def act(self, data: dict[str, Any]) -> None:
-        """Act, log it and say so. May raise one of REFUSALS, or DatabaseUnavailable."""
+        """Act, log it and say so. May raise AskAgain, one of REFUSALS, or DatabaseUnavailable."""
         raise NotImplementedError
 
     def refusal(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
 from decimal import Decimal
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -11,6 +10,7 @@ from urllib.parse import quote
 from django.urls import reverse
 
 from usage.admin import formats
+from usage.admin.attention import finding_cells, lift_url
 from usage.admin.charts import Chart, Value, bar_chart
 from usage.admin.paging import bytes_of
 from usage.admin.rows import (
@@ -22,11 +22,11 @@ from usage.admin.rows import (
     state_of,
     with_cells,
 )
-from usage.database.sums import ExactSum
+from usage.attention.bills import examine
 from usage.database.transactions import database_now
-from usage.models import Bill, Line, UsageRecord
+from usage.models import Bill, DailyUsage, Line, UsageRecord
 from usage.models.bill import total_of
-from usage.money import EXACT, exact_amount, plain, round_amount
+from usage.money import EXACT, plain, round_amount
 from usage.periods import day_of
 
 LATEST_RECORDS = 10
@@ -34,6 +34,7 @@ LATEST_RECORDS = 10
 LINES_SHOWN = 40
 LINES_BYTES = 12_000
 HISTORY_SHOWN = 20
+ACCEPTED_SHOWN = 20
 
 
 class LineRow(NamedTuple):
@@ -85,21 +86,6 @@ def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
     )
 
 
-def per_cent(amount: Decimal, whole: Decimal) -> float:
-    """Return an amount's part of a whole in per cent, for a bar; 0 if it is not charged."""
-    return round(float(amount / whole * 100), 1) if amount > 0 else 0.0
-
-
-def change_of(amount: Decimal, before: Decimal) -> str:
-    """Return how an amount differs from one before, in per cent with its sign; "" from nothing."""
-    if not before:
-        return ""
-    if before > 0 and amount > 10 * before:
-        return "more than ten times as much"
-    share = EXACT.divide(EXACT.multiply(EXACT.subtract(amount, before), Decimal(100)), abs(before))
-    return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
-
-
 class BillPage:
     """One bill, read once. Its history starts at the latest entry, or before a given one."""
 
@@ -111,8 +97,8 @@ class BillPage:
         self.history_before = history_before
         self.currency = bill.currency
         self.now = database_now()
-        self.lines = bill.lines()
-        self.total = bill.total if bill.is_closed else total_of(self.lines)
+        self.examined = examine([bill], self.now)[bill.pk]
+        self.lines, self.total = self.examined.lines, self.examined.total
         latest = with_cells(UsageRecord.objects.filter(bill=bill))
         self.latest = list(latest.order_by("-recorded_at", "request_id")[:LATEST_RECORDS])
 
@@ -144,7 +130,20 @@ class BillPage:
             "records_url": self.records_url(),
             "lines_csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
             "records_csv_url": reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}),
+            **self.attention(),
             **self.history(),
+        }
+
+    def attention(self) -> dict[str, Any]:
+        """Return the findings about an open bill, its hold, and what staff accepted."""
+        bill = self.bill
+        return {
+            "findings": [finding_cells(finding, bill) for finding in self.examined.findings],
+            "hold": getattr(bill, "hold", None),
+            "accepted": [
+                (formats.name(row.service), formats.name(row.by), row.reason, lift_url(bill, row))
+                for row in self.examined.accepted[:ACCEPTED_SHOWN]
+            ],
         }
 
     def records_url(self, **query: str) -> str:
@@ -171,7 +170,7 @@ class BillPage:
                 units=formats.number(line.units),
                 records=formats.number(line.records),
                 amount=formats.money(line.amount, self.currency),
-                share=per_cent(line.amount, charged),
+                share=formats.per_cent(line.amount, charged),
                 records_url=self.records_url(
                     service=line.service, price=plain(line.price_per_unit)
                 ),
@@ -227,7 +226,7 @@ class BillPage:
         """Return the exact amount of each day; one bar has all days before the period."""
         first = day_of(self.bill.period_start)
         last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
-        amounts = self._amounts_by_day()
+        amounts = self.examined.days
         early = sum((amount for day, amount in amounts.items() if day < first), Decimal(0))
         values = [self._value("before", early, "late")] if early else []
         day, today = first, day_of(self.now)
@@ -241,30 +240,21 @@ class BillPage:
     def _value(self, label: str, amount: Decimal, mark: str) -> Value:
         return Value(label, amount, formats.exact_money(amount, self.currency), mark)
 
-    def _amounts_by_day(self) -> dict[dt.date, Decimal]:
-        rows = self.bill.daily_usage.values_list("day", "price_per_unit").annotate(
-            ExactSum("units")
-        )
-        amounts: dict[dt.date, Decimal] = defaultdict(Decimal)
-        for day, price, units in rows.order_by():
-            amounts[day] = EXACT.add(amounts[day], exact_amount(units, price))
-        return amounts
-
     def _neighbours(self) -> tuple[Neighbour | None, Neighbour | None]:
         bills = Bill.objects.filter(customer=self.bill.customer_id)
         start = self.bill.period_start
         before = bills.filter(period_start__lt=start).order_by("-period_start").first()
         after = bills.filter(period_start__gt=start).order_by("period_start").first()
-        return self._neighbour(before), self._neighbour(after)
+        totals = DailyUsage.objects.totals_of(bill for bill in (before, after) if bill)
+        return self._neighbour(before, totals), self._neighbour(after, totals)
 
-    def _neighbour(self, bill: Bill | None) -> Neighbour | None:
+    def _neighbour(self, bill: Bill | None, totals: dict[int, Decimal]) -> Neighbour | None:
         if bill is None:
             return None
-        bill.customer = self.bill.customer
-        total = bill.total
+        total = totals[bill.pk]
         return Neighbour(
             bill_url(bill.pk),
             period_of(bill),
             formats.money(total, self.currency),
-            change_of(self.total, total),
+            formats.change(self.total, total),
         )

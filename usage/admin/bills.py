@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
@@ -13,34 +12,23 @@ from django.urls import URLPattern, path
 
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
+from usage.admin.attention import AcceptDuplicates, AttentionPage, LiftAcceptance
 from usage.admin.bill_page import BillPage
+from usage.admin.bulk_closing import ToClose
+from usage.admin.closing import CloseBill, HoldBill, ReleaseBill
 from usage.admin.customers import matching
 from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter, number_of
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells
 from usage.admin.statement import Statement
 from usage.database.transactions import database_now
-from usage.ledger.close import close
 from usage.models import Bill, Customer, HistoryEntry
-from usage.periods import is_open_to_usage
-from usage.validators import REASON_LENGTH
 from usage.verification import Verification, counted
 
 _MOST_CUSTOMERS_FOUND = 1000
 # These take a few seconds on either database; the server allows a page thirty.
 MOST_RECORDS_VERIFIED = 500_000
 MOST_DIFFERENCES_SHOWN = 20
-
-
-class CloseForm(forms.Form):
-    """Why a bill is closed."""
-
-    reason = forms.CharField(
-        required=False,
-        max_length=REASON_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text=f"Kept in the bill's history. At most {REASON_LENGTH} characters.",
-    )
 
 
 class VerifyBill(ConfirmedAct):
@@ -89,41 +77,6 @@ class VerifyBill(ConfirmedAct):
             messages.success(self.request, f"The bill agrees with its records. {result}")
 
 
-class CloseBill(ConfirmedAct):
-    """Closes a bill."""
-
-    form_class = CloseForm
-
-    template = "usage/admin/bill_close.html"
-    title = "Close this bill?"
-    row: Bill
-
-    def refusal(self) -> str:
-        if self.row.is_closed:
-            return "The bill is closed already and cannot change."
-        if database_now() <= self.row.period_start:
-            return "The bill's period has not begun. Close it after that."
-        return ""
-
-    def context(self) -> dict[str, Any]:
-        now = database_now()
-        return {
-            "customer": formats.customer(self.row.customer),
-            "month": f"{self.row.month:%B %Y}",
-            "total": formats.money(self.row.total, self.row.currency),
-            "ends_early": now < self.row.period_end,
-            "month_open": is_open_to_usage(self.row.month, now),
-        }
-
-    def act(self, data: dict[str, Any]) -> None:
-        if not close(self.row, by=self.request.user, reason=data["reason"]):
-            messages.info(self.request, "The bill was closed already; nothing was changed.")
-            return
-        total = formats.money(self.row.total, self.row.currency)
-        self.log(self.row, f"Closed at {total}.")
-        messages.success(self.request, f"The bill is closed. Its total is {total}.")
-
-
 _customer = column("customer", "customer")
 
 
@@ -140,7 +93,7 @@ class BillAdmin(ReadOnlyAdmin):
     )
     list_display_links = ("id", _customer)
     list_filter = (StateFilter, CustomerFilter, MonthFilter)
-    list_select_related = ("customer",)
+    list_select_related = ("customer", "hold")
     search_fields = ("customer__name",)
     export_name = "admin:usage_bill_export"
     search_help_text = "A part of the customer's name, the customer id, or the number of a bill"
@@ -152,16 +105,33 @@ class BillAdmin(ReadOnlyAdmin):
         return super().media + CustomerChoice().media
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).select_related("customer")
+        return super().get_queryset(request).select_related("customer", "hold")
 
     def get_urls(self) -> list[URLPattern]:
-        close = self.admin_site.admin_view(CloseBill.as_view(model_admin=self))
-        verify = self.admin_site.admin_view(VerifyBill.as_view(model_admin=self))
-        statement = self.admin_site.admin_view(Statement.as_view(model_admin=self))
+        pages = {
+            "attention": AttentionPage,
+            "to-close": ToClose,
+        }
+        acts = {
+            "close": CloseBill,
+            "hold": HoldBill,
+            "release": ReleaseBill,
+            "accept": AcceptDuplicates,
+            "lift": LiftAcceptance,
+            "statement": Statement,
+            "verify": VerifyBill,
+        }
+        addresses = {f"{name}/": page for name, page in pages.items()}
+        addresses |= {f"<path:object_id>/{name}/": act for name, act in acts.items()}
         return [
-            path("<path:object_id>/close/", close, name="usage_bill_close"),
-            path("<path:object_id>/verify/", verify, name="usage_bill_verify"),
-            path("<path:object_id>/statement/", statement, name="usage_bill_statement"),
+            *(
+                path(
+                    address,
+                    self.admin_site.admin_view(view.as_view(model_admin=self)),
+                    name=f"usage_bill_{address.split('/')[-2]}",
+                )
+                for address, view in addresses.items()
+            ),
             *self.export_urls(),
             *super().get_urls(),
         ]

@@ -204,7 +204,7 @@ class CustomerAdmin(WithHistory):
     @admin.display(description="latest bills")
     def latest_bills(self, customer: Customer) -> SafeString:
         """Return the latest bills with their totals, and a link to all."""
-        bills = list(customer.bills.order_by("-period_start")[:_BILLS_SHOWN])
+        bills = list(customer.bills.select_related("hold").order_by("-period_start")[:_BILLS_SHOWN])
         rows = (
             (cells.url, cells.period, cells.state, cells.total)
             for cells in bill_cells(bills, database_now())

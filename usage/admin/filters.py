@@ -262,13 +262,18 @@ class MonthFilter(admin.SimpleListFilter):
 
 
 class StateFilter(admin.SimpleListFilter):
-    """Shows open, overdue or closed bills."""
+    """Shows open, due, held or closed bills."""
 
     title = "state"
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("open", "Open"), ("overdue", "Overdue"), ("closed", "Closed")]
+        return [
+            ("open", "Open"),
+            ("due", "Due to close"),
+            ("held", "On hold"),
+            ("closed", "Closed"),
+        ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         match self.value():
@@ -276,12 +281,14 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset
             case "open":
                 return queryset.open()
-            case "overdue":
+            case "due":
                 return queryset.due(database_now())
+            case "held":
+                return queryset.filter(hold__isnull=False)
             case "closed":
                 return queryset.closed()
         raise IncorrectLookupParameters(
-            f"{self.value()!r} is not a state. Use open, overdue or closed."
+            f"{self.value()!r} is not a state. Use open, due, held or closed."
         )
 
 

@@ -42,6 +42,21 @@ def number(value: Decimal | int) -> str:
     return text.replace("-", "−")
 
 
+def per_cent(amount: Decimal, whole: Decimal) -> float:
+    """Return an amount's part of a whole in per cent, for a bar; 0 if it is not charged."""
+    return round(float(amount / whole * 100), 1) if amount > 0 else 0.0
+
+
+def change(amount: Decimal, before: Decimal) -> str:
+    """Return how an amount differs from one before, in per cent with its sign; "" from nothing."""
+    if not before:
+        return ""
+    if before > 0 and amount > 10 * before:
+        return "more than ten times as much"
+    share = EXACT.divide(EXACT.multiply(EXACT.subtract(amount, before), Decimal(100)), abs(before))
+    return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
+
+
 def moment(instant: dt.datetime, *, timespec: str = "seconds") -> SafeString:
     """Return an instant in the billing time zone, to the second or as `timespec` says.
 

@@ -10,18 +10,17 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from django.contrib import admin
-from django.db.models import Count, Q
+from django.db.models import Count, Max, Q, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
-from usage.admin.bill_page import change_of, per_cent
 from usage.admin.charts import Value, bar_chart
 from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
 from usage.admin.rows import bill_cells, history_cells, record_cells, with_cells
 from usage.database.transactions import database_now
-from usage.models import Bill, Customer, HistoryEntry, UsageRecord
+from usage.models import Bill, Customer, HistoryEntry, UsageCheck, UsageRecord
 from usage.models.customer import minor_unit_digits
 from usage.money import EXACT, round_amount
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
@@ -105,36 +104,42 @@ def month_so_far(visit: Visit) -> dict[str, Any]:
 
 
 def counts(visit: Visit) -> dict[str, Any]:
-    """Return how many bills are open, overdue and, of this month and last, closed."""
+    """Return how many bills are open, due and, of this month and last, closed."""
     if not visit.may_see("bill"):
         return {}
     is_open = Q(closed_at=None)
     found = Bill.objects.filter(is_open | Q(month__gte=visit.last_month)).aggregate(
         open=Count("pk", filter=is_open),
-        overdue=Count("pk", filter=is_open & Q(month__lte=last_due_month(visit.now))),
+        due=Count("pk", filter=is_open & Q(month__lte=last_due_month(visit.now))),
         closed=Count("pk", filter=~is_open),
+        # The same for every row, and read here to spare a query.
+        blocking=Max(Subquery(UsageCheck.objects.order_by("-finished_at").values("blocking")[:1])),
     )
+    blocking = found.pop("blocking")
     return {
         "bills_url": reverse("admin:usage_bill_changelist"),
+        "to_close_url": reverse("admin:usage_bill_to-close"),
+        "attention_url": reverse("admin:usage_bill_attention"),
+        "blocking": blocking,
         "last_month_name": f"{visit.last_month:%B}",
         **{f"{state}_bills": formats.number(number) for state, number in found.items()},
     }
 
 
 def bills(visit: Visit) -> dict[str, Any]:
-    """Return the largest open bills in the currency shown, and the longest overdue ones."""
+    """Return the largest open bills in the currency shown, and the oldest due ones."""
     if not visit.may_see("bill"):
         return {}
     ids = visit.figures.largest.get(visit.currency, []) if visit.figures else []
     due = Bill.objects.due(visit.now).order_by("month", "customer_id")
     wanted = Q(pk__in=ids) | Q(pk__in=due.values("pk")[:SHOWN])
     oldest_first = Bill.objects.open().filter(wanted).order_by("month", "customer_id")
-    shown = list(oldest_first.select_related("customer"))
+    shown = list(oldest_first.select_related("customer", "hold"))
     rows = list(zip(shown, bill_cells(shown, visit.now), strict=True))
-    overdue = [cells for bill, cells in rows if bill.is_due(visit.now)]
+    due_rows = [cells for bill, cells in rows if bill.is_due(visit.now)]
     largest = [cells for bill, cells in rows if bill.pk in ids]
     return {
-        "overdue": overdue[:SHOWN],
+        "due": due_rows[:SHOWN],
         "largest": sorted(largest, key=lambda cells: cells.amount, reverse=True),
     }
 
@@ -228,7 +233,7 @@ def _accrued(visit: Visit, found: Figures, currency: str) -> Accrued:
         reverse("admin:index", query={"currency": currency}),
         _money(amount, currency),
         _money(before, currency),
-        change_of(amount, before),
+        formats.change(amount, before),
     )
 
 
@@ -265,8 +270,8 @@ def _services(visit: Visit, found: Figures) -> list[ServiceRow]:
             service,
             _money(amount, visit.currency),
             _money(before, visit.currency),
-            change_of(amount, before),
-            per_cent(amount, charged),
+            formats.change(amount, before),
+            formats.per_cent(amount, charged),
         )
         for service, amount, before in rows
     ]

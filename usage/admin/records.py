@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
@@ -28,13 +27,14 @@ from usage.admin.filters import (
     UntilFilter,
     VoidsFilter,
 )
+from usage.admin.forms import ReasonForm
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.paging import KeysetChangeList, Position
 from usage.admin.rows import bill_url, record_cells, record_url, with_cells
 from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import VOID_PREFIX
-from usage.validators import REASON_LENGTH, REQUEST_ID_LENGTH
+from usage.validators import REQUEST_ID_LENGTH
 
 # With filters that no one index serves, a list reads at most this many records for a page.
 LOOKED_THROUGH = 5_000
@@ -72,16 +72,6 @@ class RecordChangeList(KeysetChangeList):
 
     def _served_by(self, name: str) -> Q:
         return Q(voids__isnull=False) if name == "voids" else Q((name, self.params[name]))
-
-
-class ReasonForm(forms.Form):
-    """Why a record is voided."""
-
-    reason = forms.CharField(
-        max_length=REASON_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3, "autofocus": True}),
-        help_text=f"Kept with the void for ever. At most {REASON_LENGTH} characters.",
-    )
 
 
 class VoidRecord(ConfirmedAct):

@@ -53,6 +53,7 @@ class HistoryCells(NamedTuple):
     at: SafeString
     actor: SafeString
     did: str
+    detail: str
     reason: str
     bill_url: str
     bill: int
@@ -102,12 +103,14 @@ def _time_within_day(instant: dt.datetime) -> str:
 
 
 def state_of(bill: Bill, now: dt.datetime) -> SafeString:
-    """Return a badge that says whether a bill is open, overdue or closed."""
+    """Return a badge: open, due to close, on hold or closed. The bill was read with its hold."""
     if bill.is_closed:
         return formats.badge("closed", "quiet")
-    return (
-        formats.badge("overdue", "warning") if bill.is_due(now) else formats.badge("open", "good")
-    )
+    if hasattr(bill, "hold"):
+        return formats.badge("on hold", "bad")
+    if bill.is_due(now):
+        return formats.badge("due to close", "warning")
+    return formats.badge("open", "good")
 
 
 def with_cells(records: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
@@ -158,6 +161,7 @@ def history_cells(entry: HistoryEntry) -> HistoryCells:
         at=formats.moment(entry.at),
         actor=formats.name(entry.actor),
         did=entry.get_action_display(),
+        detail=entry.detail,
         reason=entry.reason,
         bill_url=bill_url(entry.bill_id),
         bill=entry.bill_id,

@@ -42,7 +42,7 @@ class _ServiceDay(NamedTuple):
 def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     """Return what is found about each of these bills at the instant `now`, by bill id.
 
-    At most eight queries, whatever the number of bills and records.
+    At most seven queries, whatever the number of bills and records.
     """
     bills = list(bills)
     history = _History(bills)
@@ -50,7 +50,8 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     open_bills = [bill for bill in bills if not bill.is_closed]
     days = _service_days(open_bills, lines, history)
     free = _services_now_free(open_bills, lines, history)
-    duplicates = _duplicates(open_bills)
+    accepted = _accepted(bills)
+    duplicates = _duplicates(open_bills, accepted)
     examined = {}
     for bill in bills:
         total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
@@ -65,7 +66,14 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
                 *_late(bill, history),
                 *_due(bill, total, now),
             ]
-        examined[bill.pk] = Examined(total, comparison, findings)
+        examined[bill.pk] = Examined(
+            total,
+            lines.get(bill.pk, []),
+            history.days[bill.pk],
+            comparison,
+            findings,
+            accepted[bill.customer_id],
+        )
     return examined
 
 
@@ -73,19 +81,15 @@ class _History:
     """The daily amounts of all bills of these customers, back to three months before."""
 
     def __init__(self, bills: Sequence[Bill]) -> None:
-        months = {month for bill in bills for month in [bill.month, *_months_before(bill.month)]}
-        customers = {bill.customer_id for bill in bills}
         self.bills: dict[tuple[int, dt.date], list[int]] = defaultdict(list)
-        related = Bill.objects.filter(customer__in=customers, month__in=months).order_by()
-        for pk, customer_id, month in related.values_list("pk", "customer_id", "month"):
+        self.first_months: dict[int, dt.date] = {}
+        all_bills = Bill.objects.filter(customer__in={bill.customer_id for bill in bills})
+        for pk, customer_id, month in all_bills.order_by("month").values_list(
+            "pk", "customer_id", "month"
+        ):
             self.bills[customer_id, month].append(pk)
-        self.first_months: dict[int, dt.date] = dict(
-            Bill.objects.filter(customer__in=customers)
-            .order_by()
-            .values_list("customer_id")
-            .annotate(Min("month"))
-        )
-        ids = [pk for pks in self.bills.values() for pk in pks]
+            self.first_months.setdefault(customer_id, month)
+        ids = {pk for bill in bills for pk in self.ids(bill)}
         self.days: dict[int, Days] = defaultdict(dict)
         rows = DailyUsage.objects.filter(bill__in=ids).order_by().values_list("bill_id", "day")
         for bill_id, day, amount in rows.annotate(amount=AmountSum("units", "price_per_unit")):
@@ -145,25 +149,15 @@ def _unusual_total(bill: Bill, compared: Comparison) -> list[Finding]:
         return []
     if total > UNUSUAL_FACTOR * average:
         times = f"{total / average:,.1f}".removesuffix(".0")
-        text = f"{times} times the average of the {MONTHS_COMPARED} months before"
+        kind, text = Kind.HIGH, f"{times} times the average of the {MONTHS_COMPARED} months before"
     elif not compared.is_running and UNUSUAL_FACTOR * total < average:
         share = f"{max(total, Decimal(0)) / average:.0%}"
-        text = f"{share} of the average of the {MONTHS_COMPARED} months before"
+        kind, text = Kind.LOW, f"{share} of the average of the {MONTHS_COMPARED} months before"
     else:
         return []
     if compared.is_running:
         text += " up to the same day"
-    return [Finding(Kind.TOTAL, text, bill.month, total)]
-
-
-def is_far_over(examined: Examined) -> bool:
-    """Tell whether the month is over three times its average, which staff confirm by a box."""
-    average = examined.comparison.average
-    return (
-        any(finding.kind is Kind.TOTAL for finding in examined.findings)
-        and average is not None
-        and examined.comparison.total > UNUSUAL_FACTOR * average
-    )
+    return [Finding(kind, text, bill.month, total)]
 
 
 # Units and amounts by bill, service and day.
@@ -177,7 +171,6 @@ def _service_days(
         line.service
         for bill in bills
         for line in sorted(lines.get(bill.pk, []), key=lambda line: -line.amount)[:_SERVICES_READ]
-        if line.amount >= settings.ATTENTION_FLOOR
     }
     by_bill: ServiceDays = defaultdict(lambda: defaultdict(dict))
     if not services:
@@ -255,18 +248,26 @@ def _services_now_free(
     return findings
 
 
-def _duplicates(bills: Sequence[Bill]) -> dict[int, list[Finding]]:
-    """Return what the last `check_usage` kept, without what staff accepted."""
-    accepted = set(
-        AcceptedDuplicates.objects.filter(
-            customer__in={bill.customer_id for bill in bills}, lifted_at__isnull=True
-        ).values_list("customer_id", "service")
+def _accepted(bills: Sequence[Bill]) -> dict[int, list[AcceptedDuplicates]]:
+    accepted: dict[int, list[AcceptedDuplicates]] = defaultdict(list)
+    in_force = AcceptedDuplicates.objects.filter(
+        customer__in={bill.customer_id for bill in bills}, lifted_at__isnull=True
     )
+    for row in in_force.order_by("service"):
+        accepted[row.customer_id].append(row)
+    return accepted
+
+
+def _duplicates(
+    bills: Sequence[Bill], accepted: dict[int, list[AcceptedDuplicates]]
+) -> dict[int, list[Finding]]:
+    """Return what the last `check_usage` kept, without what staff accepted."""
     customers = {bill.pk: bill.customer_id for bill in bills}
     kept = PossibleDuplicates.objects.filter(bill__in=list(customers))
     findings: dict[int, list[Finding]] = defaultdict(list)
     for row in kept.order_by("service", "price_per_unit"):
-        if (customers[row.bill_id], row.service) not in accepted:
+        right = {one.service for one in accepted[customers[row.bill_id]]}
+        if row.service not in right:
             text = f"{row.records:,} more of the same under other request_ids"
             pairs = tuple((second, first) for second, first in row.pairs)
             findings[row.bill_id].append(

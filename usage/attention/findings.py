@@ -8,6 +8,9 @@ import hashlib
 from decimal import Decimal
 from typing import NamedTuple
 
+from usage.models import AcceptedDuplicates, Line
+from usage.money import plain
+
 # The thresholds of all findings. docs/staff.md states them too.
 MONTHS_COMPARED = 3
 UNUSUAL_FACTOR = 3  # a month over 3 times its average, or under a third of it
@@ -19,7 +22,8 @@ PAIRS_KEPT = 5
 class Kind(enum.Enum):
     """The kinds of findings; the value is what staff read."""
 
-    TOTAL = "Unusual total"
+    HIGH = "High total"
+    LOW = "Low total"
     DAY = "Unusual day"
     FREE = "Price of 0"
     DUPLICATES = "Possible duplicates"
@@ -30,7 +34,7 @@ class Kind(enum.Enum):
     @property
     def blocks(self) -> bool:
         """Whether a bill with such a finding is closed only by staff who saw it."""
-        return self in {Kind.TOTAL, Kind.DAY, Kind.FREE, Kind.DUPLICATES}
+        return self in {Kind.HIGH, Kind.LOW, Kind.DAY, Kind.FREE, Kind.DUPLICATES}
 
 
 class Finding(NamedTuple):
@@ -49,9 +53,14 @@ class Finding(NamedTuple):
 
     @property
     def flag(self) -> str:
-        """A short name for what was found, the same as long as it is the same finding."""
-        what = f"{self.kind.name} {self.service} {self.price or ''}"
-        return hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
+        """A short name of the finding, for pages to say which findings they showed."""
+        return flag_of(self.kind, self.service, self.price)
+
+
+def flag_of(kind: Kind, service: str = "", price: Decimal | None = None) -> str:
+    """Return the flag of a finding of this kind about this service and price."""
+    what = f"{kind.name} {service} {'' if price is None else plain(price)}"
+    return hashlib.blake2b(what.encode(), digest_size=6).hexdigest()
 
 
 class Comparison(NamedTuple):
@@ -68,11 +77,18 @@ class Comparison(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """A bill's total, comparison and findings; those that block are first."""
+    """What was read of a bill, and its findings; those that block are first.
+
+    `days` are the exact amounts of its days. `accepted` are the services of the customer whose
+    equal facts staff accepted.
+    """
 
     total: Decimal
+    lines: list[Line]
+    days: dict[dt.date, Decimal]
     comparison: Comparison
     findings: list[Finding]
+    accepted: list[AcceptedDuplicates]
 
     @property
     def blocking(self) -> list[Finding]:

@@ -62,6 +62,7 @@ class Migration(migrations.Migration):
                 ('bills', models.BigIntegerField()),
                 ('blocking', models.BigIntegerField()),
                 ('informing', models.BigIntegerField()),
+                ('flagged', models.JSONField()),
             ],
             options={
                 'get_latest_by': 'finished_at',

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from usage.models.bill import Bill
-from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH
+from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
 
 class Hold(models.Model):

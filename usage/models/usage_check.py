@@ -8,8 +8,7 @@ from django.db.models import Q
 from usage.database.fields import ExactDecimalField
 from usage.models.bill import Bill
 from usage.models.customer import Customer
-from usage.models.usage_record import ACTOR_LENGTH, REASON_LENGTH
-from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
+from usage.validators import ACTOR_LENGTH, PRICE_DIGITS, REASON_LENGTH, SERVICE_LENGTH
 
 
 class PossibleDuplicates(models.Model):
@@ -71,12 +70,16 @@ class AcceptedDuplicates(models.Model):
 
 
 class UsageCheck(models.Model):
-    """A run of `check_usage` that finished, and how many entries it found."""
+    """A run of `check_usage` that finished, and what it found.
+
+    `flagged` are the ids of the bills with a finding, other than that they are due.
+    """
 
     finished_at = models.DateTimeField()
     bills = models.BigIntegerField()
     blocking = models.BigIntegerField()
     informing = models.BigIntegerField()
+    flagged = models.JSONField()
 
     class Meta:
         default_permissions = ()

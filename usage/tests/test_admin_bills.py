@@ -119,15 +119,15 @@ def test_late_usage_and_voids_are_marked(
     assert page.count(">void</span>") == 1
 
 
-def test_a_bill_is_overdue_when_its_grace_is_over(
+def test_a_bill_is_due_to_close_when_its_grace_is_over(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
     bill = report()
     database_clock.set("2026-12-04T00:00:00.001Z")
 
-    assert "overdue" in cells(admin_client.get(list_of("bill")), "state")[0]
-    assert ">overdue<" in text_of(admin_client.get(page_of(bill)))
-    assert len(cells(admin_client.get(list_of("bill", state="overdue")), "state")) == 1
+    assert "due to close" in cells(admin_client.get(list_of("bill")), "state")[0]
+    assert ">due to close<" in text_of(admin_client.get(page_of(bill)))
+    assert len(cells(admin_client.get(list_of("bill", state="due")), "state")) == 1
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_bill_is_overdue_when_its_grace_is_over(
     [
         ({"state": "open"}, ["Bob"]),
         ({"state": "closed"}, ["Alice"]),
-        ({"state": "overdue"}, []),
+        ({"state": "due"}, []),
         ({"month": "2026-11"}, ["Alice", "Bob"]),
         ({"month": "2026-10"}, []),
         ({"customer": "456"}, ["Bob"]),

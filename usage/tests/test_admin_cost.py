@@ -39,7 +39,7 @@ PAGES: dict[str, Callable[[], str]] = {
 
 
 SECTIONS = (
-    *("accrued", "services", "largest", "overdue", "prices", "late_records", "done"),
+    *("accrued", "services", "largest", "due", "prices", "late_records", "done"),
     *("troubled_keys", "unused_keys"),
 )
 

@@ -271,7 +271,7 @@ def test_the_list_shows_the_current_bill(
     assert [row.shown_total for row in rows] == ["$5.80", "–"]
 
 
-def test_an_overdue_bill_is_overdue_on_the_customers_page(
+def test_a_due_bill_is_due_on_the_customers_page(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
     database_clock.set("2026-10-20T12:00:00Z")
@@ -280,7 +280,7 @@ def test_an_overdue_bill_is_overdue_on_the_customers_page(
 
     page = text_of(admin_client.get(page_of(customer)))
 
-    assert (page.count(">overdue<"), page.count(">open<")) == (1, 0)
+    assert (page.count(">due to close<"), page.count(">open<")) == (1, 0)
 
 
 def test_the_page_shows_the_latest_bills(

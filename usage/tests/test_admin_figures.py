@@ -106,7 +106,7 @@ def test_a_page_that_the_database_cannot_add_up_says_so_and_shows_the_rest(
     page = text_of(admin_client.get("/admin/"))
 
     assert "The database took too long to add up all bills" in page
-    assert "No bill is overdue." in page
+    assert "No bill is due." in page
 
 
 def test_another_error_is_not_hidden(

@@ -26,7 +26,9 @@ def bill(customer: Customer, database_clock: DatabaseClock) -> Bill:
 
 
 def test_the_history_keeps_who_closed_and_why(admin_client: Client, bill: Bill) -> None:
-    admin_client.post(page_of(bill, "close"), {"reason": " The customer leaves. "})
+    admin_client.post(
+        page_of(bill, "close"), {"expected_total": "2.9", "reason": " The customer leaves. "}
+    )
 
     entry = HistoryEntry.objects.get()
     assert (entry.bill, entry.actor, entry.action) == (bill, "admin", "closed")
@@ -38,7 +40,7 @@ def test_the_history_keeps_who_closed_and_why(admin_client: Client, bill: Bill) 
 
 def test_closing_twice_is_kept_once(admin_client: Client, bill: Bill) -> None:
     for _ in range(2):
-        admin_client.post(page_of(bill, "close"))
+        admin_client.post(page_of(bill, "close"), {"expected_total": "2.9"})
 
     assert HistoryEntry.objects.count() == 1
 

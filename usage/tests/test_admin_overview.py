@@ -41,7 +41,7 @@ def test_a_quiet_day(admin_client: Client) -> None:
     for said in (
         "No usage was recorded this month or the last.",
         "No bill is open.",
-        "No bill is overdue.",
+        "No bill is due.",
         "No customer's prices have changed",
         "No usage was late this month.",
         "Nothing has been done yet.",
@@ -149,17 +149,17 @@ def test_bills_are_counted_by_state(
 
     context = shown(admin_client)
 
-    states = ("open", "overdue", "closed")
+    states = ("open", "due", "closed")
     assert [context[f"{state}_bills"] for state in states] == ["2", "1", "1"]
 
 
-def test_overdue_bills_are_listed(
+def test_due_bills_are_listed(
     admin_client: Client, bill: Bill, database_clock: DatabaseClock
 ) -> None:
     database_clock.set("2026-12-10T12:00:00Z")
     report(customer_id=CustomerFactory.create().pk)
 
-    (row,) = shown(admin_client)["overdue"]
+    (row,) = shown(admin_client)["due"]
 
     assert (row.url, row.period, row.total) == (page_of(bill), "November 2026", "$2.90")
 
@@ -251,7 +251,7 @@ def test_ten_prices_are_shown_and_that_there_are_more(
 def test_late_usage_of_this_month_and_what_was_done_are_shown(
     admin_client: Client, bill: Bill, database_clock: DatabaseClock
 ) -> None:
-    admin_client.post(page_of(bill, "close"))
+    admin_client.post(page_of(bill, "close"), {"expected_total": "2.9"})
     report(request_id="late", occurred_at=bill.period_start)
 
     context = shown(admin_client)
@@ -271,6 +271,6 @@ def test_late_usage_of_this_month_and_what_was_done_are_shown(
 def test_it_shows_only_what_the_user_may_see(bill: Bill) -> None:
     page = text_of(staff("view_customer").get("/admin/"))
 
-    for hidden in ("Accrued", "Overdue", "Late usage", "Unit prices", "Recent activity", "$"):
+    for hidden in ("Accrued", "Due to close", "Late usage", "Unit prices", "Recent activity", "$"):
         assert hidden not in page
     assert list_of("customer") in page

@@ -68,7 +68,7 @@ def test_over_three_times_the_average_is_unusual(company: Company) -> None:
 
     (finding,) = company.examined().findings
 
-    assert (finding.kind, finding.amount) == (Kind.TOTAL, Decimal("600.01"))
+    assert (finding.kind, finding.amount) == (Kind.HIGH, Decimal("600.01"))
     assert finding.text == "3 times the average of the 3 months before up to the same day"
 
 
@@ -86,7 +86,7 @@ def test_under_a_third_is_unusual_only_once_the_month_is_over(company: Company) 
 
     company.at("2026-12-01")
 
-    assert company.found() == [Kind.TOTAL]
+    assert company.found() == [Kind.LOW]
     assert "25% of the average" in company.examined().findings[0].text
 
 
@@ -97,7 +97,7 @@ def test_a_running_month_is_compared_up_to_the_same_day(company: Company) -> Non
 
     (finding,) = company.examined().findings
 
-    assert finding.kind is Kind.TOTAL
+    assert finding.kind is Kind.HIGH
     assert company.examined().comparison.average == 10
 
 
@@ -128,7 +128,7 @@ def test_the_floor_is_a_setting(company: Company, settings: LazySettings) -> Non
     three_months(company, "0.02")
     company.uses("2026-11-20", "0.10")
 
-    assert company.found() == [Kind.TOTAL]
+    assert company.found() == [Kind.HIGH]
 
 
 def test_the_rest_of_a_month_after_an_early_close_is_compared_as_a_whole_month(

@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from usage.attention.bills import examine
 from usage.attention.duplicates import find_duplicates
-from usage.attention.findings import Finding
+from usage.attention.findings import Finding, Kind
 from usage.attention.keys import silent_keys
 from usage.database.transactions import database_now
 from usage.models import Bill, UsageCheck
@@ -29,13 +29,17 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         self.blocking = self.informing = bills = records = last = 0
+        flagged = []
         now = database_now()
         open_bills = Bill.objects.open().select_related("customer").order_by("pk")
         while page := list(open_bills.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
             records += sum(find_duplicates(bill) for bill in page)
             examined = examine(page, now)
             for bill in page:
-                for finding in examined[bill.pk].findings:
+                findings = examined[bill.pk].findings
+                if any(finding.kind is not Kind.DUE for finding in findings):
+                    flagged.append(bill.pk)
+                for finding in findings:
                     self._tell(str(bill), finding, bill.currency)
             bills, last = bills + len(page), page[-1].pk
         for api_key, finding in silent_keys(day_of(now)):
@@ -46,6 +50,7 @@ class Command(BaseCommand):
             bills=bills,
             blocking=self.blocking,
             informing=self.informing,
+            flagged=flagged,
         )
         read = f"{counted(bills, 'open bill')} with {counted(records, 'record')} checked"
         found = f"{self.blocking} blocking, {self.informing} informing"

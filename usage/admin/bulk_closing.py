@@ -1,0 +1,262 @@
+"""Closing many due bills: a list to choose from, one confirmation, and closes that go on."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple
+
+from django import forms
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import reverse
+from django.views.generic import View
+
+from usage.admin import formats
+from usage.admin.attention import (
+    ComparisonCells,
+    FindingCells,
+    comparison_cells,
+    finding_cells,
+    last_check,
+)
+from usage.admin.forms import OptionalReasonForm
+from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.paging import NAMES_BYTES, bytes_of
+from usage.admin.rows import BillCells, bill_url, period_of, state_of
+from usage.attention.bills import examine
+from usage.attention.findings import Examined
+from usage.database.transactions import DatabaseUnavailable, database_now
+from usage.ledger.close import BillChanged, BillNotBegun, BillOnHold, BillTotalTooLarge, close
+from usage.models import Bill
+from usage.money import EXACT, plain
+from usage.verification import counted
+
+BILLS_SHOWN = 60
+# A request begins no close after this; one may take the rest of its 8 seconds.
+SECONDS_PER_REQUEST = 2.0
+
+
+class Shown(NamedTuple):
+    """A bill as a page showed it, for the form to send back."""
+
+    bill_id: int
+    total: Decimal
+    flags: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Shown:
+        """Return the value that `str()` wrote; raises ValueError if it did not."""
+        bill_id, total, flags = text.split(":")
+        try:
+            return cls(int(bill_id), Decimal(total), tuple(flags.split(",")))
+        except InvalidOperation as error:
+            raise ValueError(f"{total!r} is not a total.") from error
+
+    def __str__(self) -> str:
+        return f"{self.bill_id}:{plain(self.total)}:{','.join(self.flags)}"
+
+
+class Row(NamedTuple):
+    """A due bill in the list."""
+
+    value: str
+    bill: BillCells
+    comparison: ComparisonCells
+    findings: list[FindingCells]
+    is_blocked: bool
+    is_held: bool
+
+
+class Sum(NamedTuple):
+    """The number of bills in one currency, and the sum of their totals."""
+
+    number: int
+    total: str
+
+
+class ToClose(View):
+    """The due bills.
+
+    A POST with bills chosen shows the confirmation. Its POST closes bills for about two seconds; if
+    some remain, the answer is a form with these that the browser sends by itself.
+    """
+
+    http_method_names = ["get", "head", "post"]
+
+    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not self.model_admin.has_view_permission(request):
+            raise PermissionDenied
+        if request.method == "POST" and not self.model_admin.may_act(request):
+            raise PermissionDenied
+        return super().dispatch(request, *args, **kwargs)
+
+    def get(self, request: HttpRequest) -> HttpResponse:
+        now = database_now()
+        due = Bill.objects.due(now).select_related("customer", "hold").order_by("pk")
+        number = due.count()
+        after = request.GET.get("after", "")
+        if after.isascii() and after.isdecimal() and len(after) < 19:
+            due = due.filter(pk__gt=int(after))
+        page = list(due[: BILLS_SHOWN + 1])
+        shown = _fitting(page[:BILLS_SHOWN])
+        examined = examine(shown, now)
+        rows = sorted(
+            (_row(bill, examined[bill.pk], now) for bill in shown),
+            key=lambda row: (not row.is_blocked, row.is_held),
+        )
+        check = last_check()
+        return self.page(
+            "usage/admin/to_close.html",
+            title="To close",
+            number=formats.number(number),
+            rows=rows,
+            sums=_sums((bill, examined[bill.pk].total) for bill in shown),
+            chosen=sum(not (row.is_blocked or row.is_held) for row in rows),
+            checked_at=formats.moment(check.finished_at) if check else None,
+            next_after=shown[-1].pk if len(page) > len(shown) else None,
+        )
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        try:
+            chosen = [Shown.parse(value) for value in request.POST.getlist("bill")]
+        except ValueError:
+            messages.error(request, "Nothing was closed: the form is damaged. Choose again.")
+            return HttpResponseRedirect(self.address)
+        if not chosen and "closed" not in request.POST:
+            messages.info(request, "Choose the bills to close.")
+            return HttpResponseRedirect(self.address)
+        form = OptionalReasonForm(request.POST)
+        if "confirmed" not in request.POST or not form.is_valid():
+            return self.confirm(
+                chosen, form if "confirmed" in request.POST else OptionalReasonForm()
+            )
+        return self.close_some(chosen, form.cleaned_data["reason"])
+
+    @property
+    def address(self) -> str:
+        return reverse("admin:usage_bill_to-close")
+
+    def page(self, template: str, **context: Any) -> HttpResponse:
+        return self.model_admin.page(self.request, template, None, address=self.address, **context)
+
+    def confirm(self, chosen: Sequence[Shown], form: forms.Form) -> HttpResponse:
+        """Show the chosen bills as they are now, of which the confirmation carries the totals."""
+        now = database_now()
+        found = Bill.objects.filter(pk__in=[one.bill_id for one in chosen])
+        bills = list(found.select_related("customer", "hold").order_by("pk"))
+        examined = examine(bills, now)
+        rows = [_row(bill, examined[bill.pk], now) for bill in bills]
+        return self.page(
+            "usage/admin/close_many.html",
+            title=f"Close {counted(len(rows), 'bill')}?",
+            form=form,
+            values=[row.value for row in rows],
+            flagged=[row for row in rows if row.is_blocked or row.is_held],
+            sums=_sums((bill, examined[bill.pk].total) for bill in bills),
+            number=counted(len(rows), "bill"),
+        )
+
+    def close_some(self, chosen: Sequence[Shown], reason: str) -> HttpResponse:
+        """Close the first of these bills, and go on with the rest in another request."""
+        closed, already = (_count(self.request.POST.get(name)) for name in ("closed", "already"))
+        left = self.request.POST.getlist("left")
+        began = time.monotonic()
+        rest = list(chosen)
+        bills = Bill.objects.in_bulk([one.bill_id for one in chosen])
+        while rest and time.monotonic() < began + SECONDS_PER_REQUEST:
+            one = rest.pop(0)
+            if not (bill := bills.get(one.bill_id)):
+                continue
+            try:
+                if close(
+                    bill,
+                    by=self.request.user,
+                    reason=reason,
+                    expected_total=one.total,
+                    expected_flags=one.flags,
+                    began=began,
+                ):
+                    self.model_admin.log_change(self.request, bill, "Closed with others.")
+                    closed += 1
+                else:
+                    already += 1
+            except (BillChanged, BillNotBegun, BillOnHold, BillTotalTooLarge) as error:
+                left.append(f"Bill {bill.pk} of {bill.customer} was left open. {error}")
+            except DatabaseUnavailable:
+                left.append(
+                    f"The database did not answer in time. Check whether bill {bill.pk} of"
+                    f" {bill.customer} was closed."
+                )
+        if rest:
+            return self.page(
+                "usage/admin/goes_on.html",
+                title="Closing bills",
+                said=f"{closed + already + len(left)} of"
+                f" {closed + already + len(left) + len(rest)} bills done.",
+                values=[
+                    ("confirmed", "1"),
+                    ("reason", reason),
+                    ("closed", closed),
+                    ("already", already),
+                    *(("left", text) for text in left),
+                    *(("bill", str(one)) for one in rest),
+                ],
+            )
+        done = f"{closed} closed"
+        if already:
+            done += f", {already} {'was' if already == 1 else 'were'} closed already"
+        messages.success(self.request, f"{done}.")
+        for text in left:
+            messages.warning(self.request, text)
+        return HttpResponseRedirect(self.address)
+
+
+def _count(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 0
+
+
+def _fitting(bills: Sequence[Bill]) -> list[Bill]:
+    """Return as many bills as a page has room for with their customers' names."""
+    room, fitting = NAMES_BYTES, list[Bill]()
+    for bill in bills:
+        room -= 2 * bytes_of(bill.customer.name)
+        if room < 0 and fitting:
+            break
+        fitting.append(bill)
+    return fitting
+
+
+def _row(bill: Bill, found: Examined, now: Any) -> Row:
+    return Row(
+        value=str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
+        bill=BillCells(
+            bill_url(bill.pk),
+            formats.customer(bill.customer),
+            period_of(bill),
+            state_of(bill, now),
+            found.total,
+            formats.money(found.total, bill.currency),
+        ),
+        comparison=comparison_cells(found.comparison, bill),
+        findings=[finding_cells(finding, bill) for finding in found.blocking],
+        is_blocked=bool(found.blocking),
+        is_held=hasattr(bill, "hold"),
+    )
+
+
+def _sums(totals: Iterable[tuple[Bill, Decimal]]) -> list[Sum]:
+    """Return the number and the sum of bills by currency."""
+    sums: dict[str, tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
+    for bill, total in totals:
+        number, amount = sums[bill.currency]
+        sums[bill.currency] = number + 1, EXACT.add(amount, total)
+    return [
+        Sum(number, formats.money(amount, currency))
+        for currency, (number, amount) in sorted(sums.items())
+    ]

@@ -1,0 +1,139 @@
+"""Closing one bill, putting it on hold and releasing it, each behind a confirmation."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from django import forms
+from django.contrib import messages
+
+from usage.admin import formats
+from usage.admin.actions import AskAgain, ConfirmedAct
+from usage.admin.attention import comparison_cells, finding_cells
+from usage.admin.forms import CloseForm, OptionalReasonForm, ReasonForm
+from usage.attention.bills import examine
+from usage.attention.findings import Examined, Kind, flag_of
+from usage.database.transactions import database_now
+from usage.ledger.close import BillChanged, close
+from usage.ledger.hold import hold, release
+from usage.models import Bill, Hold
+from usage.money import plain
+from usage.periods import is_open_to_usage
+
+_HIGH = flag_of(Kind.HIGH)
+
+
+class CloseBill(ConfirmedAct):
+    """Closes a bill as the page showed it, or asks again if it has changed."""
+
+    template = "usage/admin/bill_close.html"
+    title = "Close this bill?"
+    row: Bill
+
+    @cached_property
+    def examined(self) -> Examined:
+        return examine([self.row], database_now())[self.row.pk]
+
+    def form(self, *, data: Any = None, initial: Any = None) -> forms.Form:
+        if data is None:
+            flags = ",".join(sorted(self.examined.flags))
+            initial |= {"expected_total": plain(self.examined.total), "flags": flags}
+        form = CloseForm(data=data, initial=initial)
+        if _HIGH not in (initial if data is None else data).get("flags", ""):
+            del form.fields["is_right"]
+        return form
+
+    def refusal(self) -> str:
+        if self.row.is_closed:
+            return "The bill is closed already and cannot change."
+        if held := Hold.objects.filter(bill=self.row).first():
+            return f"The bill is on hold: {held.reason} Release it before you close it."
+        if database_now() <= self.row.period_start:
+            return "The bill's period has not begun. Close it after that."
+        return ""
+
+    def context(self) -> dict[str, Any]:
+        now = database_now()
+        largest = max(self.examined.lines, key=lambda line: line.amount, default=None)
+        return {
+            "customer": formats.customer(self.row.customer),
+            "month": f"{self.row.month:%B %Y}",
+            "total": formats.money(self.examined.total, self.row.currency),
+            "comparison": comparison_cells(self.examined.comparison, self.row),
+            "largest": largest and formats.name(largest.service),
+            "largest_amount": largest and formats.money(largest.amount, self.row.currency),
+            "findings": [finding_cells(finding, self.row) for finding in self.examined.findings],
+            "ends_early": now < self.row.period_end,
+            "month_open": is_open_to_usage(self.row.month, now),
+        }
+
+    def act(self, data: dict[str, Any]) -> None:
+        if data["expected_total"] is None:
+            raise AskAgain("The total that the page showed is missing.")
+        try:
+            closed = close(
+                self.row,
+                by=self.request.user,
+                reason=data["reason"],
+                expected_total=data["expected_total"],
+                expected_flags=data["flags"].split(","),
+            )
+        except BillChanged as changed:
+            raise AskAgain(str(changed)) from changed
+        if not closed:
+            messages.info(self.request, "The bill was closed already; nothing was changed.")
+            return
+        total = formats.money(self.row.total, self.row.currency)
+        self.log(self.row, f"Closed at {total}.")
+        messages.success(self.request, f"The bill is closed. Its total is {total}.")
+
+
+class HoldBill(ConfirmedAct):
+    """Puts a bill on hold."""
+
+    form_class = ReasonForm
+    template = "usage/admin/bill_hold.html"
+    title = "Put this bill on hold?"
+    row: Bill
+
+    def refusal(self) -> str:
+        if self.row.is_closed:
+            return "The bill is closed already, so it cannot be put on hold."
+        if Hold.objects.filter(bill=self.row).exists():
+            return "The bill is on hold already."
+        return ""
+
+    def context(self) -> dict[str, Any]:
+        return {"customer": formats.customer(self.row.customer)}
+
+    def act(self, data: dict[str, Any]) -> None:
+        hold(self.row, by=self.request.user, reason=data["reason"])
+        self.log(self.row, f"Put on hold: {data['reason']}")
+        messages.success(self.request, "The bill is on hold.")
+
+
+class ReleaseBill(ConfirmedAct):
+    """Releases a bill that is on hold."""
+
+    form_class = OptionalReasonForm
+    template = "usage/admin/bill_release.html"
+    title = "Release this bill?"
+    row: Bill
+
+    def refusal(self) -> str:
+        return "" if Hold.objects.filter(bill=self.row).exists() else "The bill is not on hold."
+
+    def context(self) -> dict[str, Any]:
+        held = Hold.objects.get(bill=self.row)
+        return {
+            "customer": formats.customer(self.row.customer),
+            "held_at": formats.moment(held.at),
+            "held_by": formats.name(held.by),
+            "held_reason": held.reason,
+        }
+
+    def act(self, data: dict[str, Any]) -> None:
+        release(self.row, by=self.request.user, reason=data["reason"])
+        self.log(self.row, "Released from hold.")
+        messages.success(self.request, "The bill is no longer on hold.")
