@@ -52,7 +52,8 @@ class _Process:
         return os.getpid(), cls.forks
 
 
-os.register_at_fork(after_in_child=_Process.forked)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_Process.forked)
 
 
 class _BearerKey(AuthBase):

@@ -76,14 +76,7 @@ class MemoryService:
             return self._batch(sent)
         if not isinstance(sent, dict):
             return _refused(400, "invalid_json", "The body is neither a record nor an array.")
-        if idempotency_key not in (None, sent.get("request_id", sent.get("requestId"))):
-            return _refused(
-                400,
-                "idempotency_key_mismatch",
-                "The header Idempotency-Key is not the request_id. Only the request_id counts:"
-                " send the same one with every try, and leave the header out or make it equal.",
-            )
-        return self._one(sent)
+        return self._one(sent, idempotency_key)
 
     def _batch(self, sent: list[Any]) -> Reply:
         if not sent:
@@ -98,11 +91,17 @@ class MemoryService:
         summary["rejected"] = len(statuses) - sum(summary.values())
         return Reply(207, {"results": results, "summary": summary}, {})
 
-    def _one(self, sent: Any) -> Reply:
+    def _one(self, sent: Any, idempotency_key: str | None = None) -> Reply:
         try:
             usage = _usage(sent)
         except ValidationError as error:
             return _invalid(error.fields)
+        if idempotency_key not in (None, usage.request_id):
+            detail = (
+                "The header Idempotency-Key is not the request_id. Only the request_id counts:"
+                " send the same one with every try, and leave the header out or make it equal."
+            )
+            return _invalid([FieldError("Idempotency-Key", "mismatch", detail)])
         with self._lock:
             known = self.usages.get(usage.request_id)
             if known is not None:

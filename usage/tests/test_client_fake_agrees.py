@@ -44,6 +44,10 @@ SENT: dict[str, list[Any]] = {
     "a replay with its time": [at(NOW), at(NOW)],
     "a replay without its time": [at(NOW), SOUND],
     "a conflict": [SOUND, {**SOUND, "units_consumed": 3, "price_per_unit": 1}],
+    "a conflict of the time alone": [at(NOW), at(NOW - timedelta(seconds=1))],
+    "a customer as a string of digits": [{**SOUND, "customer_id": "123"}, SOUND],
+    "a customer with leading zeros": [{**SOUND, "customer_id": "0123"}],
+    "a customer above the bounds": [{**SOUND, "customer_id": str(2**63)}],
     "a late record": [at(NOW - timedelta(days=60))],
     "a time ahead": [at(NOW + timedelta(minutes=6))],
     "a time too long ago": [at(NOW - timedelta(days=367))],
@@ -102,6 +106,17 @@ def form(content: Any) -> Any:
     if content["occurred_at"] == recorded_at:
         del content["occurred_at"]  # by the clock of each side
     return content
+
+
+@pytest.mark.parametrize("key", ["cdn:17", "mine", ""])
+@pytest.mark.parametrize("sent", [SOUND, [SOUND], {**SOUND, "service": ""}], ids=repr)
+def test_it_looks_at_an_idempotency_key_as_the_service(
+    customer: Customer, post: Post, sent: Any, key: str
+) -> None:
+    reply = MemoryService().answer(body_of(sent), idempotency_key=key)
+    answer = post(body_of(sent), **{"Idempotency-Key": key})
+    assert answer.status_code == reply.status
+    assert form(answer.json()) == form(json.loads(json.dumps(reply.content)))
 
 
 @pytest.mark.parametrize("sent", SENT.values(), ids=list(SENT))
