@@ -238,7 +238,8 @@ def database(url: str) -> dict[str, Any]:
             if config["HOST"].startswith("/"):
                 config["HOST"] = socket_folder(url)
             options["options"] = f"{POSTGRESQL['options']} {options.get('options', '')}".strip()
-            return config | {"OPTIONS": POSTGRESQL | options}
+            engine = "usage.database.postgresql"
+            return config | {"ENGINE": engine, "OPTIONS": POSTGRESQL | options}
     raise ValidationError("This is no address of an SQLite file or a PostgreSQL database.")
 
 
@@ -284,6 +285,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "usage.api.middleware.endpoint",  # what follows is for pages
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "usage.admin.unavailable.PageLimits",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",

@@ -7,6 +7,8 @@ import time
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
 
+from usage.database.postgresql.circuit import circuit
+
 # Seconds for each connection that a worker has, up to so many.
 _HESITATION, _MOST = 0.00005, 16
 
@@ -17,6 +19,11 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
     Connections that stay open come in bursts, when callers or a proxy start, and whichever worker
     wakes first would take them all: one processor would serve them, and the others idle.
     """
+
+    def init_process(self) -> None:
+        """Tell the process how many threads it has, before the first request."""
+        circuit.threads = self.cfg.threads
+        super().init_process()
 
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, unless another worker has taken it meanwhile."""

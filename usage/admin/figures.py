@@ -19,6 +19,7 @@ from django.core.cache import cache
 from django.db import Error
 from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
+from usage.database.postgresql import waiting
 from usage.database.sums import AmountSum
 from usage.database.transactions import is_unavailable
 from usage.models import Customer, DailyUsage
@@ -84,7 +85,8 @@ def figures(now: dt.datetime) -> Figures | None:
     """Return the figures, at most ten minutes old; None if the database gave up on them."""
     key = f"overview-{month_of(now)}"
     # Requests that arrive meanwhile wait for these figures instead of adding them up again.
-    with _one_at_a_time:
+    waiting.acquire(_one_at_a_time)
+    try:
         kept: list[Figures | None] | None = cache.get(key)
         if kept is not None:
             return kept[0]
@@ -95,6 +97,8 @@ def figures(now: dt.datetime) -> Figures | None:
             most = MOST_KEPT_SECONDS if found else RETRIED_AFTER_SECONDS
             cache.set(key, [found], min(KEPT_TIMES * took, most))
         return found
+    finally:
+        _one_at_a_time.release()
 
 
 def _read_unless_unavailable(now: dt.datetime) -> Figures | None:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from usage.api import problems
+from usage.api.parsing import drop_body
 from usage.api.probes import PROBES
 from usage.api.problems import USAGE_PATH
 from usage.api.views import UsageView
+from usage.database.postgresql import waiting
+from usage.database.postgresql.circuit import CircuitOpen
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
@@ -53,8 +56,16 @@ def endpoint(get_response: GetResponse) -> GetResponse:
     """
     record_usage = UsageView.as_view()
     paths = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
+    waiting.install()
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        return record_usage(request) if request.path_info in paths else get_response(request)
+        if request.path_info not in paths:
+            return get_response(request)
+        try:
+            with waiting.request():
+                return record_usage(request)
+        except CircuitOpen:
+            drop_body(request)
+            return problems.unavailable().response()
 
     return middleware

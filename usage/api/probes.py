@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from django.conf import settings
-from django.db import Error, connection
+from django.db import Error, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
-from usage.database import triggers
+from usage.database import deadline, triggers
+from usage.database.postgresql.circuit import CircuitOpen, circuit
+from usage.database.postgresql.session import REQUIRED, REQUIRED_TO_RECORD
+from usage.database.postgresql.validation import unmet
+from usage.database.postgresql.waiting import GivenUp
 from usage.models import Bill
 from usage.periods import month_bounds
+
+logger = logging.getLogger(__name__)
+
+# Sooner than the probe gives up, so that a lock is called a lock.
+_TIMEOUTS = "SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 1500"
+# The lock that recording takes on each table it writes.
+_TABLES = "usage_customer, usage_bill, usage_usagerecord, usage_dailyusage"
+# libpq gives a refused connection no SQLSTATE, only the server's words.
+_REFUSED = {
+    "too many": "The server has no connection left: raise max_connections or use fewer workers.",
+    "remaining connection slots": (
+        "The server has no connection left: raise max_connections or use fewer workers."
+    ),
+    "authentication failed": "The server refuses the user or password of DATABASE_URL.",
+    "does not exist": "The server has no such user or database: check DATABASE_URL.",
+    "starting up": "The server is starting up.",
+    "shutting down": "The server is shutting down.",
+    "recovery mode": "The server is recovering from a crash.",
+}
 
 
 @require_safe
@@ -23,11 +48,15 @@ def livez(_request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def readyz(_request: HttpRequest) -> HttpResponse:
-    """Answer 200 if this process can record usage, else 503 with what is missing."""
+    """Answer 200 if this process could record usage now, else 503 with the reasons."""
     try:
-        missing = list(_missing())
-    except Error:
-        missing = ["The database does not answer: check DATABASE_URL and the server."]
+        with circuit.attempt(), deadline.within(deadline.PROBE_SECONDS), _transaction():
+            missing = list(_missing())
+    except CircuitOpen:
+        missing = ["The database has not answered for a while, and a request is trying it now."]
+    except Error as error:
+        logger.warning("Not ready: the database is unavailable.", exc_info=error)
+        missing = [_reason(error)]
     return JsonResponse(
         {"status": "unavailable" if missing else "ok", "missing": missing},
         status=503 if missing else 200,
@@ -35,7 +64,18 @@ def readyz(_request: HttpRequest) -> HttpResponse:
     )
 
 
+def _transaction() -> AbstractContextManager[object]:
+    # On SQLite a transaction waits for the one writer, and would make others wait.
+    return transaction.atomic() if connection.vendor == "postgresql" else nullcontext()
+
+
 def _missing() -> Iterator[str]:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(_TIMEOUTS)
+        if reasons := list(unmet(connection, REQUIRED_TO_RECORD + REQUIRED)):
+            yield from reasons
+            return
     executor = MigrationExecutor(connection)
     if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
@@ -49,6 +89,28 @@ def _missing() -> Iterator[str]:
             f"BILLING_TIME_ZONE is {settings.BILLING_TIME_ZONE}, but bills were opened in another"
             " zone: set it back."
         )
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"LOCK TABLE {_TABLES} IN ROW EXCLUSIVE MODE")
+            if circuit.is_open:
+                # Commits may hang while all else is answered: this one shows whether they do.
+                cursor.execute("SELECT pg_logical_emit_message(true, 'billing', '')")
+
+
+def _reason(error: Error) -> str:
+    """Return in one sentence what keeps the database from answering, without its address."""
+    cause, text = error.__cause__, str(error)
+    if isinstance(cause, GivenUp):
+        seconds = f"{deadline.PROBE_SECONDS:g} seconds"
+        return f"The database did not answer within {seconds}: look at its server and its disk."
+    if getattr(cause, "pgcode", None) == "55P03" or "locked" in text:
+        return (
+            "A lock is held on the service's tables: wait for the migration or job that holds it."
+        )
+    for words, reason in _REFUSED.items():
+        if words in text:
+            return reason
+    return "The database cannot be reached: check DATABASE_URL and the server."
 
 
 def _is_within_month(bill: Bill) -> bool:

@@ -24,6 +24,7 @@ from django.utils import timezone
 
 from usage.api.problems import Problem
 from usage.api.serializers import camel_case, read_customer_id
+from usage.database.postgresql import waiting
 from usage.database.transactions import is_unavailable
 from usage.metrics import TRAFFIC_WAITING, request_summary
 from usage.models import Counts, Refusal, RefusalNote, Traffic
@@ -119,7 +120,7 @@ class TrafficCounter:
         counts = {key: Counts(**numbers) for key, numbers in counted.items()}
         committing = False
         try:
-            with transaction.atomic(durable=True):
+            with waiting.request(), transaction.atomic(durable=True):
                 Traffic.objects.fold(counts)
                 Refusal.objects.keep(refusals)
                 committing = True
@@ -139,7 +140,7 @@ class TrafficCounter:
     ) -> None:
         # A commit without an answer may have gone through: rather lose counts than add them twice.
         is_lost = committing and getattr(error.__cause__, "pgcode", "") is None
-        if not isinstance(error, Error) or not is_unavailable(error) or is_lost:
+        if not is_unavailable(error) or is_lost:
             logger.error("Some traffic of API keys was not counted.", exc_info=error)
             return
         if not self._is_waiting:

@@ -19,6 +19,10 @@ import psycopg2
 from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from usage.database.deadline import DatabaseUnavailable as DatabaseUnavailable  # noqa: PLC0414 - theirs too
+from usage.database.postgresql.circuit import circuit
+from usage.database.postgresql.waiting import GivenUp
+
 T = TypeVar("T")
 
 # SQL for the database's clock, by vendor.
@@ -26,6 +30,13 @@ NOW = {
     "postgresql": "statement_timestamp()",
     "sqlite": "strftime('%%Y-%%m-%%d %%H:%%M:%%f', 'now')",
 }
+# A commit that wrote nothing waits for no standby: what such a transaction found, after a crash,
+# may be on this server alone, and would be lost with it though it was answered as stored. This
+# makes the transaction one that wrote, after what it found; without standbys it does nothing.
+ON_STANDBY = (
+    "(SELECT pg_logical_emit_message(true, 'billing', '')"
+    " WHERE current_setting('synchronous_standby_names') <> '')"
+)
 _ATTEMPTS = 5
 # A statement on PostgreSQL, and the beginning of a transaction on SQLite, may take 5 s; with none
 # begun after 3 s all is over after 8: a caller waits 10.
@@ -48,10 +59,6 @@ _SQLITE_REPEATABLE = frozenset({5, 6})
 _SQLITE_UNAVAILABLE = frozenset({7, 8, 10, 13, 14, 15})
 
 
-class DatabaseUnavailable(Exception):
-    """The database is away, locked or overloaded; whether a commit went through is not known."""
-
-
 class Repeat(Exception):
     """What the transaction read first was overtaken: roll it back and run it again."""
 
@@ -60,13 +67,15 @@ def is_repeatable(error: BaseException) -> bool:
     """Tell whether the same transaction, run again, may succeed: a lost race or connection."""
     cause = error.__cause__
     match cause:
+        case GivenUp():
+            return False  # the time is over
         case sqlite3.Error():
             return _primary_code(cause) in _SQLITE_REPEATABLE
         case psycopg2.Error(pgcode=None):
             # What libpq finds out by itself, a refused or broken connection, has no state.
             return isinstance(cause, psycopg2.OperationalError | psycopg2.InterfaceError)
         case psycopg2.Error(pgcode=state):
-            return state in _REPEATABLE_STATES | _STALE_STATES
+            return state in _REPEATABLE_STATES or _is_stale(cause)
     return isinstance(error, Repeat)
 
 
@@ -74,6 +83,8 @@ def is_unavailable(error: BaseException) -> bool:
     """Tell whether the database, and not the statement, is to blame for a Django database error."""
     cause = error.__cause__
     match cause:
+        case GivenUp():
+            return True
         case sqlite3.Error() if _primary_code(cause) in _SQLITE_UNAVAILABLE:
             return True
         case psycopg2.Error(pgcode=str(state)) if (
@@ -90,6 +101,15 @@ def sqlstate_class(error: BaseException | None) -> str:
             return error.pgcode[:2]
         error = error.__cause__
     return "none"
+
+
+def _is_stale(error: BaseException | None) -> bool:
+    """Tell whether another connection would do: what this one has prepared is out of date."""
+    if not isinstance(error, psycopg2.Error):
+        return False
+    # A column's type was changed; 0A000 alone would also be a feature that the server lacks.
+    is_changed = error.diag.source_function == "RevalidateCachedQuery"
+    return error.pgcode in _STALE_STATES or (error.pgcode == "0A000" and is_changed)
 
 
 def _primary_code(error: sqlite3.Error) -> int:
@@ -116,6 +136,7 @@ def repeatable(
     connection = connections[using]
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + patience
+    circuit.check()
     for attempt in count(1):
         if time.monotonic() > give_up:
             raise DatabaseUnavailable("The database took too long over one transaction.")
@@ -133,7 +154,7 @@ def repeatable(
             last = attempt >= attempts or time.monotonic() > give_up
             if nested or last or not is_repeatable(error):
                 raise DatabaseUnavailable("The database could not take the transaction.") from error
-            if getattr(error.__cause__, "pgcode", None) in _STALE_STATES:
+            if _is_stale(error.__cause__):
                 connection.close()
         if not nested:
             connection.close_if_unusable_or_obsolete()
@@ -155,6 +176,14 @@ def _in_time(
         return execute(*others)
 
     return connection.execute_wrapper(check)
+
+
+def confirm_on_standby(*, using: str = DEFAULT_DB_ALIAS) -> None:
+    """Let the commit wait until what this transaction has found is on the synchronous standby."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {ON_STANDBY}")
 
 
 def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection, models
 
 from usage.attention.bills import examine
-from usage.database.transactions import database_now, repeatable
+from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import CLOSE_LOCK_SECONDS
 from usage.models import Bill, HistoryEntry, Hold
@@ -69,6 +69,7 @@ def _close(
     # A new statement: it sees the records whose transactions the lock waited for.
     bill.refresh_from_db()  # the customer too, whose name the bill keeps
     if bill.is_closed:
+        confirm_on_standby()
         return False
     if now <= bill.period_start:
         raise BillNotBegun(

@@ -15,7 +15,7 @@ from django.conf import settings
 from django.db.backends.utils import CursorWrapper
 
 from usage.database import prepared
-from usage.database.transactions import NOW, instant
+from usage.database.transactions import NOW, ON_STANDBY, instant
 from usage.ledger.facts import CloseLockBusy, DailyAddition, StoredRecord, Voiding
 from usage.ledger.target_bill import ExistingBill, MissingBill
 
@@ -167,17 +167,17 @@ class PostgreSQLStatements:
         )
 
     def stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
-        """Return the records with these ids, by id."""
+        """Return the records with these ids, by id; the commit waits until they are replicated."""
         # Not prepared: planned while the table was small, it would go on reading all of it.
         self.cursor.execute(
             "SELECT record.request_id, record.customer_id, record.service, record.units,"
             " record.price_per_unit, record.occurred_at, record.recorded_at, record.late,"
-            " record.bill_id, bill.month"
+            f" record.bill_id, bill.month, {ON_STANDBY}"
             " FROM usage_usagerecord record JOIN usage_bill bill ON bill.id = record.bill_id"
             " WHERE record.request_id = ANY(%s::text[])",
             [_text_array(request_ids)],
         )
-        return {row[0]: StoredRecord(*row) for row in self.cursor.fetchall()}
+        return {row[0]: StoredRecord(*row[:-1]) for row in self.cursor.fetchall()}
 
 
 # PostgreSQL reads the text of an array at once; psycopg2's own adaptation takes value by value.

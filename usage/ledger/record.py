@@ -26,6 +26,7 @@ from typing import NamedTuple
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
+from usage.database.postgresql import waiting
 from usage.database.transactions import DatabaseUnavailable, Repeat, repeatable
 from usage.ledger.facts import (
     CloseLockBusy,
@@ -80,7 +81,7 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     request = Request(facts, reported_by_id)
     if len(facts) <= _MOST_FACTS_TO_SHARE:
         return _group_commit.submit(request) or _record_alone(request, began)
-    acquired = _large_requests.acquire(timeout=_LARGE_PATIENCE)
+    acquired = waiting.acquire(_large_requests, _LARGE_PATIENCE)
     try:
         return _record_alone(request, began)
     finally:

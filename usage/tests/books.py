@@ -100,13 +100,18 @@ def _of_postgresql(name: str, value: Any) -> Any:
 @contextlib.contextmanager
 def new_books() -> Iterator[Books]:
     """A database to copy from: migrated, with its customers and a key."""
-    with empty_database() as url, default_database(url):
+    with empty_database() as url:
+        yield filled(url)
+
+
+def filled(url: str) -> Books:
+    """Migrate an empty database and add the customers and a key."""
+    with default_database(url):
         call_command("migrate", verbosity=0)
         Customer.objects.bulk_create(Customer(id=id_, name=f"No. {id_}") for id_ in CUSTOMERS)
         _, key = ApiKey.objects.issue(name="live tests")
-        # The file is copied without its write-ahead log; a template may have no connections.
-        connections["default"].close()
-        yield Books(url, key)
+    # It is copied while nothing is connected: a file without its write-ahead log, for one.
+    return Books(url, key)
 
 
 @contextlib.contextmanager

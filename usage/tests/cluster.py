@@ -15,6 +15,7 @@ import psutil
 import psycopg2
 
 from usage.tests import postgresql
+from usage.tests.books import Books, filled
 
 PATIENCE_SECONDS = 30.0
 _CONFIGURATION = {
@@ -36,7 +37,10 @@ class Node:
         folder.chmod(0o777)  # the user that the server runs as may be another
         self.folder = folder
         self.data = folder / "data"
-        self.url = f"postgres://postgres@{quote(str(folder), safe='')}/postgres"
+        self.url = self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        return f"postgres://postgres@{quote(str(self.folder), safe='')}/{database}"
 
     def run(self, program: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs as the user that servers run as; wait for its end."""
@@ -134,6 +138,7 @@ class Cluster:
     def __init__(self, folder: Path, *, synchronous: bool, durable: bool) -> None:
         self.primary = Node(folder / "primary")
         self.standby = Node(folder / "standby")
+        self.books: Books
         self._synchronous = synchronous
         self._configuration = _CONFIGURATION | ({} if durable else postgresql.NOT_DURABLE)
 
@@ -162,16 +167,34 @@ class Cluster:
         self.standby.set("primary_conninfo", "")
         wait_until(lambda: self.primary.value("SELECT count(*) FROM pg_stat_replication") == 0)
 
+    def hold_commits(self) -> None:
+        """Let every commit wait, for a standby that does not exist."""
+        self.primary.set("synchronous_standby_names", "missing")
+        wait_until(lambda: self.primary.value("SHOW synchronous_standby_names") == "missing")
+
+    def release_commits(self) -> None:
+        self.primary.set("synchronous_standby_names", "")
+
+    def end_waiting_commits(self) -> None:
+        """End the server processes that wait for a standby, as a crash of one would."""
+        sql = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        self.primary.rows(f"SELECT pg_terminate_backend(pid, 5000) {sql}")
+
     def waiting_commits(self) -> int:
         """Return how many commits wait for the standby."""
         sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         return int(self.primary.value(sql))
 
+    def filled(self) -> Books:
+        """Return books on the primary."""
+        self.primary.rows("CREATE DATABASE books")
+        return filled(self.primary.url_of("books"))
+
     @property
     def url(self) -> str:
-        """The DATABASE_URL of whichever of the two is the primary."""
+        """The DATABASE_URL of the books on whichever of the two is the primary."""
         hosts = quote(f"{self.primary.folder},{self.standby.folder}", safe="")
-        return f"postgres://postgres@/postgres?host={hosts}&target_session_attrs=read-write"
+        return f"postgres://postgres@/books?host={hosts}&target_session_attrs=read-write"
 
     def stop(self) -> None:
         for node in (self.standby, self.primary):

@@ -47,7 +47,10 @@ class Caller:
         return self._ask("POST", "/api/v1/usage/", content)
 
     def ready(self) -> Answer:
-        return self._ask("GET", "/readyz", None)
+        return self.get("/readyz")
+
+    def get(self, path: str) -> Answer:
+        return self._ask("GET", path, None)
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
         try:

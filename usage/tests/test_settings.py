@@ -246,7 +246,7 @@ def test_an_sqlite_transaction_takes_the_write_lock_at_once(load: Load) -> None:
 def test_a_postgresql_address_is_read(load: Load) -> None:
     url = "postgres://billing:p%40ss@db.example:5433/billing"
     database = load(SECRET_KEY="k", DATABASE_URL=url)["DATABASES"]["default"]
-    assert database["ENGINE"] == "django.db.backends.postgresql"
+    assert database["ENGINE"] == "usage.database.postgresql"
     assert (database["USER"], database["PASSWORD"]) == ("billing", "p@ss")
     assert (database["HOST"], database["PORT"], database["NAME"]) == ("db.example", 5433, "billing")
     assert database["CONN_MAX_AGE"] > 0
@@ -273,6 +273,16 @@ def test_options_of_a_postgresql_address_are_added_to_the_limits(load: Load) -> 
         options["options"]
         == "-c lock_timeout=2000 -c statement_timeout=5000 -c statement_timeout=0"
     )
+
+
+def test_a_postgresql_host_that_vanishes_is_noticed_within_ten_seconds(load: Load) -> None:
+    url = "postgres://u@h/b"
+    options = load(SECRET_KEY="k", DATABASE_URL=url)["DATABASES"]["default"]["OPTIONS"]
+
+    assert options["connect_timeout"] == 3
+    assert options["tcp_user_timeout"] == 10_000  # milliseconds, with data under way
+    probes = options["keepalives_interval"] * options["keepalives_count"]
+    assert options["keepalives_idle"] + probes == 10  # without
 
 
 @pytest.mark.django_db

@@ -1,0 +1,84 @@
+"""The settings of a PostgreSQL server that a promise rests on, and what becomes of each.
+
+A server's, a database's or a role's default is never ours: what can be pinned is pinned by every
+session, after the options of DATABASE_URL; what cannot is checked by `manage.py check --database
+default`, by `migrate` and by /readyz. One more is asked for where the guards are
+(`usage/database/triggers.py`), all of which session_replication_role = replica switches off.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+PINNED = {
+    # Under repeatable read a record lands on a bill that was closed while it waited for the lock.
+    "default_transaction_isolation": "read committed",
+    # Daily usage is kept by day, and the write path's times have no zone of their own.
+    "TimeZone": "UTC",
+    # The write path's arrays have NULLs, and texts in which a backslash is a backslash.
+    "array_nulls": "on",
+    "standard_conforming_strings": "on",
+    # The guard against TRUNCATE lets through who has set this.
+    "usage.truncate_allowed": "off",
+}
+# What weaker settings of synchronous_commit promise is lost in a crash, or with the primary. The
+# stronger remote_apply is left alone. Pinned by a statement, since it depends on what it was.
+PIN_COMMIT = (
+    "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
+    " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
+)
+# Leaving a commit that waits for a standby lets the server process wait on, for as long as the
+# standby is away. Ending it makes its rows visible, which only `repeatable` makes safe: it answers
+# for found rows when they are on the standby.
+END_GIVEN_UP = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY(%s)"
+    " AND wait_event = 'SyncRep' AND datname = current_database() AND usename = current_user"
+)
+
+
+class Requirement(NamedTuple):
+    """A setting that a session cannot change, and the sentence for another value."""
+
+    name: str
+    wanted: str
+    sentence: str
+
+
+REQUIRED = (
+    Requirement(
+        "server_encoding",
+        "UTF8",
+        "The database's encoding is {value}, which cannot hold every service and customer name:"
+        " move the service to a database made with ENCODING 'UTF8'.",
+    ),
+)
+# While these are wrong nothing can be recorded, which may be meant to be so for a while.
+REQUIRED_TO_RECORD = (
+    Requirement(
+        "in_hot_standby",
+        "off",
+        "The server is a standby, which takes no records: let DATABASE_URL name the primary.",
+    ),
+    Requirement(
+        "default_transaction_read_only",
+        "off",
+        "The database is read-only (default_transaction_read_only is {value}): reset that for the"
+        " service's role and database.",
+    ),
+)
+# A crash of the server's machine then loses acknowledged records, or the whole database.
+ADVISED = (
+    Requirement("fsync", "on", "fsync is {value}: a crash of the server loses records. Set it on."),
+    Requirement(
+        "full_page_writes",
+        "on",
+        "full_page_writes is {value}: a crash of the server may corrupt the database. Set it on.",
+    ),
+)
+
+
+def options() -> str:
+    """Return the pinned settings as libpq sends them when it connects."""
+    return " ".join(
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in PINNED.items()
+    )
