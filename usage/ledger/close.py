@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import connection, models
 
 from usage.attention.bills import examine
+from usage.attention.findings import Examined
 from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import CLOSE_LOCK_SECONDS
@@ -78,10 +79,12 @@ def _close(
         )
     if hold := Hold.objects.filter(bill=bill).first():
         raise BillOnHold(f"The bill is on hold: {hold.reason} Release it before you close it.")
-    total = bill.total
-    detail = ""
-    if shown is not None:
-        _check_unchanged(bill, total, shown, now)
+    if shown is None:
+        total, detail = bill.total, ""
+    else:
+        examined = examine([bill], now)[bill.pk]
+        _check_unchanged(bill, examined, shown, now)
+        total = examined.total
         detail = f"Shown at {plain(shown[0])}, closed at {plain(total)} {bill.currency}."
     # Not through `Bill.objects`, whose rows never change: closing is the one change of a bill.
     row = models.QuerySet[Bill](Bill).filter(pk=bill.pk, closed_at__isnull=True)
@@ -106,24 +109,21 @@ def _close(
 
 
 def _check_unchanged(
-    bill: Bill, total: Decimal, shown: tuple[Decimal, frozenset[str]], now: dt.datetime
+    bill: Bill, examined: Examined, shown: tuple[Decimal, frozenset[str]], now: dt.datetime
 ) -> None:
     """Raise BillChanged if staff must look at the bill again.
 
     Usage still arrives on a bill that is not due, so its total may have moved by 1 %.
     """
     shown_total, shown_flags = shown
-    moved = abs(EXACT.subtract(total, shown_total))
+    moved = abs(EXACT.subtract(examined.total, shown_total))
     may_move = Decimal(0) if bill.is_due(now) else abs(shown_total) / 100
     if moved > may_move:
         raise BillChanged(
-            f"The total was {plain(shown_total)} {bill.currency} and is now {plain(total)}."
+            f"The total was {plain(shown_total)} {bill.currency}"
+            f" and is now {plain(examined.total)}."
         )
-    new = [
-        finding
-        for finding in examine([bill], now)[bill.pk].blocking
-        if finding.flag not in shown_flags
-    ]
+    new = [finding for finding in examined.blocking if finding.flag not in shown_flags]
     if new:
         kinds = ", ".join(dict.fromkeys(finding.kind.value.lower() for finding in new))
         raise BillChanged(f"The bill now needs attention: {kinds}.")
