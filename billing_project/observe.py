@@ -59,7 +59,7 @@ def _sent(
     metrics.REQUEST_SECONDS.labels(_route(request.path_info), str(response.status_code)).observe(
         seconds
     )
-    for outcome, count in summary.outcomes.items():
+    for outcome, count in (+summary.outcomes).items():
         metrics.RECORDS.labels(outcome).inc(count)
     if response.status_code == 503:
         metrics.UNAVAILABLE.labels(summary.sqlstate_class).inc()
@@ -75,7 +75,7 @@ def _sent(
                 "path": request.path_info,
                 "status": response.status_code,
                 "milliseconds": round(seconds * 1000, 1),
-                "outcomes": dict(summary.outcomes),
+                "outcomes": dict(+summary.outcomes),
                 "client": summary.api_client,
             },
         )

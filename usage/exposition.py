@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from django.db import Error, connection
-from django.db.models import Max
+from django.db.models import Max, Min
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from usage.attention.bills import examine
 from usage.database.transactions import database_now
-from usage.models import Bill, CommandRun, UsageRecord
+from usage.models import Bill, CommandRun, Hold, UsageRecord
 
 # A scrape more often than this is answered with the same figures of the database.
 KEPT_SECONDS = 15.0
 _MERGED = "ended"
+_BILLS_AT_ONCE = 100
 
 
 class WorkersCollector(Collector):
@@ -152,8 +154,24 @@ def _figures() -> Iterator[Metric]:
         "Bills whose month and grace are over, by whether they can be closed.",
         labels=["state"],
     )
-    due.add_metric(["closable"], Bill.objects.due(now).count())
+    states = dict.fromkeys(("closable", "held", "flagged"), 0)
+    open_due = Bill.objects.due(now).select_related("customer", "hold").order_by("pk")
+    last = 0
+    while page := list(open_due.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
+        flagged = {pk for pk, found in examine(page, now).items() if found.blocking}
+        for bill in page:
+            held = hasattr(bill, "hold")
+            states["held" if held else "flagged" if bill.pk in flagged else "closable"] += 1
+        last = page[-1].pk
+    for state, bills in states.items():
+        due.add_metric([state], bills)
     yield due
+    oldest = Hold.objects.aggregate(oldest=Min("at"))["oldest"]
+    yield GaugeMetricFamily(
+        "billing_oldest_hold_seconds",
+        "How long the bill that has been on hold for longest has been so; 0 without holds.",
+        (now - oldest).total_seconds() if oldest else 0,
+    )
     newest = UsageRecord.objects.aggregate(newest=Max("recorded_at"))["newest"]
     if newest is not None:
         yield GaugeMetricFamily(
@@ -173,7 +191,7 @@ def _figures() -> Iterator[Metric]:
     )
     count = GaugeMetricFamily(
         "billing_command_count",
-        "What the last run counted: bills closed, or differences found.",
+        "What the last run counted: bills closed, differences found, findings that block.",
         labels=["command"],
     )
     for run in CommandRun.objects.all():

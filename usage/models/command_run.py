@@ -22,8 +22,8 @@ class CommandRunQuerySet(models.QuerySet["CommandRun"]):
 class CommandRun(models.Model):
     """The last run of one command: when it ended, its exit status, and what it counted.
 
-    `ended_at` is in UTC, by the database's clock. `count` is the number of bills closed or of
-    differences found.
+    `ended_at` is in UTC, by the database's clock. `count` is the number of bills closed, of
+    differences found, or of findings that block a close.
     """
 
     command = models.CharField(primary_key=True, max_length=40)

@@ -87,8 +87,8 @@ class Service:
     def __enter__(self) -> Self:
         with self._stack:
             self._log = self._stack.enter_context(tempfile.TemporaryFile("w+"))
-            self._process = self._stack.enter_context(self._started())
-            self._stack.callback(self._stop)
+            self.process = self._stack.enter_context(self._started())
+            self._stack.callback(self.kill)
             # The socket listens already, so this waits until the first worker answers.
             answer = self.caller().ready()
             assert answer.status == 200, f"{answer.body!r}\n{self.log()}"
@@ -116,13 +116,15 @@ class Service:
                 text=True,
             )
 
-    def _stop(self) -> None:
+    def kill(self) -> None:
+        """End the service at once, workers and all."""
         # Not politely: gunicorn waits for kept connections, and its SIGQUIT can hang (a signal
         # handler of its workers takes a lock that the interrupted code may hold).
-        master = psutil.Process(self._process.pid)
-        for process in (master, *master.children()):
-            process.kill()
-        self._process.wait(PATIENCE_SECONDS)
+        with contextlib.suppress(psutil.NoSuchProcess):  # a test may have killed it already
+            master = psutil.Process(self.process.pid)
+            for process in [master, *master.children()]:
+                process.kill()
+        self.process.wait(PATIENCE_SECONDS)
 
     def log(self) -> str:
         """Return what the service has written."""
@@ -130,12 +132,12 @@ class Service:
         return self._log.read()
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self._process.pid).children()
+        children = psutil.Process(self.process.pid).children()
         return [child for child in children if "serve_metrics" not in child.cmdline()]
 
     def metrics_server(self) -> psutil.Process:
         """Return the process that serves metrics."""
-        children = psutil.Process(self._process.pid).children()
+        children = psutil.Process(self.process.pid).children()
         (server,) = (child for child in children if "serve_metrics" in child.cmdline())
         return server
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,50 +11,19 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from django.core.management import CommandError, call_command
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
-from prometheus_client.parser import text_string_to_metric_families
 
 from usage.exposition import KEPT_SECONDS, DatabaseCollector, WorkersCollector
-from usage.models import CommandRun
+from usage.ledger.record import record
+from usage.models import Bill, CommandRun, Customer
 from usage.tests.books import Books
-from usage.tests.factories import usage_body
+from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import Service
-
-
-def free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-class Scraped:
-    """A service with metrics, and what its last scrape showed."""
-
-    def __init__(self, service: Service, port: int) -> None:
-        self.service, self.address = service, f"http://127.0.0.1:{port}/metrics"
-
-    def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        text = self._get()
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float:
-        return self.samples().get((name, tuple(sorted(labels.items()))), 0.0)
-
-    def total(self, name: str) -> float:
-        return sum(value for (sample, _), value in self.samples().items() if sample == name)
-
-    def _get(self) -> str:
-        for _ in range(200):  # the process that serves them starts beside the workers
-            with contextlib.suppress(requests.ConnectionError):
-                return requests.get(self.address, timeout=10).text
-            time.sleep(0.05)
-        raise AssertionError("No metrics are served.")
+from usage.tests.metrics import Scraped, free_port
+from usage.verification import Verification
+from usage.verification.difference import Difference
 
 
 @pytest.fixture
@@ -188,6 +154,13 @@ def test_a_crash_while_files_become_one_counts_nothing_twice(
 # The database
 
 
+@pytest.fixture
+def bill(customer: Customer) -> Bill:
+    record([FactFactory.build(customer_id=customer.pk)], reported_by_id=None)
+    bill: Bill = Bill.objects.get()
+    return bill
+
+
 @pytest.mark.django_db
 def test_the_last_run_of_a_command_is_shown() -> None:
     CommandRun.objects.keep("close_bills", exit_status=3, count=1)
@@ -214,3 +187,35 @@ def test_the_database_is_asked_every_fifteen_seconds_at_most(
         assert list(collector.collect()) == first
     now[0] += 1
     assert list(collector.collect()) is not first
+
+
+@pytest.mark.django_db
+def test_each_whole_run_of_a_command_is_kept(customer: Customer) -> None:
+    call_command("verify_bills", verbosity=0)
+    call_command("close_bills", verbosity=0)
+    call_command("check_usage", verbosity=0)
+
+    kept = CommandRun.objects.values_list("command", "exit_status", "count").order_by("command")
+    assert list(kept) == [("check_usage", 0, 0), ("close_bills", 0, 0), ("verify_bills", 0, 0)]
+
+
+@pytest.mark.django_db
+def test_a_run_that_only_looks_is_not_kept(bill: Bill) -> None:
+    call_command("close_bills", "--dry-run", verbosity=0)
+    call_command("verify_bills", "--bill", str(bill.pk), verbosity=0)
+
+    assert not CommandRun.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_run_that_failed_is_kept_with_its_status(
+    monkeypatch: pytest.MonkeyPatch, bill: Bill
+) -> None:
+    difference = Difference(bill.pk, "I5", "The total differs.")
+    monkeypatch.setattr(Verification, "differences", lambda self: iter([difference]))
+
+    with pytest.raises(CommandError):
+        call_command("verify_bills", verbosity=0)
+
+    (run,) = CommandRun.objects.all()
+    assert (run.exit_status, run.count) == (1, 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from usage.attention.bills import examine
 from usage.attention.duplicates import find_duplicates
 from usage.attention.findings import Finding, Kind
 from usage.attention.keys import silent_keys
 from usage.database.transactions import database_now
+from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill, UsageCheck
 from usage.money import plain
 from usage.periods import day_of
@@ -19,7 +20,7 @@ from usage.verification import counted
 _BILLS_AT_ONCE = 100
 
 
-class Command(BaseCommand):
+class Command(ScheduledCommand):
     """Prints one line for each finding; the exit status is 1 if any blocks closing."""
 
     help = (
@@ -54,6 +55,7 @@ class Command(BaseCommand):
         )
         read = f"{counted(bills, 'open bill')} with {counted(records, 'record')} checked"
         found = f"{self.blocking} blocking, {self.informing} informing"
+        self.counted = self.blocking
         if self.blocking:
             raise CommandError(f"{read}: {found}.")
         self.stdout.write(f"{read}: {found}.")

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from usage.attention.bills import examine
 from usage.database.transactions import DatabaseUnavailable, database_now
 from usage.ledger.close import BillChanged, BillOnHold, BillTotalTooLarge, close
+from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill
 from usage.verification import counted
 
@@ -16,7 +17,7 @@ _BILLS_AT_ONCE = 100
 LEFT_FOR_STAFF = 3  # the exit status; 1 is a failure
 
 
-class Command(BaseCommand):
+class Command(ScheduledCommand):
     """Closes each bill in a transaction of its own, so that one that fails stops no other."""
 
     help = "Closes every bill whose month and grace are over. Running it again does no harm."
@@ -30,6 +31,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, dry_run: bool, except_flagged: bool, **options: Any) -> None:
+        self.is_kept = not dry_run
         done = left = failed = 0
         for bill, expected_total, why_not in _due(except_flagged=except_flagged):
             try:
@@ -46,6 +48,7 @@ class Command(BaseCommand):
             except (BillTotalTooLarge, DatabaseUnavailable) as error:
                 self.stderr.write(f"Left open {bill}: {error}")
                 failed += 1
+        self.counted = done
         self.stdout.write(f"{counted(done, 'bill')} {'would be closed' if dry_run else 'closed'}.")
         if failed:
             raise CommandError(

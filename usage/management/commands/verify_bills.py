@@ -3,14 +3,15 @@
 import datetime as dt
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
 
 
-class Command(BaseCommand):
+class Command(ScheduledCommand):
     """Prints one line for each difference; the exit status is 1 if there is any."""
 
     help = "Computes bills again from their usage records, and says where they differ."
@@ -22,6 +23,7 @@ class Command(BaseCommand):
         parser.add_argument("--month", metavar="YYYY-MM", help="the bills of this month")
 
     def handle(self, *, bill: list[int] | None, month: str | None, **options: Any) -> None:
+        self.is_kept = bill is None and month is None
         bills = None if bill is None and month is None else Bill.objects.all()
         if bills is not None and bill is not None:
             bills = bills.filter(pk__in=_existing(bill))
@@ -34,6 +36,7 @@ class Command(BaseCommand):
         for difference in verification.differences():
             self.stdout.write(str(difference))
             differences += 1
+            self.counted += 1
         read = (
             f"{counted(verification.bills, 'bill')} with"
             f" {counted(verification.records, 'record')} verified"
