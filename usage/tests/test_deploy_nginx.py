@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import subprocess
@@ -70,7 +71,7 @@ class Proxy:
     def post(self, body: Any, key: str, **headers: str) -> requests.Response:
         return requests.post(
             f"{self.url}/api/v1/usage/",
-            **({"data": body} if isinstance(body, bytes) else {"json": body}),
+            data=body if isinstance(body, bytes) else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             | headers,
             verify=str(CERTIFICATE),
