@@ -26,7 +26,7 @@ help:
 run: $(VENV)/production .env
 	@$(VENV)/bin/python manage.py migrate --verbosity 0
 	@$(VENV)/bin/python manage.py first_run --address http://127.0.0.1:$(PORT)
-	@$(RUN) gunicorn billing_project.wsgi --bind 127.0.0.1:$(PORT) --workers 2
+	@$(RUN) gunicorn billing_project.wsgi --bind 127.0.0.1:$(PORT)
 
 demo: $(VENV)/development
 	@$(RUN) benchmarks.demo --port $(PORT)

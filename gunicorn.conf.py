@@ -1,13 +1,19 @@
-"""How gunicorn serves, also for `make run`; WEB_CONCURRENCY sets the number of workers."""
+"""How gunicorn serves, also for `make run`; billing_project/settings.py reads its variables."""
 
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
-from ipaddress import IPv4Network, ip_network
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
+# Anew at each reload, and without gunicorn's own reading of the environment, which knows no .env.
+_settings = runpy.run_path(str(Path(__file__).parent / "billing_project" / "settings.py"))
+
+workers = _settings["WEB_CONCURRENCY"]
 worker_class = "billing_project.workers.FairThreadWorker"
 threads = 8
 # Longer than the 8 seconds in which a request gives up, and than the client's patience of 10.
@@ -21,26 +27,28 @@ control_socket_disable = True
 
 # With METRICS_ADDRESS, workers write their metrics into files of one folder, and a process beside
 # them serves the sums: see usage/metrics.py.
-if os.environ.get("METRICS_ADDRESS"):
+if _settings["METRICS_ADDRESS"]:
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="billing-metrics-"))
 
 
 def when_ready(_server: Any) -> None:
     """Start the process that serves metrics; it ends by itself with this one."""
-    if os.environ.get("METRICS_ADDRESS"):
+    if _settings["METRICS_ADDRESS"]:
         command = [sys.executable, str(Path(__file__).parent / "manage.py"), "serve_metrics"]
         subprocess.Popen(command)  # noqa: S603 - our own command
 
 
-def with_mapped_addresses(proxies: str) -> str:
+def with_mapped_addresses(proxies: Iterable[IPv4Network | IPv6Network | str]) -> str:
     """Add each IPv4 network as an IPv4 proxy shows it on a socket of [::]: ::ffff:127.0.0.1."""
-    networks = [ip_network(text.strip()) for text in proxies.split(",") if text.strip() != "*"]
     mapped = [
         f"::ffff:{network.network_address}/{96 + network.prefixlen}"
-        for network in networks
+        for network in proxies
         if isinstance(network, IPv4Network)
     ]
-    return ",".join([proxies, *mapped])
+    return ",".join([*map(str, proxies), *mapped])
 
 
-forwarded_allow_ips = with_mapped_addresses(os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1"))
+forwarded_allow_ips = with_mapped_addresses(_settings["FORWARDED_ALLOW_IPS"])
+# The one header that says so. By default gunicorn refuses, as HTML, what comes with
+# X-Forwarded-Protocol or -Ssl beside it in words of their own.
+secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}

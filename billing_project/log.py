@@ -3,8 +3,14 @@
 import datetime as dt
 import json
 import logging
+import threading
 import time
 from contextvars import ContextVar
+
+from usage.database.transactions import is_unavailable
+
+logger = logging.getLogger(__name__)
+_MINUTE = 60.0
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -16,6 +22,50 @@ class RequestIdFilter(logging.Filter):
         """Adds the attribute; lets every record through."""
         record.request_id = request_id.get()
         return True
+
+
+class OutageFilter(logging.Filter):
+    """Lets through one traceback per cause and minute of a database that is away, then a count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        # Until when each cause was told, by the monotonic clock, and how often it came since.
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drops what was told already, and Django's second line about each 503."""
+        self._tell_counts()
+        if getattr(record, "status_code", None) == 503 and not record.exc_info:
+            return False
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or not is_unavailable(error):
+            return True
+        cause = _cause(error)
+        with self._lock:
+            until, again = self._told.get(cause, (0.0, -1))
+            if is_first := again < 0:
+                until = time.monotonic() + _MINUTE
+            self._told[cause] = until, again + 1
+        return is_first
+
+    def _tell_counts(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            over = {cause: again for cause, (until, again) in self._told.items() if until <= now}
+            for cause in over:
+                del self._told[cause]
+        for cause, again in over.items():
+            if again:
+                logger.warning("The database was unavailable %d more times: %s", again, cause)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the error that the others come from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line, _, _ = str(error).partition("\n")
+    return f"{type(error).__name__}: {line}"
 
 
 class JSONFormatter(logging.Formatter):

@@ -6,14 +6,33 @@ from django.conf import settings
 from django.http import HttpRequest
 
 
-def client_address(request: HttpRequest) -> str:
+def client_address(request: HttpRequest) -> str | None:
     """The address that a proxy of ours saw, or that of the connection if it is no such proxy.
 
-    A proxy appends the address it saw to X-Forwarded-For; what stands before may be made up.
+    A proxy appends the address it saw to X-Forwarded-For; what comes before may be made up.
+    Returns None on a Unix socket without an address in that header.
     """
     address = str(request.META.get("REMOTE_ADDR", ""))
+    if not _is_ours(address):
+        return address
     seen = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return seen if seen and _is_ours(address) else address
+    return _without_port(seen) or address or None
+
+
+def _without_port(text: str) -> str:
+    """Return the address in 203.0.113.9, 203.0.113.9:51234, 2001:db8::1 or [2001:db8::1]:51234.
+
+    Returns nothing for any other text: databases have columns for addresses alone.
+    """
+    bracketed, is_bracketed, _ = text.removeprefix("[").partition("]")
+    if is_bracketed:
+        text = bracketed
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ip_address(text.partition("%")[0]))  # a zone is of the proxy's machine alone
+    except ValueError:
+        return ""
 
 
 def _is_ours(address: str) -> bool:

@@ -14,11 +14,22 @@ from zoneinfo import ZoneInfo
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
+from dotenv import dotenv_values
 from environs import Env, EnvError, ValidationError, validate
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-env = Env()
+
+class Environment(Env):
+    """Reads .env as it is written: a password may contain ${b}, which stands for nothing else."""
+
+    def _load_dotenv(self, path: str | Path, *, override: bool = False) -> None:
+        for name, value in dotenv_values(path, interpolate=False).items():
+            if value is not None and (override or name not in self._environ):
+                self._environ[name] = value
+
+
+env = Environment()
 env.read_env(BASE_DIR / ".env", recurse=False)
 
 Value = TypeVar("Value")
@@ -127,6 +138,9 @@ SILENCED_SYSTEM_CHECKS = [
 
 def time_zone(name: str) -> str:
     """Parses the name of a time zone in the IANA database."""
+    # Files beside the zones: localtime is another zone on each machine, right/ counts leap seconds.
+    if name.partition("/")[0] in {"localtime", "posixrules", "Factory", "posix", "right"}:
+        raise ValidationError(f"{name!r} is not the name of a time zone.")
     try:
         return ZoneInfo(name).key
     except (OSError, ValueError, KeyError) as error:
@@ -314,7 +328,15 @@ AUTHENTICATION_BACKENDS = [
 # a colleague out.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "billing_project.proxies.client_address"
-# gunicorn's own variable: the proxies whose word about a request counts.
+# gunicorn's own variables, which gunicorn.conf.py takes from here: how many processes serve, and
+# the proxies whose word about a request counts.
+WEB_CONCURRENCY = setting(
+    env.int,
+    "WEB_CONCURRENCY",
+    1,
+    expected="a whole number of worker processes, 1 or more",
+    validate=validate.Range(min=1),
+)
 FORWARDED_ALLOW_IPS = setting(
     env.list,
     "FORWARDED_ALLOW_IPS",
@@ -395,12 +417,15 @@ LOGGING = {
         },
         "json": {"class": "billing_project.log.JSONFormatter"},
     },
-    "filters": {"request_id": {"()": "billing_project.log.RequestIdFilter"}},
+    "filters": {
+        "outage": {"()": "billing_project.log.OutageFilter"},
+        "request_id": {"()": "billing_project.log.RequestIdFilter"},
+    },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": "json" if LOG_FORMAT == "json" else "line",
-            "filters": ["request_id"],
+            "filters": ["outage", "request_id"],
         }
     },
     "root": {"handlers": ["stderr"], "level": "INFO"},

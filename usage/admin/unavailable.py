@@ -29,7 +29,8 @@ class PageLimits:
         try:
             with waiting.request():
                 return self.get_response(request)
-        except CircuitOpen:
+        except CircuitOpen as error:
+            logger.warning("The database is unavailable.", exc_info=error)
             return unavailable()
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:

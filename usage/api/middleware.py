@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -14,6 +15,7 @@ from usage.api.views import UsageView
 from usage.database.postgresql import waiting
 from usage.database.postgresql.circuit import CircuitOpen
 
+logger = logging.getLogger(__name__)
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
@@ -64,7 +66,8 @@ def endpoint(get_response: GetResponse) -> GetResponse:
         try:
             with waiting.request():
                 return record_usage(request)
-        except CircuitOpen:
+        except CircuitOpen as error:
+            logger.warning("The database is unavailable.", exc_info=error)
             drop_body(request)
             return problems.unavailable().response()
 

@@ -31,6 +31,19 @@ def test_the_right_password_lets_in(client: Client) -> None:
     assert login(client, "right").status_code == 302
 
 
+@pytest.mark.parametrize("forwarded", ["203.0.113.9:51234", "unknown", "[2001:db8::1]:443"])
+@pytest.mark.parametrize("connection", ["127.0.0.1", ""])
+def test_the_right_password_lets_in_whatever_a_proxy_says(
+    client: Client, connection: str, forwarded: str
+) -> None:
+    data = {"username": "sam", "password": "right", "next": "/admin/"}
+    headers = {"X-Forwarded-For": forwarded}
+
+    response = client.post("/admin/login/", data, REMOTE_ADDR=connection, headers=headers)
+
+    assert response.status_code == 302
+
+
 def test_five_wrong_passwords_lock_out_even_the_right_one(client: Client) -> None:
     assert guess(client).status_code == 429
     assert login(client, "right").status_code == 429

@@ -162,6 +162,14 @@ def test_a_content_type_that_django_cannot_read_is_just_another_one(
     assert "X-Request-ID" in answer.headers
 
 
+def test_a_proxy_may_send_both_headers_for_the_scheme(
+    live_service: Service,
+) -> None:
+    headers = b"X-Forwarded-Protocol: https\r\nX-Forwarded-Proto: https\r\n\r\n"
+
+    assert exchange(live_service, headers, method="GET", path="/livez").status == 200
+
+
 def test_a_caller_cannot_move_the_service_to_another_address(live_service: Service) -> None:
     body = record(live_service)
 

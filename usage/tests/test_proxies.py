@@ -23,9 +23,20 @@ from billing_project.proxies import client_address
         ("::ffff:198.51.100.7", "203.0.113.9", "::ffff:198.51.100.7"),
         ("", "203.0.113.9", "203.0.113.9"),
         ("198.51.100.7", "203.0.113.9", "198.51.100.7"),
+        ("127.0.0.1", "203.0.113.9:51234", "203.0.113.9"),
+        ("127.0.0.1", "2001:db8::1", "2001:db8::1"),
+        ("127.0.0.1", "[2001:db8::1]", "2001:db8::1"),
+        ("127.0.0.1", "[2001:db8::1]:51234", "2001:db8::1"),
+        ("127.0.0.1", "fe80::1%eth0", "fe80::1"),
+        ("127.0.0.1", "unknown", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.9, _hidden", "127.0.0.1"),
+        ("127.0.0.1", "203.0.113.900", "127.0.0.1"),
+        ("", "unknown", None),
     ],
 )
-def test_only_a_proxy_of_ours_says_who_asks(connection: str, forwarded: str, client: str) -> None:
+def test_only_a_proxy_of_ours_says_who_asks(
+    connection: str, forwarded: str, client: str | None
+) -> None:
     request = RequestFactory().get("/", REMOTE_ADDR=connection, HTTP_X_FORWARDED_FOR=forwarded)
 
     assert client_address(request) == client

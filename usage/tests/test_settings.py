@@ -36,6 +36,7 @@ def project(tmp_path: Path) -> Path:
     """A project of the settings alone, without the .env of whoever runs the tests."""
     (tmp_path / "billing_project").mkdir()
     shutil.copy(ROOT / "billing_project" / "settings.py", tmp_path / "billing_project")
+    shutil.copy(ROOT / "gunicorn.conf.py", tmp_path)
     return tmp_path
 
 
@@ -94,6 +95,39 @@ def test_the_environment_wins_over_dotenv(project: Path, load: Load) -> None:
     (project / ".env").write_text("DEBUG=1\n")
     with pytest.raises(ImproperlyConfigured, match="SECRET_KEY is not set"):
         load(DEBUG="0")
+
+
+def test_dotenv_is_taken_as_it_is_written(project: Path, load: Load) -> None:
+    (project / ".env").write_text("SECRET_KEY='k'\nDATABASE_URL=postgres://u:a${b}$c@h/billing\n")
+    assert load(b="other")["DATABASES"]["default"]["PASSWORD"] == "a${b}$c"
+
+
+def test_gunicorn_reads_dotenv_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = ["DEBUG=1", "WEB_CONCURRENCY=3", "FORWARDED_ALLOW_IPS=10.0.0.0/8"]
+    (project / ".env").write_text("\n".join(variables))
+    monkeypatch.setattr(os, "environ", {})
+
+    gunicorn = runpy.run_path(str(project / "gunicorn.conf.py"))
+
+    assert gunicorn["workers"] == 3
+    assert gunicorn["forwarded_allow_ips"] == "10.0.0.0/8,::ffff:10.0.0.0/104"
+
+
+def test_gunicorn_starts_as_documented_without_variables(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"DEBUG": "1"})
+
+    gunicorn = runpy.run_path(str(project / "gunicorn.conf.py"))
+
+    assert gunicorn["workers"] == 1
+    assert gunicorn["forwarded_allow_ips"].startswith("127.0.0.1/32,::1/128,")
+
+
+def test_billing_settings_have_the_documented_defaults(load: Load) -> None:
+    settings = load(SECRET_KEY="k")
+    assert settings["BILLING_TIME_ZONE"] == settings["TIME_ZONE"] == "UTC"
+    assert settings["BILLING_GRACE_DAYS"] == 3
 
 
 @pytest.mark.parametrize(
@@ -160,6 +194,11 @@ def test_a_variable_sets_its_setting(
         ("BILLING_TIME_ZONE", "Europe"),
         ("BILLING_TIME_ZONE", "Mars/Olympus"),
         ("BILLING_TIME_ZONE", "../../etc/localtime"),
+        ("BILLING_TIME_ZONE", "localtime"),
+        ("BILLING_TIME_ZONE", "Factory"),
+        ("BILLING_TIME_ZONE", "right/Europe/Vienna"),
+        ("WEB_CONCURRENCY", "0"),
+        ("WEB_CONCURRENCY", "many"),
         ("BILLING_GRACE_DAYS", "-1"),
         ("BILLING_GRACE_DAYS", "367"),
         ("BILLING_GRACE_DAYS", "2.5"),
