@@ -1,7 +1,7 @@
-"""What an HTTP answer means; knows the contract and nothing of connections.
+"""The meaning of an HTTP answer; knows the contract and nothing of connections.
 
-The rule throughout: only an answer that names the id that was sent acknowledges it. Whatever
-else comes back with a 2xx (a login page, another caller's answer, half a JSON) is no answer.
+Only an answer that names the id that was sent acknowledges it. Any other 2xx (a login page,
+another caller's answer, half a JSON document) is not an answer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from billing_client.retries import retry_after
 _AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 _ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
-# The words of a server or a proxy that will refuse the next attempt as well.
+# The next attempt would get the same answer.
 _NEVER_BETTER = {501, 505}
 _LONGEST_QUOTE = 500
 _LONGEST_DETAIL = 1000
@@ -42,7 +42,7 @@ _LONGEST_DETAIL = 1000
 class Answer:
     """An HTTP answer, read to its end; headers are looked up without regard to case.
 
-    What it says is not in its repr, which ends up in tracebacks: a proxy may have echoed the key.
+    Its content is not in its repr, which tracebacks show: a proxy may have echoed the key.
     """
 
     status: int
@@ -51,7 +51,7 @@ class Answer:
 
 
 def read_record(answer: Answer, request_id: str) -> Receipt:
-    """The receipt for a record sent alone; raises what refusal() makes of any other answer."""
+    """The receipt for a record sent alone; raises the error of refusal() for any other answer."""
     if answer.status in _ACKNOWLEDGED:
         receipt = _acknowledged(answer.status, _object(answer.body), request_id)
         if receipt is not None:
@@ -74,8 +74,8 @@ def read_batch(answer: Answer, request_ids: Sequence[str]) -> Receipts:
 def read_verdicts(answer: Answer, request_ids: Sequence[str]) -> list[Receipt | None]:
     """The receipt of each record of a batch, None where there is no trustworthy one.
 
-    None is never an acknowledgement: the record has to be sent again. Raises what refusal()
-    makes of the answer if it is not the verdict on a batch at all.
+    None is never an acknowledgement: the record has to be sent again. Raises the error of
+    refusal() if the answer is not one to a batch.
     """
     results = _object(answer.body).get("results") if answer.status == 207 else None
     if not isinstance(results, list):
@@ -99,9 +99,9 @@ def refusal(answer: Answer) -> BillingError:
 
 
 def quoted(text: str, longest: int = _LONGEST_QUOTE) -> str:
-    """What somebody else said, on one short line without anything a terminal would obey.
+    """Foreign text for messages and logs: one short line without control characters.
 
-    It goes into messages and logs, whose lines it must neither forge nor flood.
+    It must neither forge lines of a log nor flood it.
     """
     cut = text[: longest + 1]
     shown = " ".join("".join(c if c.isprintable() else " " for c in cut).split())
@@ -124,10 +124,11 @@ def _failure(answer: Answer, problem: dict[str, Any]) -> BillingError:
             f"{said}; send fewer requests and resend this one later under the same id."
         )
     if status in (408, 425) or (status >= 500 and status not in _NEVER_BETTER):
-        # 425 alone says that nobody looked at it; some proxies say 408 for a slow service.
+        # Only with 425 was the request surely not processed; some proxies send 408 for a slow
+        # service.
         return UnavailableError(f"{said}; resend later under the same id.", ambiguous=status != 425)
-    # 404, 405, 413, 415 and the like: this library keeps the contract's form, so the address is
-    # not the service's, or something in front of it allows less than the contract does.
+    # 404, 405, 413, 415 and the like: this library keeps to the contract, so the address is not
+    # the service's, or a proxy in front of it allows less than the contract.
     return ConfigurationError(
         f"{said}; check that the URL is the service's, and any proxy in front of it."
     )
@@ -189,7 +190,7 @@ def _acknowledged(status: int, record: object, request_id: str) -> Receipt | Non
 
 
 def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
-    """The service's own verdict on a record; None if this is not one."""
+    """The service's refusal of a record; None if this is not one."""
     code = _text(problem, "code")
     detail = _detail(problem)
     if status == 404 and code == "unknown_customer":
@@ -226,7 +227,7 @@ def _said(answer: Answer, problem: dict[str, Any]) -> str:
 
 
 def _detail(problem: dict[str, Any]) -> str:
-    """The problem in one clause: its detail, then the fields at fault that it does not tell of."""
+    """The problem in one clause: its detail, then the fields at fault that it does not name."""
     detail = _text(problem, "detail") or _text(problem, "title") or _text(problem, "code")
     untold = [fault for fault in _fields(problem) if fault.detail.rstrip(".") not in detail]
     faults = "; ".join(f"{fault.field}: {fault.detail.rstrip('.')}" for fault in untold)

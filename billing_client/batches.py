@@ -57,7 +57,7 @@ class Batch:
 
 
 class Batches:
-    """Full batches and a last one, taking from the iterable only what the next one needs.
+    """Full batches and a last one; items are taken as the next batch needs them.
 
     taken      how many items were taken so far
     unfinished the batch that the next item goes to

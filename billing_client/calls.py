@@ -1,4 +1,4 @@
-"""One request and all its attempts: the same bytes every time, and the truth about them after."""
+"""One request and all its attempts, each with the same bytes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Call(Generic[_T]):
         self._deadline = Deadline(limits.total)
 
     def result(self) -> _T:
-        """What ``read`` made of the first answer it understood; raises BillingError otherwise."""
+        """The result of ``read`` for the first answer it understood. Raises BillingError."""
         retrying = backoff.on_exception(
             waits,
             RETRIED,
@@ -60,15 +60,14 @@ class Call(Generic[_T]):
         try:
             return retrying(self._attempt)()
         except BillingError as error:
-            # Out of its context: how the loop came to stop says nothing to the caller.
+            # Without its context: the end of the retry loop means nothing to the caller.
             raise error from None
 
     def stamp(self, error: BillingError) -> None:
-        """Tell a refusal what the whole call knows.
+        """Set the attempts, trace id and ambiguity of the whole call on an error.
 
-        A lost attempt may still be on its way. The service would refuse it like this one only
-        where time cannot change the verdict, which is so for a conflict: a customer may be
-        created, and an instant too far ahead comes nearer.
+        A lost attempt may still arrive. The service would surely refuse it too only for a
+        conflict: a customer may be created, and a time too far ahead comes nearer.
         """
         error.attempts = self.attempts
         error.trace_id = self._trace_id

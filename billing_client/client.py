@@ -148,8 +148,8 @@ class BillingClient:
         stops no other, see ``Receipts.raise_for_rejected``.
 
         Give each usage a ``request_id`` and an ``occurred_at`` that are the same in a rerun. Then
-        a rerun of all of them is always right: what was recorded is replayed. Without ids it
-        bills again what was recorded, and without times it may do so in another month.
+        a rerun of all of them is always right: recorded ones are replayed. Without ids a rerun
+        bills the recorded ones again, and without times perhaps in another month.
 
         Raises the errors of record_usage when a whole request fails, and whatever the iterable,
         on_progress or Ctrl-C raises. In each case ``error.receipts`` are the receipts so far, in
@@ -201,7 +201,7 @@ class BillingClient:
         return self._the_outbox().flush(timeout)
 
     def stats(self) -> Stats:
-        """How the outbox stands. Raises ConfigurationError if there is none."""
+        """The state of the outbox. Raises ConfigurationError if there is none."""
         return self._the_outbox().stats()
 
     def close(self, timeout: float = 2.0) -> None:
@@ -275,7 +275,7 @@ def _log_progress(done: int, new: int) -> None:
 
 
 def _explain(error: BaseException, receipts: Receipts, missing: list[str], taken: int) -> None:
-    """Tell an error that ends record_many what was recorded, and what was not."""
+    """Add to an error that ends record_many the receipts, and the ids that have none."""
     if isinstance(error, BillingError):
         missing = list(dict.fromkeys([*missing, *error.request_ids]))
     if isinstance(error, ValidationError) and error.status_code is None:

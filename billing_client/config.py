@@ -15,7 +15,7 @@ from billing_client.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "/api/v1/usage/"
-# Sockets take 24 days; who asks for more than this one means for ever, which no call should take.
+# Sockets take up to 24 days. A longer timeout would mean for ever, which no call should take.
 LONGEST_SECONDS = 86_400
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 

@@ -1,8 +1,8 @@
-"""Connections that know when their attempt must end, and that tell whether it reached the wire.
+"""Connections that end with their attempt, and know whether any byte of it was sent.
 
-A socket's timeout counts anew for every byte, so a peer that trickles would hold a caller for
-hours; and the type of an exception does not tell whether anything was sent. Both are only known
-here, below requests.
+A socket's timeout starts anew with every byte, so a peer that sends slowly would hold a caller
+for hours; and the type of an exception does not tell whether anything was sent. Both are known
+only here, below requests.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager, ProxyM
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import LocationParseError, NewConnectionError
 
-# More idle connections than this would be closed; urllib3 logs a warning for each.
+# urllib3 closes more idle connections than this, with a warning for each.
 KEPT_CONNECTIONS = 64
 _SLICE = 64 * 1024
 
@@ -84,7 +84,7 @@ class _TimedResponse(HTTPResponse):
 
 class _Timed(HTTPConnection):
     response_class = _TimedResponse
-    # Who sets http.client's own prints what is sent, and with it the key.
+    # A debuglevel set on http.client would print the request, and with it the key.
     debuglevel = 0
 
     def _new_conn(self) -> socket.socket:
@@ -113,7 +113,7 @@ class _Timed(HTTPConnection):
                 sock.setsockopt(*option)
             sock.settimeout(self._patience())
             sock.connect(address)
-            sock.settimeout(self._patience())  # what is left of it is for the handshake of TLS
+            sock.settimeout(self._patience())  # the rest of the time is for the TLS handshake
         except BaseException:
             sock.close()
             raise
@@ -146,9 +146,9 @@ class _TimedHTTPS(_Timed, HTTPSConnection):
 
 
 class _Idle:
-    """What queue.LifoQueue is to a pool of connections, without its lock.
+    """A pool's stack of idle connections, without the lock of queue.LifoQueue.
 
-    Another thread of the parent may hold that at a fork, and the child would wait for it for
+    A thread of the parent may hold that lock at a fork, and the child would wait for it for
     ever: urllib3 empties every pool when it is dropped and when the interpreter exits.
     """
 

@@ -11,9 +11,9 @@ from typing import SupportsIndex
 Number = SupportsIndex | str | Decimal | float
 
 PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-# Decimal's default of 28 digits rounds a product of 18 and 18 digits without a word. Its
-# methods are called, and it never becomes the thread's own: a finalizer that runs in the middle of
-# an operation, and changes that too, has crashed Python 3.11.
+# Decimal's default of 28 digits silently rounds a product of 18 and 18 digits. Only methods of
+# this context are called; it is never set as the thread's: a finalizer that did so too, in the
+# middle of an operation, has crashed Python 3.11.
 _EXACT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Inexact])
 
 
@@ -21,7 +21,7 @@ def exact(value: Number, *, whole: int, places: int) -> Decimal:
     """The value in plain notation: ``whole`` digits before and ``places`` after the point at most.
 
     Trailing zeros do not count. A float counts as the decimal Python prints for it.
-    Raises ValueError with one clause saying what is wrong.
+    Raises ValueError with a clause that names the fault.
     """
     number = _as_decimal(value)
     if not number.is_finite():

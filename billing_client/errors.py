@@ -1,7 +1,7 @@
 """What can go wrong, as one tree under BillingError; each class says whether resending is safe.
 
 Resending a usage record under its own ``request_id`` is always safe in one sense: the service
-stores an id once. What the classes tell is whether resending can help, and what to do first.
+stores an id once. The classes tell whether resending can help, and what to do first.
 Every error can be pickled, and none of them ever holds the API key.
 """
 
@@ -25,7 +25,7 @@ class FieldError:
 
 
 class BillingError(Exception):
-    """Anything this library raises on purpose; whether to resend is said by the subclass.
+    """Any error of this library; its subclass says whether to resend.
 
     request_ids  the ids that have no receipt because of this error
     status_code  the HTTP status of the last answer, None if there was none
@@ -63,7 +63,7 @@ class BillingError(Exception):
 class ConfigurationError(BillingError):
     """The address, the key's form, a proxy or TLS is set up wrongly. Never retried.
 
-    Resending is safe, but only helps after the set-up was corrected.
+    Resending is safe, but helps only once the set-up is corrected.
     """
 
 
@@ -127,12 +127,12 @@ class UnavailableError(BillingError):
 class OutboxError(BillingError):
     """The usage could not be written to the outbox; nothing was kept and nothing was sent.
 
-    Enqueue it again under the same id, after what the message says was corrected.
+    Correct the cause that the message names, then enqueue it again under the same id.
     """
 
 
 class OutboxFull(OutboxError):
     """The outbox has reached its bounds, or its disk is full; nothing was kept or dropped.
 
-    Enqueue it again under the same id once some of what waits was sent.
+    Enqueue it again under the same id once some of the waiting records were sent.
     """

@@ -1,4 +1,4 @@
-"""What the service said of each record."""
+"""The service's answer to each record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Status = Literal["created", "replayed", "rejected"]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """The service's word on one record, by its id.
+    """The service's answer to one record.
 
     status       "created"; "replayed": the service held it already, also when an earlier attempt
                  of this very call had got through; "rejected": it is not recorded, error says why

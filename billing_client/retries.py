@@ -14,7 +14,7 @@ from billing_client.errors import BillingError
 
 FIRST_CEILING = 0.5
 LAST_CEILING = 8.0
-# An attempt with less time than this would only fail, and leave it unclear what the service did.
+# A shorter attempt would only fail, and leave it unclear whether the usage is recorded.
 SHORTEST_ATTEMPT = 0.25
 
 # The longest wait that any answer can ask for: a proxy may say 31 years, or the year 9999.

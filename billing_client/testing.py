@@ -28,12 +28,12 @@ from billing_client.usage import Usage
 
 
 class FakeBillingClient(BillingClient):
-    """Records in memory; ``recorded`` is what the service would hold, in order.
+    """Records in memory; ``recorded`` is the usage that the service would have, in order.
 
     outbox             any text, or BILLING_OUTBOX_DIR: without one, enqueue(), flush() and stats()
                        are refused as BillingClient refuses them; nothing is written to disk
     unknown_customers  ids that the service does not know; may be changed at any time
-    paused_reason      set it to a text to see what your code does while nothing can be sent
+    paused_reason      set it to a text to test your code while nothing can be sent
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FakeBillingClient(BillingClient):
         self._waiting.append((usage, datetime.now(UTC)))
 
     def flush(self, timeout: float = 10.0) -> Flushed:
-        """Record what was enqueued."""
+        """Record the enqueued usage."""
         self._check_outbox()
         before = dict(self._counts)
         if self.paused_reason is None:
@@ -94,7 +94,7 @@ class FakeBillingClient(BillingClient):
         )
 
     def close(self, timeout: float = 2.0) -> None:
-        """Record what was enqueued; any later use raises ConfigurationError."""
+        """Record the enqueued usage; any later use raises ConfigurationError."""
         if self._has_outbox:
             self.flush(timeout)
         self._transport.close()

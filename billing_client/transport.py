@@ -17,11 +17,11 @@ from billing_client.connections import Attempt, TimedAdapter, current_attempt
 from billing_client.errors import BillingError, ConfigurationError, UnavailableError
 from billing_client.version import __version__
 
-# Far above the verdicts on 1000 records; more is no answer of the service.
+# The results of 1000 records are far shorter; a longer answer is not the service's.
 LARGEST_ANSWER = 16 * 1024 * 1024
 _HEADERS = {
     "Accept": "application/json, application/problem+json",
-    # A small answer gains nothing from compression, and a hostile one grows by it.
+    # Compression gains nothing for small answers, and lets a hostile one grow.
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
     "User-Agent": f"billing-client/{__version__} python-requests/{requests.__version__}",
@@ -38,7 +38,7 @@ _UNPARSED = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueErr
 
 
 class _Process:
-    """Tells this process from its ancestors, also from one whose pid came round again."""
+    """Tells this process from its ancestors, also from one with the same pid."""
 
     forks = 0
 
@@ -48,7 +48,7 @@ class _Process:
 
     @classmethod
     def name(cls) -> tuple[int, int]:
-        # The pid is for forks made outside Python, which run no hooks.
+        # Forks made outside Python run no hooks, but change the pid.
         return os.getpid(), cls.forks
 
 
@@ -57,7 +57,7 @@ if hasattr(os, "register_at_fork"):  # where processes fork
 
 
 class _BearerKey(AuthBase):
-    """Sets the key itself, or requests would look for another one in ~/.netrc."""
+    """Sets the key; without an auth object requests would look for one in ~/.netrc."""
 
     def __init__(self, key: str) -> None:
         self._key = key
@@ -73,7 +73,7 @@ class _BearerKey(AuthBase):
         raise TypeError("An API key is not pickled; make a client in each process.")
 
     def hidden_in(self, body: bytes) -> bytes:
-        """The answer without the key, which debugging proxies echo into what errors then quote.
+        """The answer without the key: debugging proxies echo it, and errors quote answers.
 
         A key too short to be a secret may be a part of ordinary words, and stays.
         """
@@ -138,7 +138,7 @@ class Transport:
             failure = self._failure(error, sent=attempt.sent)
         finally:
             current_attempt.reset(token)
-        # Raised out here so that the original, whose request holds the key, is not its context.
+        # Raised outside of except: the original, whose request has the key, is then no context.
         raise failure
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Transport:
 
     def _failure(self, error: Exception, *, sent: bool) -> BillingError:
         root = _root(error)
-        # An answer that is not HTTP is in the words of the error, as far as it came.
+        # The text of the error may quote an answer that is not HTTP.
         said = quoted(self._auth.hidden_in(str(root).encode(errors="replace")).decode())
         if isinstance(root, _UNPARSED):
             said = ""  # an address that could not be parsed may have a password anywhere
@@ -217,7 +217,7 @@ def _check_proxy(address: str | None) -> None:
     try:
         address.encode("latin-1")  # as the user and the password go into a header
         with_scheme = requests.utils.prepend_scheme_if_needed(address, "http")  # type: ignore[no-untyped-call]
-        urlsplit(address)  # both parse it, and differ in what they take
+        urlsplit(address)  # requests uses both parsers, which accept different texts
         is_sound = bool(urllib3.util.parse_url(with_scheme).host)
     except (TypeError, ValueError):
         is_sound = False
@@ -241,7 +241,7 @@ def _body(response: requests.Response) -> bytes:
 
 
 def _is_network(error: Exception) -> bool:
-    """A bare OSError is requests' word for a CA bundle that does not exist."""
+    """Whether it is an error of the network; requests raises OSError for a missing CA bundle."""
     return isinstance(
         error, requests.RequestException | urllib3.exceptions.HTTPError | TimeoutError
     )

@@ -21,7 +21,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _LARGEST_CUSTOMER_ID = 2**63 - 1
 _AMOUNT_LIMIT = 10**12
-# NFC takes quadratic time in the worst case, and makes one character of four at most.
+# NFC takes quadratic time in the worst case, and joins at most four characters into one.
 _LONGEST_SPELLING = 400
 _LONGEST_SHOWN = 60
 _quoted = json.JSONEncoder(ensure_ascii=False).encode
@@ -94,7 +94,7 @@ class Usage:
     def to_wire(self, *, occurred_at: datetime | None = None) -> dict[str, Any]:
         """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z.
 
-        ``occurred_at``, in UTC, stands in where the usage has none.
+        ``occurred_at``, in UTC, is used if the usage has none.
         """
         wire: dict[str, Any] = json.loads(self.to_json(occurred_at=occurred_at))
         return wire
@@ -104,7 +104,7 @@ class Usage:
 
         ``occurred_at`` as for to_wire.
         """
-        # Written out: making a dict and having it encoded takes four times as long.
+        # Encoding a dict would take four times as long.
         wire = (
             f'{{"request_id":{_quoted(self.request_id)},"customer_id":{self.customer_id}'
             f',"service":{_quoted(self.service)},"units_consumed":"{self.units_consumed:f}"'
@@ -164,7 +164,7 @@ def _service(value: object) -> str:
         name = unicodedata.normalize("NFC", name)
     if not 1 <= len(name) <= 100:
         raise ValueError(f"has {len(name)} characters after trimming, expected 1 to 100")
-    # What cannot be printed is few characters more, and faster to find.
+    # isprintable() is faster, and false for a few characters that are allowed.
     if not name.isprintable() and any(unicodedata.category(c) in _UNPRINTABLE for c in name):
         raise ValueError(
             "has control, format, surrogate or line separator characters, expected printable text"

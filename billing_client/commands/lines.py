@@ -82,7 +82,7 @@ def read(text: io.TextIOWrapper, form: Form, layout: Layout) -> Iterator[Line]:
 
 
 def instant(text: str) -> datetime:
-    """A time of RFC 3339; raises ValueError with a clause that says what is missing."""
+    """A time of RFC 3339. Raises ValueError with a clause that names the missing part."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

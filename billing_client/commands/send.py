@@ -124,7 +124,7 @@ def _result_file(result: str, file: str) -> TextIO:
 
 
 class _Run:
-    """One run: what became of each line."""
+    """One run of the command, with the result of each line."""
 
     def __init__(self, lines: Iterator[Line], file: TextIOWrapper) -> None:
         self._lines = lines
@@ -157,7 +157,7 @@ class _Run:
             yield line.usage
 
     def send(self, billing: BillingClient, connections: int, out: TextIO) -> int:
-        """Send all lines, say what was done and what is left to do, and return the status."""
+        """Send all lines, print a summary and the next step, and return the status."""
         stopped = ""
         status = 1
         try:

@@ -46,7 +46,7 @@ class Times:
 class Call:
     """One request, as the service saw it.
 
-    records    what it said of each id, as text: no number is rounded
+    records    each record that was sent, by its id; numbers are text, so that none is rounded
     connection a number for each connection
     fault      the fault that was arranged for it; None if it was answered honestly
     status     the status that was answered, 0 if there was no answer
@@ -67,7 +67,7 @@ class Call:
 
 
 class Finding(NamedTuple):
-    """A fault of the client: its name, and a sentence with what was seen."""
+    """A fault of the client: its name, and a sentence with the evidence."""
 
     name: str
     text: str
@@ -89,7 +89,7 @@ def records_of(body: bytes) -> dict[str, Any]:
 
 
 class Grader:
-    """Collects calls, and says what they show."""
+    """Collects calls, and finds the client's faults in them."""
 
     def __init__(self, service: MemoryService, *, facts: int, times: Times) -> None:
         self.calls: list[Call] = []
@@ -269,7 +269,7 @@ class Grader:
         return calls
 
     def _acknowledged(self) -> set[str]:
-        """Ids whose last word to the client was final: stored, or refused."""
+        """Ids with a final answer: stored, or refused."""
         return {
             name
             for call in self.calls

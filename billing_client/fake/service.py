@@ -1,4 +1,4 @@
-"""The wire contract in memory: what is stored, replayed, in conflict or refused.
+"""The wire contract in memory: records are stored, replayed, in conflict or refused.
 
 It has no keys, and a bill never closes before its month and three days are over. A test of the
 service compares the two.

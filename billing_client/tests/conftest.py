@@ -24,7 +24,7 @@ KEY = "bk_0123456789abcdef_not_a_real_key"
 class Sleeps(list[float]):
     """The seconds backoff asked to sleep; they pass on the deadline's clock at once.
 
-    ``overslept`` is what the machine slept beyond that.
+    ``overslept`` is the time that the machine slept beyond that.
     """
 
     overslept = 0.0
@@ -141,5 +141,5 @@ def usage() -> Callable[..., Usage]:
 
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork copies no thread: in what stands for a child none of the parent's may be at work."""
+    """A fork copies no thread: in a stand-in for a child, none of the parent's may run."""
     monkeypatch.setattr(Drainer, "start", lambda self: None)

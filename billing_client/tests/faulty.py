@@ -96,7 +96,7 @@ class FaultyServer:
         self._listener.close()
 
     def drop_connections(self) -> None:
-        """Hang up on everybody, as a service that is being deployed does."""
+        """Close every connection, as a service does that is being deployed."""
         with self._lock:
             for sock in self._open:
                 shut(sock)
@@ -149,13 +149,13 @@ class FaultyServer:
         return exchange.keep
 
     def _not_http(self, sock: socket.socket) -> None:
-        """Somebody hung up, or speaks TLS."""
+        """The client hung up, or speaks TLS."""
         if self.script and self.script[0] is cut_in_handshake:
             self.script.popleft()
         else:
             sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         shut(sock)
-        self.stopping.wait(0.02)  # or what was sent would be lost in the reset
+        self.stopping.wait(0.02)  # or the reset would overtake the answer
 
     def _wrapped(self, sock: socket.socket) -> socket.socket:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""An event loop is never held by what the README says may be called in one."""
+"""The calls that the README recommends in an event loop never hold it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exported(directory: Path, stdout: int, **environment: str) -> tuple[int, str]:
-    """The exit status, and what was written to stderr, of ``export`` of one record."""
+    """The exit status and stderr of ``export`` of one record."""
     with hurried(NOBODY, directory) as billing:
         billing.enqueue(fact("one", service="Größe"))
     done = subprocess.run(

@@ -33,7 +33,7 @@ def _service(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def send(tmp_path: Path) -> Run:
-    """Send a file with this content; return the status and what was printed."""
+    """Send a file with this content; return the status and the output."""
 
     def send(content: str | bytes, *options: str, name: str = "usage.csv") -> tuple[int, str]:
         path = tmp_path / name
@@ -332,7 +332,7 @@ def test_ctrl_c_says_what_was_done(
 
 
 def test_standard_input_and_a_progress_bar(server: FaultyServer, tmp_path: Path) -> None:
-    """On a terminal, which only a pseudo-terminal can stand in for."""
+    """The bar is shown on a terminal only; this one is a pseudo-terminal."""
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "billing_client", "send", "-"]
     done = subprocess.run(

@@ -119,7 +119,7 @@ def test_a_peer_that_does_not_read_is_given_up(pause: float) -> None:
 
 @pytest.fixture
 def deaf() -> Iterator[tuple[str, int]]:
-    """An address where nobody takes connections: its queue is full, and no refusal is sent."""
+    """An address that accepts no connection: its queue is full, and no refusal is sent."""
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -165,7 +165,7 @@ def test_a_host_without_an_address_is_not_reached(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def attempt(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """An attempt of 4 seconds on a clock that stands still until a test moves it."""
+    """An attempt of 4 seconds on a clock that only the test moves."""
     now = [1000.0]
     monkeypatch.setattr("billing_client.connections.monotonic", lambda: now[0])
     token = current_attempt.set(Attempt(4))

@@ -150,7 +150,7 @@ def test_an_answer_without_end_is_not_read_to_its_end(server: FaultyServer) -> N
 
 
 @pytest.fixture
-def nobody() -> Iterator[BillingClient]:
+def unreachable() -> Iterator[BillingClient]:
     """A client of a port that refuses connections."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -158,8 +158,8 @@ def nobody() -> Iterator[BillingClient]:
             yield billing
 
 
-def test_a_refused_connection_is_not_ambiguous(nobody: BillingClient, sleeps: Sleeps) -> None:
-    error = failed(nobody)
+def test_a_refused_connection_is_not_ambiguous(unreachable: BillingClient, sleeps: Sleeps) -> None:
+    error = failed(unreachable)
     assert type(error) is UnavailableError
     assert (error.attempts, error.ambiguous, error.status_code) == (5, False, None)
     assert "Connection refused" in str(error)
@@ -189,9 +189,9 @@ def test_a_connection_that_takes_too_long_is_not_ambiguous(
 
 
 def test_a_proxy_that_is_away_is_not_ambiguous(
-    nobody: BillingClient, billing: BillingClient, monkeypatch: pytest.MonkeyPatch
+    unreachable: BillingClient, billing: BillingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed = nobody._transport.endpoint.partition("/api")[0]
+    closed = unreachable._transport.endpoint.partition("/api")[0]
     monkeypatch.setenv("http_proxy", closed)
     error = failed(billing)
     assert (error.attempts, error.ambiguous) == (5, False)

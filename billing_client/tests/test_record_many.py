@@ -1,4 +1,4 @@
-"""Many records: batches, receipts in order, and what is known when a batch fails."""
+"""Many records: batches, receipts in order, and the state after a failed batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several connections at once, progress, invalid items, and what is known after an error."""
+"""Several connections at once, progress, invalid items, and the state after an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the client waits, and what it makes of Retry-After."""
+"""How long the client waits, and how it reads Retry-After."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The monotonic clock, which stands still until a test moves it."""
+    """The monotonic clock, which only the test moves."""
     now = [1000.0]
     monkeypatch.setattr("billing_client.retries.monotonic", lambda: now[0])
     return now

@@ -153,7 +153,7 @@ def test_cookies_are_not_kept(billing: BillingClient, server: FaultyServer) -> N
     assert [request.header("Cookie") for request in server.seen] == [None] * 3
 
 
-# What the log says instead
+# The log
 
 
 def test_a_good_day_is_silent(

@@ -52,7 +52,7 @@ def test_random_ids_are_uuids_of_version_4() -> None:
 
 def test_it_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made().customer_id = 1  # type: ignore[misc]  # the assignment is what is tested
+        made().customer_id = 1  # type: ignore[misc]  # the test is that it fails
 
 
 def test_a_changed_copy_is_checked_too_and_keeps_its_id() -> None:
@@ -130,7 +130,7 @@ def test_ids_at_their_bounds(request_id: str) -> None:
 def test_texts_and_numbers_of_other_kinds_are_kept_as_plain_ones() -> None:
     """A member of an enumeration, say, would print, pickle and compare in a way of its own."""
 
-    class Name(str, Enum):  # noqa: UP042 - what StrEnum mends is what is tested
+    class Name(str, Enum):  # noqa: UP042 - StrEnum would behave
         ID = "cdn:17"
 
     usage = made(request_id=Name.ID, service=Name.ID, customer_id=http.HTTPStatus.OK)
@@ -203,7 +203,7 @@ def test_no_instant_is_sent_where_none_was_given() -> None:
 @pytest.mark.parametrize(
     ("occurred_at", "why"),
     [
-        (datetime(2026, 11, 22, 9), "has no time zone"),  # noqa: DTZ001 - that is what is refused
+        (datetime(2026, 11, 22, 9), "has no time zone"),  # noqa: DTZ001 - it is refused
         (date(2026, 11, 22), "is a date, expected a datetime with a time zone"),
         ("2026-11-22T09:00:00Z", "is a str, expected a datetime with a time zone"),
         (datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))), "is outside the years"),
