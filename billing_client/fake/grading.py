@@ -139,13 +139,13 @@ class Grader:
         for name, usage in self._service.usages.items():
             content = usage.customer_id, usage.service, usage.units_consumed, usage.price_per_unit
             ids[content].append(name)
+        remedy = "make the id once per fact, before the first try, and keep it"
         for names in ids.values():
             if len(names) > 1:
-                yield Finding(
-                    "doubled",
-                    f"one fact is stored {len(names)} times, under {_listed(names)}: make the id"
-                    " once per fact, before the first try, and keep it",
-                )
+                times = f"one fact is stored {len(names)} times, under {_listed(names)}"
+                yield Finding("doubled", f"{times}: {remedy}")
+        if len(ids) > self._facts:
+            yield Finding("doubled", f"{len(ids)} records for {self._facts} facts: {remedy}")
 
     def _changed(self) -> Iterable[Finding]:
         for name, calls in self._by_id().items():
@@ -166,7 +166,8 @@ class Grader:
     def _gave_up(self) -> Iterable[Finding]:
         done = self._acknowledged()
         for name, calls in self._by_id().items():
-            seconds = calls[-1].ended - calls[0].began
+            # The last one may still be under way when a run is interrupted.
+            seconds = max(calls[-1].began, calls[-1].ended) - calls[0].began
             if name not in done and seconds < self._times.patience:
                 yield Finding(
                     "gave up",

@@ -12,6 +12,7 @@ import random
 import select
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -110,10 +111,10 @@ class FakeServer:
             text = "The database is away: send the same request again, it is recorded once."
             retry = {"Retry-After": str(self.times.retry_after)}
             return Reply(503, problem(503, "service_unavailable", text), retry)
-        if call.fault == "refused":
-            self.service.refused_ids = set(list(call.records)[-1:])
+        refused = set(list(call.records)[-1:]) if call.fault == "refused" else set()
+        self.service.refused_ids |= refused
         reply = self.service.answer(body, idempotency_key=key)
-        self.service.refused_ids = set()
+        self.service.refused_ids -= refused
         if call.fault == "bad gateway":
             return Reply(502, "<html><h1>502 Bad Gateway</h1></html>", {})
         return reply if call.fault in (None, "refused") else None
@@ -171,7 +172,9 @@ class _Server(ThreadingHTTPServer):
             super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error of this server."""
+        """Say nothing of a client that hung up."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
