@@ -15,6 +15,7 @@ from django.utils.safestring import SafeString
 
 from usage.admin import exports, formats, traffic
 from usage.admin.actions import ConfirmedAct
+from usage.admin.bulk_voiding import VoidMany, VoidManyCsv
 from usage.admin.filters import (
     ApiKeyFilter,
     BillFilter,
@@ -153,8 +154,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        refused = traffic.refused_under(request)
-        return super().changelist_view(request, {**refused, **(extra_context or {})})
+        context = {**traffic.refused_under(request), "may_void": self.may_act(request)}
+        return super().changelist_view(request, {**context, **(extra_context or {})})
 
     def get_list_display(self, request: HttpRequest) -> Any:
         of_one_customer = request.GET.keys() & {"bill", "customer"}
@@ -168,6 +169,16 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         void = VoidRecord.as_view(model_admin=self)
         return [
             path("export.csv", view(self.export), name="usage_usagerecord_export"),
+            path(
+                "void-many/",
+                view(VoidMany.as_view(model_admin=self)),
+                name="usage_usagerecord_void_many",
+            ),
+            path(
+                "void-many/<str:up_to>/records.csv",
+                view(VoidManyCsv.as_view(model_admin=self)),
+                name="usage_usagerecord_void_many_csv",
+            ),
             path("<path:object_id>/void/", view(void), name="usage_usagerecord_void"),
             *super().get_urls(),
         ]

@@ -21,11 +21,28 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
     of both keeps it. `by` is the member of staff. Raises VoidRefused if the record is a void or
     is voided already, or if `reason` or `by` is empty or too long, and DatabaseUnavailable.
     """
-    reason, actor = reason.strip(), str(by)
+    voiding = Voiding(record.pk, record.bill_id, checked_reason(reason, str(by)), str(by))
+    try:
+        outcome = repeatable(lambda: _void(record, voiding))
+    except DailyUsageOverflow as error:
+        raise VoidRefused(NO_ROOM.detail) from error
+    if not isinstance(outcome, Recorded) or outcome.replayed:
+        raise VoidRefused(f"{record.pk} is voided already.")
+    return UsageRecord.objects.get(pk=VOID_PREFIX + record.pk)
+
+
+def checked_reason(reason: str, by: str) -> str:
+    """Return the reason without surrounding spaces; raises VoidRefused if it or `by` do not fit."""
+    reason = reason.strip()
     if not 1 <= len(reason) <= REASON_LENGTH:
         raise VoidRefused(f"Give a reason of 1 to {REASON_LENGTH} characters for voiding.")
-    if not 1 <= len(actor) <= ACTOR_LENGTH:
+    if not 1 <= len(by) <= ACTOR_LENGTH:
         raise VoidRefused(f"Name who voids the record, in at most {ACTOR_LENGTH} characters.")
+    return reason
+
+
+def void_in_transaction(record: UsageRecord, voiding: Voiding) -> Outcome:
+    """Record the void in the caller's transaction; raises VoidRefused if the record is a void."""
     if record.voids_id is not None:
         raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
     fact = Fact(
@@ -36,19 +53,13 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
         record.price_per_unit,
         record.occurred_at,
     )
-    voiding = Voiding(record.pk, record.bill_id, reason, actor)
-    try:
-        outcome = repeatable(lambda: _void(fact, voiding))
-    except DailyUsageOverflow as error:
-        raise VoidRefused(NO_ROOM.detail) from error
-    if not isinstance(outcome, Recorded) or outcome.replayed:
-        raise VoidRefused(f"{record.pk} is voided already.")
-    return UsageRecord.objects.get(pk=fact.request_id)
-
-
-def _void(fact: Fact, voiding: Voiding) -> Outcome:
-    """Record the void, and keep it in the history of the record's bill and of its own."""
     (outcome,) = transact([Request([fact], None, voiding)])
+    return outcome
+
+
+def _void(record: UsageRecord, voiding: Voiding) -> Outcome:
+    """Record the void, and keep it in the history of the record's bill and of its own."""
+    outcome = void_in_transaction(record, voiding)
     if isinstance(outcome, Recorded) and not outcome.replayed:
         for bill_id in sorted({voiding.bill_id, outcome.record.bill_id}):
             HistoryEntry.objects.keep(
