@@ -21,6 +21,7 @@ from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, Sta
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells
 from usage.admin.statement import Statement
+from usage.database import deadline
 from usage.database.transactions import database_now
 from usage.models import Bill, Customer, HistoryEntry
 from usage.verification import Verification, counted
@@ -61,7 +62,8 @@ class VerifyBill(ConfirmedAct):
             messages.error(self.request, refusal)
             return
         verification = Verification(Bill.objects.filter(pk=self.row.pk))
-        differences = list(verification.differences())
+        with deadline.patient():
+            differences = list(verification.differences())
         for difference in differences[:MOST_DIFFERENCES_SHOWN]:
             messages.error(self.request, str(difference))
         found = counted(len(differences), "difference") if differences else "no difference"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from usage.admin import exports, records
 from usage.admin.formats import money
+from usage.database.deadline import DatabaseUnavailable
 from usage.ledger.close import close
 from usage.ledger.void import void
 from usage.models import ApiKey, Bill, Customer, UsageRecord
@@ -63,6 +64,28 @@ def bill(customer: Customer) -> Bill:
     bill = report(request_id="wrong", units=Decimal("1234567.5"))
     void(UsageRecord.objects.get(pk="wrong"), reason="-1 of them", by="Sam")
     return bill
+
+
+def test_a_file_says_how_long_it_is(admin_client: Client, bill: Bill) -> None:
+    response = admin_client.get(reverse("admin:usage_bill_export"))
+
+    body = b"".join(response.streaming_content)  # type: ignore[attr-defined]  # it streams
+    assert int(response["Content-Length"]) == len(body) > 0
+
+
+def test_a_database_that_ends_before_the_last_row_sends_no_file(
+    admin_client: Client, bill: Bill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_row(record: UsageRecord) -> Any:
+        raise DatabaseUnavailable("Given up.")
+
+    monkeypatch.setattr(exports, "record_row", record_row)
+
+    response = admin_client.get(reverse("admin:usage_usagerecord_export"))
+
+    assert response.status_code == 503
+    assert "Content-Disposition" not in response
+    assert "The database does not answer" in response.content.decode()
 
 
 def test_the_lines_add_up_to_the_total(admin_client: Client, bill: Bill) -> None:

@@ -11,7 +11,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, OperationalError, ProgrammingError, connection, transaction
+from django.db import (
+    IntegrityError,
+    NotSupportedError,
+    OperationalError,
+    ProgrammingError,
+    connection,
+    transaction,
+)
 from django.test import Client
 
 from usage.database import transactions
@@ -189,6 +196,24 @@ def in_thread(act: Act) -> Any:
         return act()
     finally:
         connection.close()
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_column_whose_type_was_changed_needs_a_new_connection(own_books: Books) -> None:
+    recorded("earlier")
+    with contextlib.closing(own_books.connect()) as migration:
+        migration.cursor().execute(
+            "ALTER TABLE usage_usagerecord ALTER COLUMN request_id TYPE varchar(200)"
+        )
+
+    assert isinstance(recorded("later"), Recorded)
+    assert UsageRecord.objects.count() == 2
+
+
+@pytest.mark.usefixtures("postgresql")
+def test_a_feature_that_the_server_lacks_is_an_error_of_ours(own_books: Books) -> None:
+    with pytest.raises(NotSupportedError, match="not allowed"):
+        transactions.repeatable(lambda: run("SELECT count(*) FROM usage_bill FOR UPDATE"))
 
 
 @pytest.mark.usefixtures("postgresql")
