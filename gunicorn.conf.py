@@ -15,7 +15,8 @@ _settings = runpy.run_path(str(Path(__file__).parent / "billing_project" / "sett
 
 workers = _settings["WEB_CONCURRENCY"]
 worker_class = "billing_project.workers.FairThreadWorker"
-threads = 8
+# Half of them may be held by one API key, see usage/api/shares.py.
+threads = 16
 # Longer than the 8 seconds in which a request gives up, and than the client's patience of 10.
 timeout = 30
 # Longer than clients and proxies keep an idle connection (Go: 90 seconds, nginx: 60), so that none

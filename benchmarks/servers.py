@@ -51,6 +51,8 @@ def serving(name: str, application: str, database: Books, authorization: str) ->
     environment |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn", application]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)]
+    # One API key, which may hold half of a worker's threads, has all 16 connections of a load.
+    command += ["--threads", "32"]
     with tempfile.TemporaryFile("w+") as log:
         started = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own command

@@ -7,6 +7,7 @@ import time
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
 
+from usage.api.shares import shares
 from usage.database.postgresql.circuit import circuit
 
 # Seconds for each connection that a worker has, up to so many.
@@ -23,6 +24,7 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
     def init_process(self) -> None:
         """Tell the process how many threads it has, before the first request."""
         circuit.threads = self.cfg.threads
+        shares.divide(self.cfg.threads)
         super().init_process()
 
     def accept(self, listener: socket.socket) -> None:

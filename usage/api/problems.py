@@ -138,6 +138,17 @@ def conflict(fields: Sequence[str]) -> Problem:
     )
 
 
+def too_many_requests() -> Problem:
+    """Return the problem of an API key that holds its whole share of this process."""
+    return Problem(
+        429,
+        "too_many_requests",
+        "Too many requests of this API key are in progress. Nothing was recorded: send the same"
+        " bytes again after Retry-After, over fewer connections.",
+        headers={"Retry-After": "1"},
+    )
+
+
 def unavailable() -> Problem:
     """Return the problem of a database that is away, locked or overloaded."""
     return Problem(

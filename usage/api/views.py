@@ -21,6 +21,7 @@ from usage.api.openapi import UsageSchema
 from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import InvalidField, Problem
 from usage.api.serializers import MOST_RECORDS, RecordReader
+from usage.api.shares import shares
 from usage.api.traffic import traffic
 from usage.database.transactions import DatabaseUnavailable, is_unavailable, sqlstate_class
 from usage.ledger import record as recording
@@ -55,51 +56,56 @@ class UsageView(APIView):
 
     def post(self, request: Request) -> HttpResponse:
         """Record the usage in the body, one record or an array of them."""
-        check_media_type(request._request)
-        body = self.body = parse_json(read_body(request._request))
         api_key_id = cast("ApiClient", self.api_client).api_key_id
-        if isinstance(body, list):
-            return _record_batch(body, api_key_id)
-        if not isinstance(body, dict):
-            raise problems.invalid_json("The body is neither a record nor an array of records.")
-        fact = _reader.read(body)
-        _check_idempotency_key(request._request.META.get("HTTP_IDEMPOTENCY_KEY"), fact)
-        (outcome,) = recording.record([fact], reported_by_id=api_key_id)
-        if not isinstance(outcome, Recorded):
-            raise _problem_of_outcome(outcome)
-        replayed = outcome.replayed
-        traffic.recorded(api_key_id, created=int(not replayed), replayed=int(replayed))
-        return HttpResponse(
-            record_json(outcome.record),
-            status=200 if replayed else 201,
-            content_type="application/json",
-            headers={"Idempotent-Replayed": "true"} if replayed else {},
-        )
+        share = shares[api_key_id]
+        if not share.acquire(blocking=False):
+            raise problems.too_many_requests()
+        try:
+            check_media_type(request._request)
+            body = self.body = parse_json(read_body(request._request))
+            if isinstance(body, list):
+                return _record_batch(body, api_key_id)
+            if not isinstance(body, dict):
+                raise problems.invalid_json("The body is neither a record nor an array of records.")
+            idempotency_key = request._request.META.get("HTTP_IDEMPOTENCY_KEY")
+            return _record_one(body, api_key_id, idempotency_key)
+        finally:
+            share.release()
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # rendered already
         """Return the answer to a request that was refused; other errors are raised again."""
         problem = _problem_of_error(exc)
         if problem is None:
             raise exc
-        if self.api_client and problem.status < 500:  # with a 503 nothing was decided
+        is_decided = problem.status < 500 and problem.status != 429
+        if self.api_client and is_decided:
             traffic.refused(self.api_client.api_key_id, [(problem, self.body)])
         self.headers = {}
         drop_body(self.request._request)
         return problem.response()
 
 
-def _check_idempotency_key(key: str | None, fact: Fact) -> None:
-    """Raise Problem if an Idempotency-Key header, which decides nothing, is not the request_id.
-
-    Its sender may rely on the header and make a new request_id for each try.
-    """
-    if key is not None and key != fact.request_id:
+def _record_one(body: dict[str, Any], api_key_id: int, idempotency_key: str | None) -> HttpResponse:
+    fact = _reader.read(body)
+    if idempotency_key is not None and idempotency_key != fact.request_id:
+        # Its sender may rely on the header, and make a new request_id for each try.
         detail = (
             "The Idempotency-Key header is not the record's request_id. Only request_id decides"
             " whether usage is recorded already: make it once, before the first try. Leave the"
             " header out, or send the request_id in it."
         )
         raise problems.validation_error([InvalidField("Idempotency-Key", "mismatch", detail)])
+    (outcome,) = recording.record([fact], reported_by_id=api_key_id)
+    if not isinstance(outcome, Recorded):
+        raise _problem_of_outcome(outcome)
+    replayed = outcome.replayed
+    traffic.recorded(api_key_id, created=int(not replayed), replayed=int(replayed))
+    return HttpResponse(
+        record_json(outcome.record),
+        status=200 if replayed else 201,
+        content_type="application/json",
+        headers={"Idempotent-Replayed": "true"} if replayed else {},
+    )
 
 
 def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:

@@ -71,7 +71,7 @@ class Service:
         *,
         url: str | None = None,
         workers: int = 2,
-        threads: int = 8,
+        threads: int = 32,  # one API key may hold half of them
         application: str = "billing_project.wsgi",
         environment: Mapping[str, str] | None = None,
     ) -> None:

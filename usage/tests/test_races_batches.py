@@ -72,7 +72,7 @@ def test_batches_from_many_processes_cost_no_error_and_no_deadlock(
     books: Books, batches_of: Callable[[int], list[Any]]
 ) -> None:
     callers = CALLERS["sqlite" if books.is_sqlite else "postgresql"]
-    with Service(books, workers=WORKERS, threads=2) as service:
+    with Service(books, workers=WORKERS, threads=2 * callers) as service:
         calls = [
             partial(post_all, caller, batches_of(number))
             for number, caller in enumerate(service.callers(callers))

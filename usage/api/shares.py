@@ -1,0 +1,34 @@
+"""How much of a process one API key may hold, so that a busy API client cannot starve the others.
+
+A request holds a thread until it is answered, and what waits for a thread is not even read. Without
+a limit, one key with enough connections holds every thread.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import Semaphore
+
+
+class Shares(dict[int, Semaphore]):
+    """By the id of an API key: a semaphore that counts its requests in progress in this process.
+
+    There is one for each key that was ever used, so their number is bounded by that of the keys.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = sys.maxsize  # unlimited, until the server says how many threads it has
+
+    def divide(self, threads: int) -> None:
+        """Let a key hold half of the threads, at least one. Call it before the first request."""
+        self.requests = max(1, threads // 2)
+        self.clear()
+
+    def __missing__(self, api_key_id: int) -> Semaphore:
+        return self.setdefault(
+            api_key_id, Semaphore(self.requests)
+        )  # one wins, if two come at once
+
+
+shares = Shares()
