@@ -57,14 +57,33 @@ def _parser() -> argparse.ArgumentParser:
         prog="billing-client", description="Report usage to the billing service."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument(
-        "--url", help="the service; BILLING_URL if not given (the key is always BILLING_API_KEY)"
-    )
-    parser.add_argument("--outbox", metavar="DIR", help="BILLING_OUTBOX_DIR if not given")
+    _add_url(parser, default=None)
+    _add_outbox(parser, default=None)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (record, send, outbox, fake):
+        before = set(commands.choices)
         module.add_commands(commands)
+        for name in commands.choices.keys() - before:
+            # So that a setting before the command stays if there is none after it.
+            if module is not fake:
+                _add_url(commands.choices[name], default=argparse.SUPPRESS)
+            if module is outbox:
+                _add_outbox(commands.choices[name], default=argparse.SUPPRESS)
     return parser
+
+
+def _add_url(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument(
+        "--url",
+        default=default,
+        help="the service; BILLING_URL if not given (the key is always BILLING_API_KEY)",
+    )
+
+
+def _add_outbox(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument(
+        "--outbox", metavar="DIR", default=default, help="BILLING_OUTBOX_DIR if not given"
+    )
 
 
 def _stdout() -> TextIO:

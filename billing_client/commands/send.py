@@ -72,7 +72,7 @@ def add_commands(commands: Any) -> None:
         "--result", metavar="FILE", help="write id, line, status, amount, bill, month and problem"
     )
     parser.add_argument(
-        "--connections", type=int, default=CONNECTIONS, help=f"how many at once ({CONNECTIONS})"
+        "--connections", type=_count, default=CONNECTIONS, help=f"how many at once ({CONNECTIONS})"
     )
     parser.set_defaults(run=_run)
 
@@ -82,6 +82,13 @@ def _mapping(text: str) -> tuple[str, str]:
     if field not in FIELDS or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=NAME with one of {FIELDS}")
     return field, name
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return count
 
 
 def _template(text: str) -> str:

@@ -65,3 +65,12 @@ def test_a_missing_setting_is_one_sentence(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().err == (
         "There is no outbox; pass --outbox DIR or set BILLING_OUTBOX_DIR.\n"
     )
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_settings_may_be_given_before_a_command_or_after_it(
+    order: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    setting = ["--outbox", str(tmp_path)]
+    assert main([*setting, "status"] if order == "before" else ["status", *setting]) == 0
+    assert capsys.readouterr().out

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import threading
@@ -331,15 +332,14 @@ def test_ctrl_c_says_what_was_done(
     assert out.startswith("1,000 lines: 1,000 recorded, 0 refused, 0 not sent")
 
 
-def test_standard_input_and_a_progress_bar(server: FaultyServer, tmp_path: Path) -> None:
-    """The bar is shown on a terminal only; this one is a pseudo-terminal."""
+def on_a_terminal(*arguments: str, given: str = "") -> tuple[int, str, str]:
+    """The status, stdout and stderr of a run whose stderr is a terminal."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "billing_client", "send", "-"]
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "billing_client", "send", *arguments],
         cwd=ROOT,
         check=False,
-        input=lines(1500).encode(),
+        input=given.encode(),
         stdout=subprocess.PIPE,
         stderr=follower,
         timeout=60,
@@ -347,8 +347,21 @@ def test_standard_input_and_a_progress_bar(server: FaultyServer, tmp_path: Path)
     os.close(follower)
     shown = os.read(leader, 10_000).decode()
     os.close(leader)
-    assert (done.returncode, done.stdout[:12]) == (0, b"1,500 lines:")
-    assert "1,500 lines" in shown
+    return done.returncode, done.stdout.decode(), shown
+
+
+def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
+    (tmp_path / "usage.csv").write_text(lines(1500))
+    status, out, shown = on_a_terminal(str(tmp_path / "usage.csv"))
+    assert (status, out[:12]) == (0, "1,500 lines:")
+    assert re.search(r"\[#+ *\] +\d+% 1,\d{3} lines", shown)
+
+
+def test_standard_input_is_read_and_counted() -> None:
+    status, out, shown = on_a_terminal("-", given=lines(1500))
+    assert (status, out[:12]) == (0, "1,500 lines:")
+    assert "lines" in shown
+    assert "%" not in shown
 
 
 def test_many_problems_are_cut_short(send: Run) -> None:
@@ -363,6 +376,7 @@ def test_many_problems_are_cut_short(send: Run) -> None:
     [
         ["--column", "x=y"],
         ["--column", "service"],
+        ["--connections", "0"],
         ["--id-from", "cdn"],
         ["--id-from", "{a.b}x{0!r}"],
     ],
