@@ -5,18 +5,21 @@ PORT ?= 8000
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
-# What must be covered is covered by all runs together.
-TEST := $(RUN) pytest --cov --cov-report= --cov-fail-under=0 $(ARGS)
+SQLITE := DATABASE_URL=sqlite:///db.sqlite3
+PYTEST := $(RUN) pytest --numprocesses 2 --dist loadfile $(ARGS)
+# Both runs together must cover what is to be covered.
+COVERED := --cov --cov-report= --cov-fail-under=0
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-sqlite test-postgresql test-client soak lint bench requirements screenshots
+.PHONY: help run demo check check-tests test test-sqlite test-postgresql soak lint bench requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
 	@echo "make demo          serve a year of made-up usage on http://127.0.0.1:8000, or PORT=…"
-	@echo "make test          lint, then every test on SQLite and on PostgreSQL"
+	@echo "make check         lint, and the tests that need no server and no browser, in a minute"
+	@echo "make test          lint, then every test on SQLite and on PostgreSQL, in four minutes"
 	@echo "make soak          the outbox's tests in their long form, some ten minutes"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
@@ -34,28 +37,30 @@ demo: $(VENV)/development
 .env:
 	@echo "DEBUG=1" > $@
 
-# All at once: each waits for its own servers half of the time.
+check: $(VENV)/development
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
+
+check-tests:
+	@$(SQLITE) $(PYTEST) --no-cov -m "not (live or browser or cluster)"
+
+# Both at once: each waits for its own servers half of the time.
 test: lint
 	@$(RUN) coverage erase
-	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target test-sqlite test-postgresql test-client
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-sqlite test-postgresql
 	@$(RUN) coverage combine --quiet
 	@$(RUN) coverage report
 
 test-sqlite:
-	@echo "The tests on SQLite:"
-	@DATABASE_URL=sqlite:///db.sqlite3 COVERAGE_FILE=.coverage.sqlite $(TEST) usage
+	@echo "Every test on SQLite:"
+	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) $(COVERED) -m "not cluster"
 
 test-postgresql:
-	@echo "The tests on PostgreSQL:"
-	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- $(TEST) usage
-
-# They touch no database; what the client and the service are together is tested on both, in usage.
-test-client:
-	@echo "The client's own tests:"
-	@COVERAGE_FILE=.coverage.client $(TEST) billing_client
+	@echo "What touches the database on PostgreSQL:"
+	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
+		$(PYTEST) $(COVERED) -m "(database or cluster) and not browser"
 
 soak: $(VENV)/development
-	@SOAK=1 DATABASE_URL=sqlite:///db.sqlite3 $(RUN) pytest --no-cov --timeout 900 \
+	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \
 		billing_client/tests/test_outbox*.py usage/tests/test_outbox*.py $(ARGS)
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.

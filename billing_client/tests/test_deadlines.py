@@ -38,10 +38,11 @@ FACT: dict[str, Any] = {
 
 
 @contextmanager
-def within(seconds: float) -> Iterator[None]:
+def given_up() -> Iterator[None]:
+    """Assert that a call ended long before the 60 seconds that it would take without a deadline."""
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < seconds
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize("slow", [stall, trickle_head, trickle_body, endless])
@@ -49,7 +50,7 @@ def test_the_read_timeout_is_for_the_whole_answer(server: FaultyServer, slow: Be
     """A byte comes every 0.05 seconds, which a socket's own timeout would wait for for ever."""
     server.script.append(slow)
     billing = BillingClient(server.url, KEY, read_timeout=0.3, attempts=1)
-    with billing, within(4), pytest.raises(UnavailableError) as caught:
+    with billing, given_up(), pytest.raises(UnavailableError) as caught:
         billing.record_usage(**FACT)
     assert caught.value.ambiguous is True
 
@@ -58,7 +59,7 @@ def test_the_read_timeout_is_for_the_whole_answer(server: FaultyServer, slow: Be
 def test_the_total_cuts_an_attempt_short(server: FaultyServer, slow: Behaviour) -> None:
     server.script.append(slow)
     billing = BillingClient(server.url, KEY, read_timeout=60, total_timeout=0.4)
-    with billing, within(4), pytest.raises(UnavailableError) as caught:
+    with billing, given_up(), pytest.raises(UnavailableError) as caught:
         billing.record_usage(**FACT)
     assert caught.value.attempts == 1
 
@@ -108,7 +109,7 @@ def peer(*, pause: float) -> Iterator[str]:
 @pytest.mark.parametrize("pause", [0.02, 60], ids=["slowly", "never"])
 def test_a_peer_that_does_not_read_is_given_up(pause: float) -> None:
     """Each slice of a body in time would not be enough: there are hundreds."""
-    with peer(pause=pause) as url, within(4):
+    with peer(pause=pause) as url, given_up():
         transport = Transport(url, KEY, connect_timeout=60, read_timeout=60)
         request = transport.prepare(b"x" * 16_000_000, trace_id="t")
         with pytest.raises(UnavailableError, match="time") as caught:
@@ -141,7 +142,7 @@ def test_a_host_of_many_addresses_is_given_no_more_than_the_total(
 ) -> None:
     resolve_to(monkeypatch, *[deaf] * 100)
     billing = BillingClient("http://billing.localhost", KEY, total_timeout=0.4)
-    with billing, within(4), pytest.raises(UnavailableError, match="time") as caught:
+    with billing, given_up(), pytest.raises(UnavailableError, match="time") as caught:
         billing.record_usage(**FACT)
     assert caught.value.ambiguous is False
 

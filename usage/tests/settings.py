@@ -19,6 +19,10 @@ os.environ.setdefault("DATABASE_URL", "sqlite:///db.sqlite3")
 
 from billing_project.settings import *  # noqa: F403 - after the environment is set
 
+# On SQLite the test database lies in memory: a name that is no file's needs no suffix per process.
+if DATABASES["default"]["ENGINE"] == "usage.database.sqlite":  # noqa: F405 - from the settings
+    DATABASES["default"]["TEST"] = {"NAME": ":memory:"}  # noqa: F405
+
 # Hashing a password the way production does takes longer than most tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 

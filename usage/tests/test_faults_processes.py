@@ -16,6 +16,7 @@ from usage.tests.books import Books, assert_books_balance, verify_bills
 from usage.tests.factories import usage_body
 from usage.tests.live import PATIENCE_SECONDS, Caller, Service, at_once
 
+pytestmark = pytest.mark.live
 CALLERS = 6
 BATCHES = 20
 RECORDS = 50

@@ -16,6 +16,7 @@ from django.db import connection
 from usage.tests.postgresql import servers
 
 pytestmark = [
+    pytest.mark.live,
     pytest.mark.skipif(connection.vendor == "postgresql", reason="this run has started one itself"),
     pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="no server is started"),
 ]

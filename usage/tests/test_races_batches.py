@@ -14,6 +14,7 @@ from usage.tests.books import Books, assert_books_balance
 from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
+pytestmark = pytest.mark.live
 WORKERS = 8  # more than slots of daily usage, so that some write the same rows
 CALLERS = {"postgresql": 8, "sqlite": 4}  # one at a time writes a file: more would only wait
 BATCHES = 3

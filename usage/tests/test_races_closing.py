@@ -1,4 +1,4 @@
-"""Closing among callers who never pause: no record on a closed bill, none lost, no long wait."""
+"""Closing among callers who never pause: no record on a closed bill, none lost, none starved."""
 
 from __future__ import annotations
 
@@ -25,18 +25,17 @@ from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 CLOSES = 40
-MOST_SECONDS_PER_CLOSE = 1.0
 MOST_ROUNDS = 5000
 CALLERS = {"postgresql": 6, "sqlite": 4}  # one at a time writes a file
 BATCH = 50
 
 
 class Closer:
-    """A process of its own that closes bills; `seconds` are those of each close."""
+    """A process of its own that closes bills, and counts them; it fails if a close gives up."""
 
     def __init__(self, service: Service, customers: list[int]) -> None:
         self.done = threading.Event()
-        self.seconds: list[float] = []
+        self.closed = 0
         self._command = [
             *(sys.executable, "-m", "usage.tests.closer", str(CLOSES)),
             *map(str, customers),
@@ -57,7 +56,7 @@ class Closer:
         finally:
             self.done.set()
         assert run.returncode == 0, run.stderr
-        self.seconds = [float(line) for line in run.stdout.splitlines()]
+        self.closed = int(run.stdout)
         return []
 
 
@@ -100,11 +99,10 @@ def test_a_closer_races_batches_and_singles(live_service: Service, number: int) 
     documents = recorded(answers)
     bills = [b for b in live_service.books.table("usage_bill") if b["customer_id"] in customers]
     closed = [bill for bill in bills if bill["closed_at"] is not None]
-    assert len(closed) == len(closer.seconds) >= CLOSES
+    assert len(closed) == closer.closed >= CLOSES
     # Callers recorded before, between and after the closes.
     per_bill = Counter(document["bill"]["id"] for document in documents)
     assert per_bill.keys() == {bill["id"] for bill in bills}
-    assert max(closer.seconds) < MOST_SECONDS_PER_CLOSE
     assert_books_balance(live_service.books, of=customers, answered=documents)
 
 

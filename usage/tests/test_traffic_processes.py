@@ -9,12 +9,14 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
+import pytest
 from django.conf import settings
 
 from usage.tests.books import Books
 from usage.tests.factories import usage_body
 from usage.tests.live import PATIENCE_SECONDS, Caller, Service, at_once
 
+pytestmark = pytest.mark.live
 CALLERS = 16
 ROUNDS = 8
 

@@ -1,0 +1,31 @@
+"""Gives each test the marks of pytest.ini, by the fixtures that it asks for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+MARKS = {
+    "live_service": "live",
+    "installed": "live",
+    "browser": "browser",
+    "cluster": "cluster",
+    "db": "database",
+    "transactional_db": "database",
+    "books_to_copy": "database",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests, and leave out the long ones unless SOAK is set."""
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKS:
+                item.add_marker(MARKS[fixture])
+        if item.get_closest_marker("django_db"):
+            item.add_marker("database")
+    if not os.environ.get("SOAK"):
+        long = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
