@@ -6,9 +6,10 @@ import argparse
 import datetime as dt
 import sys
 
-from benchmarks import client, growth, ingest, load, others, outbox, report
+from benchmarks import client, gain, growth, ingest, load, others, outbox, report
 from benchmarks.databases import server
 from benchmarks.figures import Figure
+from benchmarks.without import OPTIMISATIONS
 
 _SIZES = [10_000, 1_000_000, 10_000_000]
 
@@ -24,11 +25,23 @@ def main() -> int:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=_SIZES, help="records, from small to large"
     )
+    parser.add_argument(
+        "--without",
+        choices=OPTIMISATIONS,
+        help="only measure what this optimisation gains; writes nothing",
+    )
     arguments = parser.parse_args()
     load.require_wrk()
     seconds = arguments.seconds or (2 if arguments.quick else 10)
     lines = [f"# Measured on {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC", ""]
     with server() as url:
+        if arguments.without:
+            figures, results = gain.measure(
+                url, arguments.without, rounds=arguments.rounds, seconds=seconds, say=_say
+            )
+            lines += [*report.figures(figures), "", *report.rounds(results)]
+            sys.stdout.write("\n" + "\n".join(lines) + "\n")
+            return 0
         figures, body = _first(url, arguments.rounds, seconds, quick=arguments.quick)
         if not arguments.quick:
             more, rest = _growth(url, arguments.sizes, arguments.rounds, seconds)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
 
+import psutil
 import psycopg2
 from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, called as one
 from psycopg2.extensions import parse_dsn
@@ -35,6 +36,9 @@ class Books(Protocol):
 
     def stored(self) -> int:
         """How many records there are, once the requests under way have ended."""
+
+    def cpu_seconds(self) -> float:
+        """The processor time that its server has used so far; 0 if it has none on this machine."""
 
 
 class Database(NamedTuple):
@@ -81,6 +85,24 @@ class Database(NamedTuple):
                 return int(self.value(f"SELECT count(*) FROM {self.table}"))
             time.sleep(_SETTLED_SECONDS)
         raise TimeoutError(f"The requests to {self.table} did not end: look for a stuck server.")
+
+    def cpu_seconds(self) -> float:
+        """The processor time that the PostgreSQL server, all of it, has used so far."""
+        with contextlib.suppress(psutil.NoSuchProcess):  # a server on another machine
+            backend = psutil.Process(self.value("SELECT pg_backend_pid()"))
+            if backend.name() == "postgres" and (server := backend.parent()):
+                return cpu_seconds(server)
+        return 0.0
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """The processor time that a process and its children, also those that ended, have used."""
+    times = process.cpu_times()
+    seconds = times.user + times.system + times.children_user + times.children_system
+    for child in process.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += cpu_seconds(child)
+    return float(seconds)
 
 
 @contextlib.contextmanager

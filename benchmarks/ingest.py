@@ -63,12 +63,14 @@ def add_customers(ours: Database) -> None:
 
 
 @contextlib.contextmanager
-def ours(server_url: str) -> Iterator[Server]:
+def ours(
+    server_url: str, application: str = "billing_project.wsgi", **variables: str
+) -> Iterator[Server]:
     """Start the service on a database with customers and no usage."""
     with database(server_url, "ours", "usage_usagerecord") as books:
         authorization = prepare(books.url)
         add_customers(books)
-        with serving("ours", "billing_project.wsgi", books, authorization) as server:
+        with serving("ours", application, books, authorization, **variables) as server:
             yield server
 
 

@@ -31,7 +31,10 @@ class Load(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What one load brought; latencies are those of requests, in seconds."""
+    """What one load brought; latencies are those of requests, in seconds.
+
+    `worker_cpu` and `database_cpu` are seconds of processor time for each record.
+    """
 
     records_per_second: float
     p50: float
@@ -40,6 +43,8 @@ class Result(NamedTuple):
     name: str
     sent: int
     records: int
+    worker_cpu: float
+    database_cpu: float
 
 
 class DishonestRun(Exception):
@@ -66,6 +71,7 @@ def make(load: Load, seconds: float, *, replayed: Result | None = None) -> Resul
         "mix": load.mix,
     }
     before = load.server.database.stored()
+    busy = load.server.cpu_seconds(), load.server.database.cpu_seconds()
     said = run(
         [
             *("wrk", "--threads", "1", "--connections", str(load.connections)),
@@ -76,11 +82,21 @@ def make(load: Load, seconds: float, *, replayed: Result | None = None) -> Resul
         {},
     )
     raw = json.loads(said.rpartition("RESULT ")[2])
+    worker_cpu = load.server.cpu_seconds() - busy[0]
+    database_cpu = load.server.database.cpu_seconds() - busy[1]
     stored = load.server.database.stored() - before
     _check(load, raw, stored)
     records = raw["created"] + raw["replayed"]
     return Result(
-        records / raw["seconds"], raw["p50"], raw["p95"], raw["p99"], name, raw["sent"], records
+        records / raw["seconds"],
+        raw["p50"],
+        raw["p95"],
+        raw["p99"],
+        name,
+        raw["sent"],
+        records,
+        worker_cpu / max(1, records),
+        database_cpu / max(1, records),
     )
 
 

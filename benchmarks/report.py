@@ -84,13 +84,25 @@ def figures(made: Sequence[Figure]) -> list[str]:
 
 
 def rounds(results: Rounds) -> list[str]:
-    """Rates and latencies of each load, medians over its rounds."""
-    rows = [["load", "records/s", "p50", "p95", "p99"]]
+    """Rates, latencies and processor time of each load, medians over its rounds."""
+    head = ["load", "records/s", "p50", "p95", "p99"]
+    rows = [[*head, "CPU of the workers per record", "CPU of PostgreSQL per record"]]
     for label in results:
         rate = results.median_of(label, lambda result: result.records_per_second)
         latencies = [
             results.median_of(label, what)
             for what in (lambda r: r.p50, lambda r: r.p95, lambda r: r.p99)
         ]
-        rows.append([label, f"{rate:,.0f}", *(f"{1000 * seconds:.1f} ms" for seconds in latencies)])
+        costs = [
+            results.median_of(label, what)
+            for what in (lambda r: r.worker_cpu, lambda r: r.database_cpu)
+        ]
+        rows.append(
+            [
+                label,
+                f"{rate:,.0f}",
+                *(f"{1000 * seconds:.1f} ms" for seconds in latencies),
+                *(f"{1e6 * seconds:,.0f} µs" if seconds else "–" for seconds in costs),
+            ]
+        )
     return table(rows)

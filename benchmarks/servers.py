@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.databases import ROOT, Books
+from benchmarks.databases import ROOT, Books, cpu_seconds
 
 WORKERS = 2
 _START_SECONDS = 30.0
@@ -42,10 +42,16 @@ class Server(NamedTuple):
         workers = psutil.Process(self.pid).children()
         return max(worker.memory_info().rss for worker in workers) / 2**20
 
+    def cpu_seconds(self) -> float:
+        """The processor time that its workers have used so far."""
+        return cpu_seconds(psutil.Process(self.pid))
+
 
 @contextlib.contextmanager
-def serving(name: str, application: str, database: Books, authorization: str) -> Iterator[Server]:
-    """A server with gunicorn.conf.py, the same number of workers and threads for everybody."""
+def serving(
+    name: str, application: str, database: Books, authorization: str, **variables: str
+) -> Iterator[Server]:
+    """A server with gunicorn.conf.py, the same number of workers and threads for each side."""
     port = _free_port()
     environment = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
     environment |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
@@ -58,7 +64,7 @@ def serving(name: str, application: str, database: Books, authorization: str) ->
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             cwd=ROOT,
-            env=os.environ | environment | database.environment,
+            env=os.environ | environment | database.environment | variables,
             stderr=log,
             start_new_session=True,
         )

@@ -95,8 +95,8 @@ def log_staff(get_response: GetResponse) -> GetResponse:
         response = get_response(request)
         user = request.user
         is_act = request.method not in {"GET", "HEAD"}
-        # REST framework's pages, the description among them, have no user at all.
-        is_staff = getattr(user, "is_authenticated", False)
+        # Pages of REST framework have no user at all, and API clients are not staff.
+        is_staff = getattr(user, "is_staff", False)
         if is_staff and (is_act or request.path_info.startswith(_ABOUT_CUSTOMERS)):
             logger_of_staff.info(
                 "%s: %s %s %d",

@@ -17,8 +17,10 @@ _HESITATION, _MOST = 0.00005, 16
 class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
     """Leaves a new connection to a worker with fewer, by hesitating longer the more it has.
 
-    Connections that stay open come in bursts, when callers or a proxy start, and whichever worker
-    wakes first would take them all: one processor would serve them, and the others idle.
+    This is an optimisation; gunicorn's own worker serves as well. To measure it, run
+    `python -m benchmarks --without fair-worker`. Connections that stay open come in bursts, when
+    callers or a proxy start, and whichever worker wakes first would take them all: one processor
+    would serve them, and the others idle.
     """
 
     def init_process(self) -> None:
