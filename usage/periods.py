@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import cache
+from importlib.resources import files
 from typing import NamedTuple
 
 from django.conf import settings
@@ -17,6 +19,25 @@ class Period(NamedTuple):
 
     start: dt.datetime
     end: dt.datetime
+
+
+def is_same_zone(one: str, other: str) -> bool:
+    """Tell whether two keys of the IANA database name one time zone, such as UTC and Etc/UTC."""
+    return one == other or _zone_of(one) == _zone_of(other)
+
+
+def _zone_of(key: str) -> str:
+    while key in _aliases():
+        key = _aliases()[key]
+    return key
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """Return what each alias is an alias of: the lines "L zone alias" of the database's source."""
+    source = (files("tzdata") / "zoneinfo" / "tzdata.zi").read_text()
+    links = (line.split() for line in source.splitlines() if line.startswith("L "))
+    return {alias: zone for _, zone, alias in links}
 
 
 def day_of(instant: dt.datetime) -> dt.date:

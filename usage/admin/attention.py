@@ -64,7 +64,7 @@ def finding_cells(finding: Finding, bill: Bill) -> FindingCells:
         service=formats.name(finding.service) if finding.service else "",
         amount=""
         if finding.amount is None
-        else formats.money(round_amount(finding.amount, bill.minor_unit_digits), bill.currency),
+        else formats.money(round_amount(finding.amount, bill.digits), bill.currency),
         since=f"{finding.since}",
         url=_url(finding, bill),
         pairs=[
@@ -104,7 +104,7 @@ def comparison_cells(comparison: Comparison, bill: Bill) -> ComparisonCells:
     def money(amount: Any) -> str:
         if amount is None:
             return "–"
-        return formats.money(round_amount(amount, bill.minor_unit_digits), bill.currency)
+        return formats.money(round_amount(amount, bill.digits), bill.currency)
 
     return ComparisonCells(
         previous=money(previous),

@@ -25,7 +25,6 @@ from usage.admin.rows import (
 from usage.attention.bills import examine
 from usage.database.transactions import database_now
 from usage.models import Bill, DailyUsage, Line, UsageRecord
-from usage.models.bill import total_of
 from usage.money import EXACT, plain, round_amount
 from usage.periods import day_of
 
@@ -200,7 +199,7 @@ class BillPage:
         return OtherLines(
             formats.number(len(others)),
             formats.number(sum(line.records for line in others)),
-            formats.money(total_of(others), self.currency),
+            formats.money(self.bill.total_of(others), self.currency),
         )
 
     def projection(self) -> str:
@@ -212,7 +211,7 @@ class BillPage:
         days = Decimal((end - start) // dt.timedelta(seconds=1))
         share = days / Decimal(elapsed // dt.timedelta(seconds=1))
         amount = EXACT.multiply(self.total, share)
-        rounded = round_amount(amount, self.bill.minor_unit_digits)
+        rounded = round_amount(amount, self.bill.digits)
         return formats.money(rounded, self.currency)
 
     def days_left(self) -> int | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import re
 from decimal import Decimal, localcontext
+from typing import cast
 
 from babel.numbers import format_currency
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from usage.currencies import digits_of
 from usage.models import ApiKey, Customer
 from usage.money import EXACT
 
@@ -19,19 +21,28 @@ _CODE = re.compile(r"[A-Z]{3}(?=\d)")
 
 
 def money(amount: Decimal, currency: str) -> str:
-    """Return an amount with its currency, at the currency's minor unit."""
-    return _money(amount, currency, rounded=True)
+    """Return an amount that is rounded to a currency's digits, with the currency."""
+    return _money(amount, currency, digits=-cast("int", amount.as_tuple().exponent))
 
 
 def exact_money(amount: Decimal, currency: str) -> str:
     """Return an amount with its currency and every digit it has."""
-    return _money(amount, currency, rounded=False)
+    return _money(amount, currency, digits=digits_of(currency), rounded=False)
 
 
-def _money(amount: Decimal, currency: str, *, rounded: bool) -> str:
+def _money(amount: Decimal, currency: str, *, digits: int, rounded: bool = True) -> str:
+    # The digits are given, since Babel would take CLDR's, which are not ISO 4217's.
+    pattern = f"¤#,##0.{'0' * digits}".rstrip(".")
     with localcontext(EXACT):  # Babel computes in the current context and fails beyond its digits
         unsigned = amount + 0  # Decimal("-0") would show as −$0.00
-        text = format_currency(unsigned, currency, locale="en", decimal_quantization=rounded)
+        text = format_currency(
+            unsigned,
+            currency,
+            format=pattern,
+            locale="en",
+            currency_digits=False,
+            decimal_quantization=rounded,
+        )
     return _CODE.sub("\\g<0>\N{NO-BREAK SPACE}", text).replace("-", "−")
 
 

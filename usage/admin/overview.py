@@ -19,9 +19,9 @@ from usage.admin import formats, traffic
 from usage.admin.charts import Value, bar_chart
 from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
 from usage.admin.rows import bill_cells, history_cells, record_cells, with_cells
+from usage.currencies import digits_of
 from usage.database.transactions import database_now
 from usage.models import Bill, Customer, HistoryEntry, UsageCheck, UsageRecord
-from usage.models.customer import minor_unit_digits
 from usage.money import EXACT, round_amount
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
 
@@ -223,7 +223,7 @@ def _so_far(visit: Visit, amounts: Iterable[Amount]) -> tuple[Decimal, Decimal]:
 
 
 def _money(amount: Decimal, currency: str) -> str:
-    return formats.money(round_amount(amount, minor_unit_digits(currency)), currency)
+    return formats.money(round_amount(amount, digits_of(currency)), currency)
 
 
 def _accrued(visit: Visit, found: Figures, currency: str) -> Accrued:

@@ -17,7 +17,6 @@ from usage.admin import formats
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.rows import dates_of
 from usage.models import Bill, Line, UsageRecord
-from usage.models.bill import total_of
 from usage.money import EXACT, round_amount
 from usage.periods import LONGEST_LATENESS, day_of
 
@@ -74,7 +73,7 @@ def number_of(bill: Bill) -> str:
 def _context(bill: Bill) -> dict[str, Any]:
     lines = bill.lines()
     voids = _voids(bill)
-    total = bill.total if bill.is_closed else total_of(lines)
+    total = bill.total if bill.is_closed else bill.total_of(lines)
     return {
         "seller": settings.SELLER,
         "number": number_of(bill),
@@ -111,14 +110,16 @@ def _rows_by_service(bill: Bill, lines: list[Line]) -> list[LineRow]:
     by_service: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         by_service[line.service].append(line)
-    services = sorted(by_service, key=lambda name: abs(total_of(by_service[name])), reverse=True)
+    services = sorted(
+        by_service, key=lambda name: abs(bill.total_of(by_service[name])), reverse=True
+    )
     shown, others = services[: LINES_SHOWN - 1], services[LINES_SHOWN - 1 :]
     rows = [_service_row(bill, service, by_service[service]) for service in sorted(shown)]
     if len(others) == 1:
         rows.append(_service_row(bill, others[0], by_service[others[0]]))
     elif others:
         rest = [line for service in others for line in by_service[service]]
-        amount = formats.money(total_of(rest), bill.currency)
+        amount = formats.money(bill.total_of(rest), bill.currency)
         rows.append(LineRow(f"{len(others)} other services", "", "", amount))
     return rows
 
@@ -127,7 +128,7 @@ def _service_row(bill: Bill, service: str, lines: list[Line]) -> LineRow:
     prices = {line.price_per_unit for line in lines}
     price = formats.exact_money(prices.pop(), bill.currency) if len(prices) == 1 else "several"
     units = formats.number(_sum(line.units for line in lines))
-    return LineRow(service, price, units, formats.money(total_of(lines), bill.currency))
+    return LineRow(service, price, units, formats.money(bill.total_of(lines), bill.currency))
 
 
 def _sum(numbers: Iterable[Decimal]) -> Decimal:
@@ -157,7 +158,7 @@ def _voids(bill: Bill) -> list[VoidRow]:
             f"{day_of(void.occurred_at):%Y-%m-%d}",
             formats.number(void.units),
             formats.exact_money(void.price_per_unit, bill.currency),
-            formats.money(round_amount(void.amount, bill.minor_unit_digits), bill.currency),
+            formats.money(round_amount(void.amount, bill.digits), bill.currency),
         )
         for void in voids.order_by("recorded_at", "request_id")[: VOIDS_SHOWN + 1]
     ]

@@ -24,7 +24,6 @@ from usage.attention.findings import (
 )
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates
-from usage.models.bill import total_of
 from usage.money import EXACT
 from usage.periods import day_of, grace_end, month_bounds, previous_month
 
@@ -54,7 +53,7 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     duplicates = _duplicates(open_bills, accepted)
     examined = {}
     for bill in bills:
-        total = bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
+        total = bill.total if bill.is_closed else bill.total_of(lines.get(bill.pk, []))
         comparison = history.compare(bill, now)
         findings: list[Finding] = []
         if not bill.is_closed:

@@ -74,7 +74,7 @@ def find_duplicates(bill: Bill) -> int:
             service=service,
             price_per_unit=price,
             records=repeated.records,
-            amount=round_amount(exact_amount(repeated.units, price), bill.minor_unit_digits),
+            amount=round_amount(exact_amount(repeated.units, price), bill.digits),
             since=repeated.since,
             pairs=[
                 [example.request_id, _first_of(bill, example, voided)]

@@ -1,7 +1,12 @@
-"""Conditions of check constraints whose SQL differs between the engines."""
+"""Conditions of check constraints whose SQL differs between the engines.
+
+None of them is ever null: a check that comes out null admits the row.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from string import Formatter
 from typing import Any
 
@@ -10,7 +15,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 class PerEngine(models.Func):
-    """A condition for check constraints whose SQL differs between the engines."""
+    """A condition that is a template of SQL for each engine."""
 
     output_field = models.BooleanField()
     conditional = True
@@ -22,11 +27,13 @@ class PerEngine(models.Func):
         return self._as(self.postgresql_template, compiler, context)
 
     def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(self.sqlite_template, compiler, context)
+        # SQLite's columns hold values of any type, of which its functions may know nothing.
+        sql, params = self._as(self.sqlite_template, compiler, context)
+        return f"({sql}) IS TRUE", params
 
     def _as(self, template: str, compiler: Any, context: dict[str, Any]) -> Any:
         parts = [compiler.compile(expression) for expression in self.get_source_expressions()]
-        # A part that stands in the template twice needs its parameters twice.
+        # A part that is used twice needs its parameters twice.
         places = [int(place) for _, place, _, _ in Formatter().parse(template) if place]
         params = [param for place in places for param in parts[place][1]]
         return template.format(*(sql for sql, _ in parts)), tuple(params)
@@ -85,3 +92,74 @@ class OccurredInTime(PerEngine):
     )
     # Days as floats: exact to well below the millisecond that is added.
     sqlite_template = "(julianday({0}) - julianday({1}) BETWEEN -366 - 1e-8 AND 5.0 / 1440 + 1e-8)"
+
+
+_FIRST_YEAR, _AFTER_LAST_YEAR = "'1970-01-01'", "'9999-01-01'"
+_IN_RANGE = f"{{0}} >= {_FIRST_YEAR} AND {{0}} < {_AFTER_LAST_YEAR}"
+# What PostgreSQL's types admit and Python cannot read: infinity, other calendars, NaN.
+_POSTGRESQL_READABLE = {
+    "dates": _IN_RANGE,
+    "instants": _IN_RANGE,
+    "numbers": "{0} <> 'NaN'",
+}
+# SQLite's columns admit everything. Instants are text such as 2026-11-10 12:00:00.123, and
+# '+0 days' makes 30 February another day.
+_SQLITE_READABLE = {
+    "dates": f"{_IN_RANGE} AND date({{0}}, '+0 days') IS {{0}}",
+    "instants": (
+        f"{_IN_RANGE} AND datetime(substr({{0}}, 1, 19), '+0 days') IS substr({{0}}, 1, 19)"
+        " AND (length({0}) = 19 OR (substr({0}, 20, 1) = '.' AND length({0}) BETWEEN 21 AND 26"
+        " AND substr({0}, 21) NOT GLOB '*[^0-9]*'))"
+    ),
+    "numbers": "typeof({0}) = 'integer'",
+    "integers": "typeof({0}) = 'integer'",
+    "booleans": "{0} IN (0, 1)",
+    "texts": "typeof({0}) = 'text'",
+}
+
+
+class Readable(models.Func):
+    """Python can read these columns, named by what they hold, as far as they are not null.
+
+    Dates and instants lie in the years 1970 to 9998, so that months can be reckoned with.
+    """
+
+    output_field = models.BooleanField()
+    conditional = True
+
+    def __init__(
+        self,
+        *,
+        dates: Sequence[str] = (),
+        instants: Sequence[str] = (),
+        numbers: Sequence[str] = (),
+        integers: Sequence[str] = (),
+        booleans: Sequence[str] = (),
+        texts: Sequence[str] = (),
+    ) -> None:
+        columns = {
+            "dates": dates,
+            "instants": instants,
+            "numbers": numbers,
+            "integers": integers,
+            "booleans": booleans,
+            "texts": texts,
+        }
+        self._kinds = [kind for kind, names in columns.items() for _ in names]
+        super().__init__(*chain.from_iterable(columns.values()))
+
+    def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        return self._as(_POSTGRESQL_READABLE, compiler)
+
+    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
+        return self._as(_SQLITE_READABLE, compiler)
+
+    def _as(self, templates: Mapping[str, str], compiler: Any) -> Any:
+        conditions, params = ["true"], []
+        for kind, column in zip(self._kinds, self.get_source_expressions(), strict=True):
+            if kind in templates:
+                template = f"({{0}} IS NULL OR ({templates[kind]}) IS TRUE)"
+                sql, column_params = compiler.compile(column)
+                conditions.append(template.format(sql))
+                params += [*column_params] * template.count("{0}")
+        return f"({' AND '.join(conditions)})", params

@@ -10,7 +10,8 @@ A migration that remakes a table on SQLite, which drops the table's triggers, be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,6 +79,19 @@ def remove_in_migration(_apps: Any, schema_editor: Any) -> None:
     """Begin a migration that remakes tables on SQLite, where the guards of others would fail."""
     if schema_editor.connection.vendor == "sqlite":
         remove(schema_editor.connection)
+
+
+@contextmanager
+def lifted(name: str, connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Lift one guard inside a migration's transaction, which no other transaction sees."""
+    guard = _guards(connection.vendor)[name]
+    off, on = f"ALTER TABLE {guard.table} DISABLE TRIGGER {name}", guard.sql
+    if connection.vendor == "sqlite":
+        off = f"DROP TRIGGER {name}"
+    with connection.cursor() as cursor:
+        cursor.execute(off)
+        yield
+        cursor.execute(on)
 
 
 def install_in_migration(_apps: Any, schema_editor: Any) -> None:

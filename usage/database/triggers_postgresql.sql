@@ -25,6 +25,8 @@ BEGIN
             IS DISTINCT FROM (OLD.id, OLD.customer_id, OLD.month, OLD.period_start, OLD.currency)
         OR NEW.period_end IS DISTINCT FROM LEAST(OLD.period_end, NEW.closed_at)
         OR NEW.named_after_closing
+        -- A bill that an older version opened has no digits until it is closed.
+        OR NEW.minor_unit_digits IS DISTINCT FROM COALESCE(OLD.minor_unit_digits, NEW.minor_unit_digits)
     THEN
         RAISE EXCEPTION 'a bill changes only once, when it is closed' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
@@ -109,6 +111,11 @@ CREATE OR REPLACE TRIGGER history_never_truncated BEFORE TRUNCATE ON usage_histo
 CREATE OR REPLACE TRIGGER change_never_changes BEFORE DELETE OR UPDATE ON usage_change
     FOR EACH ROW EXECUTE FUNCTION usage_refuse('the history of customers and keys never changes and is never deleted');
 CREATE OR REPLACE TRIGGER change_never_truncated BEFORE TRUNCATE ON usage_change
+    FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
+
+CREATE OR REPLACE TRIGGER time_zone_never_changes BEFORE DELETE OR UPDATE ON usage_billingtimezone
+    FOR EACH ROW EXECUTE FUNCTION usage_refuse('the billing time zone never changes');
+CREATE OR REPLACE TRIGGER time_zone_never_truncated BEFORE TRUNCATE ON usage_billingtimezone
     FOR EACH STATEMENT EXECUTE FUNCTION usage_refuse_truncate();
 
 CREATE OR REPLACE TRIGGER customer_keeps_currency BEFORE UPDATE OF id, currency ON usage_customer

@@ -15,7 +15,7 @@ from usage.attention.findings import Examined
 from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import CLOSE_LOCK_SECONDS
-from usage.models import Bill, HistoryEntry, Hold
+from usage.models import Bill, BillingTimeZone, HistoryEntry, Hold
 from usage.money import EXACT, plain
 
 
@@ -66,6 +66,7 @@ def _close(
         asked = time.perf_counter()
         sql.take_close_lock([bill.customer_id], exclusive=True)
         CLOSE_LOCK_SECONDS.labels("close").observe(time.perf_counter() - asked)
+    BillingTimeZone.objects.confirm()
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.
     bill.refresh_from_db()  # the customer too, whose name the bill keeps
@@ -94,6 +95,7 @@ def _close(
             closed_total=total,
             closed_name=bill.customer.name,
             closed_reference=bill.customer.reference,
+            minor_unit_digits=bill.digits,
             period_end=min(bill.period_end, now),
         )
     except ValidationError as error:

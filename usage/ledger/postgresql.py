@@ -14,6 +14,7 @@ from typing import Any
 from django.conf import settings
 from django.db.backends.utils import CursorWrapper
 
+from usage.currencies import digits_sql
 from usage.database import prepared
 from usage.database.transactions import NOW, ON_STANDBY, instant
 from usage.ledger.facts import CloseLockBusy, DailyAddition, StoredRecord, Voiding
@@ -59,12 +60,16 @@ class PostgreSQLStatements:
 
     def accounts(
         self, customer_ids: Collection[int]
-    ) -> tuple[dt.datetime, dict[int, list[ExistingBill]]]:
-        """Return the database's clock, and each known customer's bills that matter now."""
+    ) -> tuple[dt.datetime, str | None, dict[int, list[ExistingBill]]]:
+        """Return the database's clock, the zone of the books and each customer's bills.
+
+        Unknown customers are left out, and so are bills that no longer matter.
+        """
         prepared.execute(
             self.cursor,
             "usage_accounts",
-            f"SELECT {NOW['postgresql']}, customer.id, bill.id, bill.month,"
+            f"SELECT {NOW['postgresql']}, (SELECT name FROM usage_billingtimezone),"
+            " customer.id, bill.id, bill.month,"
             " bill.period_start, bill.period_end, bill.closed_at IS NULL"
             " FROM unnest(%s::bigint[]) AS asked(id)"
             " LEFT JOIN usage_customer customer ON customer.id = asked.id"
@@ -75,20 +80,21 @@ class PostgreSQLStatements:
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
-        for _, customer_id, *bill in rows:
+        for _, _, customer_id, *bill in rows:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill[0] is not None:
                     bills.append(ExistingBill(*bill))
-        return instant(rows[0][0]), accounts
+        return instant(rows[0][0]), rows[0][1], accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""
         columns = zip(*bills, strict=True)
         # Customers are locked in one order, and against a change of their currency.
         self.cursor.execute(
-            "INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
-            " SELECT missing.*, customer.currency"
+            "INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency,"
+            " minor_unit_digits)"
+            f" SELECT missing.*, customer.currency, {digits_sql('customer.currency')}"
             " FROM unnest(%s::bigint[], %s::date[], %s::timestamptz[], %s::timestamptz[])"
             " AS missing (customer_id, month, period_start, period_end)"
             " JOIN usage_customer customer ON customer.id = missing.customer_id"

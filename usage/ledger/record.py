@@ -4,7 +4,7 @@
 each must see what the one before it waited for:
 
 1. take the close lock, so that none of the customers' bills closes before the commit;
-2. read the clock and the bills, and open the bills that are missing;
+2. read the clock, the zone and the bills, and open the bills that are missing;
 3. insert the records; one whose id is stored already is passed over;
 4. add what was really inserted to daily usage;
 5. read what the insert passed over, and answer that as a replay or a conflict.
@@ -44,7 +44,9 @@ from usage.ledger.group_commit import GroupCommit
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
 from usage.metrics import CLOSE_LOCK_SECONDS, GROUP_SIZE
+from usage.models import Bill, BillingTimeZone
 from usage.models.daily_usage import SLOTS
+from usage.models.time_zone import confirm_zone
 from usage.money import EXACT
 
 # A larger request runs alone: it gains nothing from company, and holds up the others.
@@ -143,7 +145,8 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         sql.take_close_lock(customer_ids, wait=wait)
         CLOSE_LOCK_SECONDS.labels("record").observe(time.perf_counter() - asked)
 
-        now, bills = sql.accounts(customer_ids)
+        now, zone, bills = sql.accounts(customer_ids)
+        confirm_zone(zone)
         targets = [_target(fact, voiding, bills, now) for fact in facts]
         # Stored ids are answered first: only an id that is not stored is refused, or worth a new
         # bill. For a fact that has an open bill the insert below finds out.
@@ -156,10 +159,12 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         new, refused = _new_facts(facts, targets, stored)
         missing = sorted({bill for i in new if isinstance(bill := targets[i], MissingBill)})
         opened: set[int] = set()
+        if new and zone is None:
+            BillingTimeZone.objects.keep(Bill.objects.all())
         if missing:
             opened = sql.open_bills(missing)
             # Another transaction may have opened some of them first, so read them all again.
-            _, bills = sql.accounts(customer_ids)
+            _, _, bills = sql.accounts(customer_ids)
             for i in new:
                 targets[i] = _target(facts[i], voiding, bills, now)
 

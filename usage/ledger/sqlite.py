@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import IntegrityError
 from django.db.backends.utils import CursorWrapper
 
+from usage.currencies import digits_sql
 from usage.database.transactions import NOW, instant
 from usage.ledger.facts import DailyAddition, DailyUsageOverflow, StoredRecord, Voiding
 from usage.ledger.target_bill import ExistingBill, MissingBill
@@ -43,11 +44,15 @@ class SQLiteStatements:
 
     def accounts(
         self, customer_ids: Collection[int]
-    ) -> tuple[dt.datetime, dict[int, list[ExistingBill]]]:
-        """Return the database's clock, and each known customer's bills that matter now."""
+    ) -> tuple[dt.datetime, str | None, dict[int, list[ExistingBill]]]:
+        """Return the database's clock, the zone of the books and each customer's bills.
+
+        Unknown customers are left out, and so are bills that no longer matter.
+        """
         # A column behind `|| ''` has no declared type, so Django leaves its text alone.
         self.cursor.execute(
-            f"SELECT {NOW['sqlite']}, customer.id, bill.id, bill.month || '',"
+            f"SELECT {NOW['sqlite']}, (SELECT name FROM usage_billingtimezone),"
+            " customer.id, bill.id, bill.month || '',"
             " bill.period_start || '', bill.period_end || '', bill.closed_at IS NULL"
             " FROM (SELECT value AS id FROM json_each(%s)) AS asked"
             " LEFT JOIN usage_customer customer ON customer.id = asked.id"
@@ -60,7 +65,7 @@ class SQLiteStatements:
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
-        for _, customer_id, bill_id, month, start, end, is_open in rows:
+        for _, _, customer_id, bill_id, month, start, end, is_open in rows:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill_id is not None:
@@ -68,7 +73,7 @@ class SQLiteStatements:
                     bills.append(
                         ExistingBill(bill_id, first_day, _utc(start), _utc(end), bool(is_open))
                     )
-        return instant(rows[0][0]), accounts
+        return instant(rows[0][0]), rows[0][1], accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""
@@ -79,10 +84,15 @@ class SQLiteStatements:
         self.cursor.execute(
             "WITH missing (customer_id, month, period_start, period_end) AS"
             f" ({_values(rows)})"
-            " INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency)"
-            " SELECT missing.*, customer.currency FROM missing"
+            " INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency,"
+            " minor_unit_digits)"
+            f" SELECT missing.*, customer.currency, {digits_sql('customer.currency')} FROM missing"
             " JOIN usage_customer customer ON customer.id = missing.customer_id"
-            " WHERE true ON CONFLICT DO NOTHING RETURNING id",
+            # Not ON CONFLICT: a guard refuses a key that exists before SQLite looks for conflicts.
+            " WHERE NOT EXISTS (SELECT 1 FROM usage_bill bill"
+            " WHERE bill.customer_id = missing.customer_id"
+            " AND bill.period_end > missing.period_start"
+            " AND bill.period_start < missing.period_end) RETURNING id",
             [value for row in rows for value in row],
         )
         return {bill_id for (bill_id,) in self.cursor.fetchall()}
@@ -120,8 +130,10 @@ class SQLiteStatements:
         self.cursor.execute(
             "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
             " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
-            f" bill_id, reported_by_id) {_values(rows)}"
-            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+            f" bill_id, reported_by_id) SELECT * FROM ({_values(rows)}) AS given"
+            # Not ON CONFLICT: a guard refuses a key that exists before SQLite looks for conflicts.
+            " WHERE NOT EXISTS (SELECT 1 FROM usage_usagerecord record"
+            " WHERE record.request_id = given.column5) RETURNING request_id",
             [value for row in rows for value in row],
         )
         return {request_id for (request_id,) in self.cursor.fetchall()}

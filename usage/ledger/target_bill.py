@@ -111,13 +111,10 @@ def _bill_of_month(
     month: dt.date, customer_id: int, bills: Iterable[ExistingBill]
 ) -> ExistingBill | MissingBill | None:
     """Return the open bill for the month, or the one to open for the part of it left, if any."""
-    start, end = bounds = month_bounds(month)
+    start, end = month_bounds(month)
     for bill in bills:
         if bill.month == month and bill.is_open:
             return bill
-        # Bills of another month overlap this one only if they were opened in another time zone.
-        if bill.month == month or bill.period_start < bounds.start < bill.period_end:
+        if bill.month == month:
             start = max(start, bill.period_end)
-        elif bounds.start < bill.period_start:
-            end = min(end, bill.period_start)
     return MissingBill(customer_id, month, start, end) if start < end else None

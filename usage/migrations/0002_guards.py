@@ -6,3 +6,4 @@ class Migration(migrations.Migration):
 
     dependencies = [("usage", "0001_initial")]
 
+    operations = []

@@ -25,7 +25,7 @@ def normalise_names(apps: Any, schema_editor: Any) -> None:
 def name_closed_bills(apps: Any, schema_editor: Any) -> None:
     """Keep today's name and reference with the bills that were closed before these were kept.
 
-    This is the one change of a closed bill, and lifts its guard, which `install` brings back.
+    This is the one change of a closed bill, and lifts its guard, which 0008_books brings back.
     """
     connection = schema_editor.connection
     table = " ON usage_bill" if connection.vendor == "postgresql" else ""
@@ -250,5 +250,4 @@ class Migration(migrations.Migration):
                 name="bill_closed_with_name",
             ),
         ),
-        migrations.RunPython(triggers.install_in_migration, migrations.RunPython.noop),
     ]

@@ -9,6 +9,7 @@ from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
 from usage.models.hold import Hold
+from usage.models.time_zone import BillingTimeZone, OtherTimeZone
 from usage.models.traffic import Counts, Refusal, RefusalNote, Traffic
 from usage.models.usage_check import AcceptedDuplicates, PossibleDuplicates, UsageCheck
 from usage.models.usage_record import UsageRecord
@@ -17,6 +18,7 @@ __all__ = [
     "AcceptedDuplicates",
     "ApiKey",
     "Bill",
+    "BillingTimeZone",
     "Change",
     "CommandRun",
     "Counts",
@@ -27,6 +29,7 @@ __all__ = [
     "Hold",
     "Line",
     "NewValue",
+    "OtherTimeZone",
     "PossibleDuplicates",
     "Refusal",
     "RefusalNote",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import models
 from django.db.models import F, Q
 
-from usage.database.constraints import CurrencyCode, FirstDayOfMonth
+from usage.currencies import cldr_digits, digits_of
+from usage.database.constraints import CurrencyCode, FirstDayOfMonth, Readable
 from usage.database.fields import ExactDecimalField
 from usage.database.names import NameField
 from usage.models.base import FrozenModel, FrozenQuerySet
@@ -17,10 +19,10 @@ from usage.models.customer import (
     CUSTOMER_NAME_LENGTH,
     REFERENCE_LENGTH,
     Customer,
-    minor_unit_digits,
 )
+from usage.models.time_zone import BillingTimeZone, misfit_of
 from usage.money import EXACT, exact_amount, round_amount
-from usage.periods import last_due_month
+from usage.periods import Period, last_due_month, month_bounds
 
 if TYPE_CHECKING:
     from usage.models.daily_usage import DailyUsageManager
@@ -42,14 +44,6 @@ class Line(NamedTuple):
     @property
     def exact_amount(self) -> Decimal:
         return exact_amount(self.units, self.price_per_unit)
-
-
-def total_of(lines: list[Line]) -> Decimal:
-    """Return what the lines of one bill add up to."""
-    total = Decimal(0)
-    for line in lines:
-        total = EXACT.add(total, line.amount)
-    return total
 
 
 class BillQuerySet(FrozenQuerySet["Bill"]):
@@ -90,6 +84,11 @@ class Bill(FrozenModel):
     period_end = models.DateTimeField(help_text="The first instant that is not in the period.")
     currency = models.CharField(
         max_length=3, editable=False, help_text="The customer's when the bill was opened."
+    )
+    minor_unit_digits = models.SmallIntegerField(
+        null=True,  # a version that knows nothing of it may open bills beside this one
+        editable=False,
+        help_text="Digits after the point of its amounts, as ISO 4217 has them when it opens.",
     )
     closed_at = models.DateTimeField(null=True, editable=False)
     closed_total = ExactDecimalField(max_digits=30, decimal_places=4, null=True, editable=False)
@@ -159,6 +158,24 @@ class Bill(FrozenModel):
                     closed_reference__isnull=False,
                 ),
             ),
+            models.CheckConstraint(
+                name="bill_minor_unit_digits",
+                condition=Q(minor_unit_digits__isnull=True)
+                | Q(minor_unit_digits__gte=0, minor_unit_digits__lte=4),
+            ),
+            models.CheckConstraint(
+                name="bill_readable",
+                condition=Q(
+                    Readable(
+                        integers=("customer", "minor_unit_digits"),
+                        dates=("month",),
+                        instants=("period_start", "period_end", "closed_at"),
+                        texts=("currency", "closed_name", "closed_reference"),
+                        booleans=("named_after_closing",),
+                        numbers=("closed_total",),
+                    )
+                ),
+            ),
         )
         indexes = (models.Index(name="bill_by_month", fields=("-month", "customer")),)
 
@@ -169,6 +186,15 @@ class Bill(FrozenModel):
         """Open the bill, in its customer's currency; raises Frozen if it is stored already."""
         self.currency = self.currency or self.customer.currency
         super().save(*args, **kwargs)
+
+    def _save_table(self, raw: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001 - Django's
+        BillingTimeZone.objects.keep(type(self)._base_manager.all())
+        period, month = Period(self.period_start, self.period_end), month_bounds(self.month)
+        if raw and not month.start <= period.start < period.end <= month.end:
+            raise misfit_of("that is loaded", self.month, period)
+        if self.minor_unit_digits is None:
+            self.minor_unit_digits = self.digits
+        return super()._save_table(raw, *args, **kwargs)
 
     def natural_key(self) -> tuple[Any, ...]:
         return (self.customer_id, self.period_start)
@@ -202,13 +228,26 @@ class Bill(FrozenModel):
         return lines
 
     @property
-    def minor_unit_digits(self) -> int:
-        """How many digits the bill's currency has after the point."""
-        return minor_unit_digits(self.currency)
+    def digits(self) -> int:
+        """How many digits the bill's amounts have after the point.
+
+        A bill that an older version opened keeps none until it is closed; one that an older
+        version closed was rounded to CLDR's.
+        """
+        if self.minor_unit_digits is not None:
+            return self.minor_unit_digits
+        return cldr_digits(self.currency) if self.is_closed else digits_of(self.currency)
+
+    def total_of(self, lines: Iterable[Line]) -> Decimal:
+        """Return what `lines`, those of this bill, add up to, with all digits of its currency."""
+        total = Decimal(0)
+        for line in lines:
+            total = EXACT.add(total, line.amount)
+        return round_amount(total, self.digits)
 
     @property
     def total(self) -> Decimal:
         """What the bill's lines add up to, in the customer's currency; fixed once it is closed."""
         if self.closed_total is not None:
-            return round_amount(self.closed_total, self.minor_unit_digits)
-        return total_of(self.lines())
+            return round_amount(self.closed_total, self.digits)
+        return self.total_of(self.lines())

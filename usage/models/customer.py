@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from babel import Locale
-from babel.numbers import get_currency_precision
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from usage.database.constraints import CurrencyCode
+from usage.currencies import ISO_DIGITS, digits_of
+from usage.database.constraints import CurrencyCode, Readable
 from usage.database.names import NameField
 from usage.models.base import InsertMissing
 from usage.models.change import Change, NewValue
@@ -22,20 +22,23 @@ if TYPE_CHECKING:
 LARGEST_ID = 2**63 - 1
 CUSTOMER_NAME_LENGTH = 200
 REFERENCE_LENGTH = 100
-_CURRENCIES = frozenset(Locale("en").currencies)
 
 
 def validate_currency(code: str) -> None:
-    """Raise ValidationError unless `code` is an ISO 4217 code that CLDR knows."""
-    if code not in _CURRENCIES:
+    """Raise ValidationError unless `code` is a currency of ISO 4217 that has a minor unit."""
+    if code not in ISO_DIGITS:
         raise ValidationError(
-            f"{code!r} is no currency: give a three-letter ISO 4217 code in capitals, such as USD."
+            f"{code!r} is not a currency with a minor unit in ISO 4217: give a three-letter code"
+            " in capitals, such as USD."
         )
 
 
-def minor_unit_digits(currency: str) -> int:
-    """Return how many digits a currency has after the point (CLDR through Babel)."""
-    return get_currency_precision(currency)
+class CustomerQuerySet(models.QuerySet["Customer"]):
+    """Customers as they are asked for."""
+
+    def outside_iso(self) -> CustomerQuerySet:
+        """Return the customers whose currency would be refused for a new one."""
+        return self.exclude(currency__in=ISO_DIGITS)
 
 
 class Customer(InsertMissing):
@@ -62,6 +65,8 @@ class Customer(InsertMissing):
         help_text="ISO 4217, in capitals. It cannot change once the customer has a bill.",
     )
 
+    objects = models.Manager.from_queryset(CustomerQuerySet)()
+
     bills: models.Manager[Bill]
     changes: models.Manager[Change]
     named_in_history = "customer"
@@ -84,10 +89,23 @@ class Customer(InsertMissing):
                 condition=models.Q(CurrencyCode(models.F("currency"))),
                 violation_error_message="A currency is a three-letter ISO 4217 code in capitals.",
             ),
+            models.CheckConstraint(
+                name="customer_readable",
+                condition=models.Q(
+                    Readable(integers=("id",), texts=("name", "reference", "currency"))
+                ),
+            ),
         )
 
     def __str__(self) -> str:
         return f"{self.name} ({self.pk})"
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Check each field; a stored customer may keep a currency that a new one may not have."""
+        stored = Customer.objects.filter(pk=self.pk, currency=self.currency)
+        if self.currency not in ISO_DIGITS and stored.exists():
+            exclude = {*(exclude or ()), "currency"}
+        super().clean_fields(exclude)
 
     def clean(self) -> None:
         super().clean()
@@ -115,6 +133,6 @@ class Customer(InsertMissing):
         return stored.filter(bills__isnull=False).exists()
 
     @property
-    def minor_unit_digits(self) -> int:
+    def digits(self) -> int:
         """How many digits the customer's currency has after the point."""
-        return minor_unit_digits(self.currency)
+        return digits_of(self.currency)

@@ -11,11 +11,11 @@ from django.db import models
 from django.db.models import lookups
 from django.db.models.functions import Length
 
-from usage.database.constraints import CleanText
+from usage.database.constraints import CleanText, Readable
 from usage.database.fields import ExactDecimalField
 from usage.database.sums import ExactSum
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.bill import Bill, Line, total_of
+from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
 from usage.money import exact_amount, round_amount
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
@@ -31,7 +31,7 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
 
         One query reads them all. A bill without usage has no lines.
         """
-        digits = {bill.pk: bill.minor_unit_digits for bill in bills}
+        digits = {bill.pk: bill.digits for bill in bills}
         rows = (
             self.filter(bill__in=list(digits))
             .values_list("bill_id", "service", "price_per_unit")
@@ -52,7 +52,7 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
         bills = list(bills)
         lines = self.lines_of(bill for bill in bills if not bill.is_closed)
         return {
-            bill.pk: bill.total if bill.is_closed else total_of(lines.get(bill.pk, []))
+            bill.pk: bill.total if bill.is_closed else bill.total_of(lines.get(bill.pk, []))
             for bill in bills
         }
 
@@ -126,6 +126,17 @@ class DailyUsage(FrozenModel):
             ),
             models.CheckConstraint(
                 name="daily_usage_price", condition=models.Q(price_per_unit__gte=0)
+            ),
+            models.CheckConstraint(
+                name="daily_usage_readable",
+                condition=models.Q(
+                    Readable(
+                        integers=("customer", "bill", "slot", "records"),
+                        texts=("service",),
+                        numbers=("price_per_unit", "units"),
+                        dates=("day",),
+                    )
+                ),
             ),
         )
 

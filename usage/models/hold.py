@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from usage.database.constraints import Readable
 from usage.models.bill import Bill
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
@@ -27,6 +28,10 @@ class Hold(models.Model):
                 name="hold_reason_and_name_given",
                 condition=~Q(reason="") & ~Q(by=""),
                 violation_error_message="A hold has a reason and the name of who set it.",
+            ),
+            models.CheckConstraint(
+                name="hold_readable",
+                condition=Q(Readable(integers=("bill",), instants=("at",), texts=("reason", "by"))),
             ),
         )
 

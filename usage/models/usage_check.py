@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from usage.database.constraints import Readable
 from usage.database.fields import ExactDecimalField
 from usage.models.bill import Bill
 from usage.models.customer import Customer
@@ -32,6 +33,17 @@ class PossibleDuplicates(models.Model):
         constraints = (
             models.UniqueConstraint(
                 name="possible_duplicates_once", fields=("bill", "service", "price_per_unit")
+            ),
+            models.CheckConstraint(
+                name="possible_duplicates_readable",
+                condition=Q(
+                    Readable(
+                        instants=("since",),
+                        numbers=("price_per_unit", "amount"),
+                        integers=("bill", "records"),
+                        texts=("service", "pairs"),
+                    )
+                ),
             ),
         )
 
@@ -63,6 +75,16 @@ class AcceptedDuplicates(models.Model):
                 condition=~Q(reason="") & ~Q(by=""),
                 violation_error_message="Accepting duplicates needs a reason and a name.",
             ),
+            models.CheckConstraint(
+                name="accepted_duplicates_readable",
+                condition=Q(
+                    Readable(
+                        integers=("customer",),
+                        instants=("at", "lifted_at"),
+                        texts=("service", "reason", "by", "lifted_by"),
+                    )
+                ),
+            ),
         )
 
     def __str__(self) -> str:
@@ -84,6 +106,14 @@ class UsageCheck(models.Model):
     class Meta:
         default_permissions = ()
         get_latest_by = "finished_at"
+        constraints = (
+            models.CheckConstraint(
+                name="usage_check_readable",
+                condition=Q(
+                    Readable(instants=("finished_at",), integers=("bills", "blocking", "informing"))
+                ),
+            ),
+        )
 
     def __str__(self) -> str:
         return f"check of {self.bills} bills at {self.finished_at:%Y-%m-%d %H:%M}"

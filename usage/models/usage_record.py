@@ -9,7 +9,13 @@ from django.db import models
 from django.db.models import F, Q, Value, lookups
 from django.db.models.functions import Concat, Length
 
-from usage.database.constraints import AmountBelowLimit, CleanText, OccurredInTime, PrintableAscii
+from usage.database.constraints import (
+    AmountBelowLimit,
+    CleanText,
+    OccurredInTime,
+    PrintableAscii,
+    Readable,
+)
 from usage.database.fields import BytewiseCharField, ExactDecimalField
 from usage.models.api_key import ApiKey
 from usage.models.base import FrozenModel, FrozenQuerySet
@@ -116,6 +122,18 @@ class UsageRecord(FrozenModel):
                 name="record_void_with_reason",
                 condition=Q(voids__isnull=True, void_reason="", voided_by="")
                 | (Q(voids__isnull=False) & ~Q(void_reason="") & ~Q(voided_by="")),
+            ),
+            models.CheckConstraint(
+                name="record_readable",
+                condition=Q(
+                    Readable(
+                        texts=("request_id", "service", "voids", "void_reason", "voided_by"),
+                        integers=("customer", "bill", "reported_by"),
+                        numbers=("units", "price_per_unit"),
+                        instants=("occurred_at", "recorded_at"),
+                        booleans=("late",),
+                    )
+                ),
             ),
         )
 

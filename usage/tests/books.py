@@ -129,6 +129,7 @@ def copied(books: Books) -> Iterator[Books]:
 
 @contextlib.contextmanager
 def empty_database(template: str = "template1") -> Iterator[str]:
+    """The DATABASE_URL of a new database without a table."""
     given = os.environ["DATABASE_URL"]
     if given.startswith("sqlite"):
         with tempfile.TemporaryDirectory(prefix="books-") as folder:

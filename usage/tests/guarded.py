@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from django.db import DatabaseError, IntegrityError, connection, models, transaction
 
-from usage.models import ApiKey, Bill, Change, Customer, DailyUsage, HistoryEntry, UsageRecord
+from usage.models import (
+    ApiKey,
+    Bill,
+    BillingTimeZone,
+    Change,
+    Customer,
+    DailyUsage,
+    HistoryEntry,
+    UsageRecord,
+)
 
 on_sqlite = pytest.mark.skipif(
     connection.vendor != "sqlite", reason="only SQLite has INSERT OR REPLACE"
@@ -16,6 +26,14 @@ on_sqlite = pytest.mark.skipif(
 on_postgresql = pytest.mark.skipif(
     connection.vendor != "postgresql", reason="only PostgreSQL has TRUNCATE and exclusion"
 )
+
+
+@contextlib.contextmanager
+def any_connection() -> Iterator[None]:
+    """Run as any program that opens the SQLite file does: REPLACE calls no DELETE trigger."""
+    run("PRAGMA recursive_triggers = OFF")()
+    yield
+    run("PRAGMA recursive_triggers = ON")()
 
 
 def refused(attempt: Callable[[], object], message: str | None = None) -> None:
@@ -28,7 +46,9 @@ def refused(attempt: Callable[[], object], message: str | None = None) -> None:
 
 
 def everything() -> list[Any]:
-    tables = (ApiKey, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry, Change)
+    tables = (
+        *(ApiKey, BillingTimeZone, Customer, Bill, UsageRecord, DailyUsage, HistoryEntry, Change),
+    )
     return [list(table._base_manager.order_by("pk").values()) for table in tables]
 
 

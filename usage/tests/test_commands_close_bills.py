@@ -165,7 +165,7 @@ def test_a_dry_run_asks_once_for_the_lines_of_each_bill(
 ) -> None:
     database_clock.set(AFTER_GRACE)
 
-    with django_assert_num_queries(1 + 2 + len(bills)):  # the clock, two pages, the lines
+    with django_assert_num_queries(2 + 2 + len(bills)):  # zone and clock, two pages, the lines
         call_command("close_bills", "--dry-run")
 
 

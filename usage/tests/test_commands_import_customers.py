@@ -145,8 +145,8 @@ def test_a_reason_says_what_is_wrong(file: Path, capsys: Printed) -> None:
         "line 4: it has 2 values where the first line has 3.",
         "line 5: customer 1 is on line 2 already.",
         (
-            "line 6: currency: 'usd' is no currency: give a three-letter ISO 4217 code in capitals,"
-            " such as USD."
+            "line 6: currency: 'usd' is not a currency with a minor unit in ISO 4217: give a"
+            " three-letter code in capitals, such as USD."
         ),
     ]
 
@@ -289,3 +289,20 @@ def test_a_chunk_costs_a_few_queries_whatever_is_in_it(file: Path) -> None:
         return len(captured)
 
     assert queries(1000, "New") == queries(1000, "Renamed") <= 30
+
+
+def test_a_customer_keeps_a_currency_that_is_refused_for_new_ones(
+    file: Path, capsys: Printed
+) -> None:
+    CustomerFactory.create(id=1, name="Old", currency="XAU")
+    file.write_text("id,name,currency\n1,New,XAU\n2,Bob,XAU\n")
+
+    with pytest.raises(CommandError):
+        call_command("import_customers", file)
+
+    (refusal,) = errors(capsys)
+    assert refusal.startswith("line 3: currency: 'XAU' is not a currency with a minor unit")
+
+    file.write_text("id,name,currency\n1,New,XAU\n")
+    call_command("import_customers", file)
+    assert Customer.objects.get().name == "New"

@@ -224,7 +224,9 @@ def emptied(db: None) -> None:
             triggers.remove(connection)
         else:
             cursor.execute("SET LOCAL session_replication_role = replica")
-        for table in ("historyentry", "dailyusage", "usagerecord", "bill", "customer"):
+        for table in (
+            *("historyentry", "dailyusage", "usagerecord", "bill", "customer", "billingtimezone"),
+        ):
             cursor.execute(f"DELETE FROM usage_{table}")
         if connection.vendor == "sqlite":
             triggers.install(connection)

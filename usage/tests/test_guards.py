@@ -11,6 +11,7 @@ from usage.database.postgresql import waiting
 from usage.models import Bill, DailyUsage, Frozen, UsageRecord
 from usage.tests.factories import CustomerFactory
 from usage.tests.guarded import (
+    any_connection,
     everything,
     on_postgresql,
     on_sqlite,
@@ -56,7 +57,7 @@ def test_a_record_is_not_upserted(closed: Bill) -> None:
         lambda: plain(UsageRecord).bulk_create(
             records, update_conflicts=True, unique_fields=["request_id"], update_fields=["units"]
         ),
-        "a usage record never changes",
+        "a usage record (never changes|is never replaced)",
     )
 
 
@@ -104,6 +105,7 @@ def test_a_record_is_not_copied_onto_a_closed_bill(closed: Bill) -> None:
         waiting.install()
 
 
+@on_postgresql
 def test_a_record_that_conflicts_is_passed_over_untouched(opened: Bill) -> None:
     before = everything()
     stored = UsageRecord.objects.get(pk="open")
@@ -171,7 +173,8 @@ def inserted_record(bill_id: int, request_id: str, *, customer_id: int = 123) ->
 @on_sqlite
 def test_a_record_is_not_replaced(opened: Bill) -> None:
     sql = inserted_record(opened.pk, "open").replace("INSERT", "INSERT OR REPLACE", 1)
-    refused(run(sql), "a usage record is never deleted")
+    with any_connection():
+        refused(run(sql), "a usage record is never replaced")
 
 
 # Bills
@@ -245,11 +248,24 @@ def test_a_bill_is_never_deleted(closed: Bill, opened: Bill) -> None:
 
 
 @on_sqlite
-def test_a_bill_is_not_replaced(closed: Bill) -> None:
-    refused(
-        run(f"INSERT OR REPLACE INTO usage_bill SELECT * FROM usage_bill WHERE id = {closed.pk}"),
-        "a bill is never deleted",
-    )
+@pytest.mark.parametrize("other_id", [0, 1000], ids=["by its id", "by its period"])
+def test_a_bill_is_not_replaced(other_id: int, closed: Bill) -> None:
+    columns = "customer_id, month, period_start, period_end, currency"
+    with any_connection():
+        refused(
+            run(
+                f"INSERT OR REPLACE INTO usage_bill (id, {columns})"
+                f" SELECT id + {other_id}, {columns} FROM usage_bill WHERE id = {closed.pk}"
+            ),
+            "a bill is never replaced|never overlap",
+        )
+
+
+@on_sqlite
+def test_an_open_bill_is_not_replaced_by_another_of_its_month(opened: Bill) -> None:
+    sql = inserted_bill("2026-12-01 00:00:00", "2026-12-02 00:00:00").replace("-10-01'", "-11-01'")
+    with any_connection():
+        refused(run(sql.replace("INSERT", "INSERT OR REPLACE")), "a bill is never replaced")
 
 
 @pytest.mark.parametrize(
@@ -279,6 +295,7 @@ def test_bills_may_touch_and_those_of_others_overlap(closed: Bill) -> None:
     assert Bill.objects.count() == 4
 
 
+@on_postgresql
 def test_a_bill_that_is_there_is_passed_over(opened: Bill) -> None:
     before = everything()
     start, end = (f"{at:%Y-%m-%d %H:%M:%S}" for at in (opened.period_start, opened.period_end))
@@ -289,4 +306,5 @@ def test_a_bill_that_is_there_is_passed_over(opened: Bill) -> None:
 def test_a_closed_bill_is_not_upserted(closed: Bill) -> None:
     start, end = (f"{at:%Y-%m-%d %H:%M:%S}" for at in (closed.period_start, closed.period_end))
     change = "ON CONFLICT (customer_id, period_start) DO UPDATE SET closed_total = 0"
-    refused(run(inserted_bill(start, end, conflict=change)), "a bill changes only once")
+    message = "changes only once|never overlap|never replaced"
+    refused(run(inserted_bill(start, end, conflict=change)), message)

@@ -5,7 +5,7 @@ from django.db.models.deletion import ProtectedError
 
 from usage.models import ApiKey, Bill, Customer
 from usage.tests.factories import CustomerFactory
-from usage.tests.guarded import on_sqlite, refused, run
+from usage.tests.guarded import any_connection, on_sqlite, refused, run
 
 pytestmark = pytest.mark.django_db
 
@@ -25,19 +25,19 @@ def test_the_currency_of_a_customer_with_bills_never_changes(opened: Bill) -> No
 
 @on_sqlite
 def test_a_customer_with_bills_is_not_replaced(opened: Bill) -> None:
-    refused(
-        run("INSERT OR REPLACE INTO usage_customer (id, name, currency) VALUES (123, 'A', 'EUR')"),
-        "a customer with bills keeps its id and currency",
-    )
+    sql = "INSERT OR REPLACE INTO usage_customer (id, name, currency) VALUES (123, 'A', 'EUR')"
+    with any_connection():
+        refused(run(sql), "a customer with bills keeps its id and currency")
 
 
 @on_sqlite
 def test_a_customer_with_bills_is_not_replaced_by_another(opened: Bill) -> None:
     CustomerFactory.create(id=456)
-    refused(
-        run("UPDATE OR REPLACE usage_customer SET id = 123 WHERE id = 456"),
-        "a customer with bills keeps its id and currency",
-    )
+    with any_connection():
+        refused(
+            run("UPDATE OR REPLACE usage_customer SET id = 123 WHERE id = 456"),
+            "a customer with bills keeps its id and currency",
+        )
 
 
 def test_the_name_of_a_customer_with_bills_changes(opened: Bill) -> None:
@@ -59,6 +59,24 @@ def test_a_key_is_not_deleted(api_key: str) -> None:
     with pytest.raises(ProtectedError, match="revoke it"):
         ApiKey.objects.get().delete()
     refused(run("DELETE FROM usage_apikey"), "an API key is never deleted")
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT OR REPLACE INTO usage_apikey SELECT * FROM usage_apikey",
+        (
+            "INSERT OR REPLACE INTO usage_apikey (name, prefix, digest, created_at)"
+            " SELECT name, prefix, digest, created_at FROM usage_apikey"
+        ),
+        "UPDATE OR REPLACE usage_apikey SET digest = (SELECT min(digest) FROM usage_apikey)",
+    ],
+)
+def test_a_key_is_not_replaced(sql: str, api_key: str) -> None:
+    ApiKey.objects.issue(name="another")
+    with any_connection():
+        refused(run(sql), "an API key is never replaced")
 
 
 def test_a_key_keeps_its_id(api_key: str) -> None:

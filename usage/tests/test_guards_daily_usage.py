@@ -5,7 +5,7 @@ from django.db import models
 
 from usage.models import Bill, DailyUsage, Frozen
 from usage.tests.factories import CustomerFactory
-from usage.tests.guarded import on_sqlite, refused, run
+from usage.tests.guarded import any_connection, on_sqlite, refused, run
 
 pytestmark = pytest.mark.django_db
 
@@ -73,5 +73,11 @@ def test_daily_usage_is_never_deleted(opened: Bill) -> None:
 
 @on_sqlite
 def test_daily_usage_is_not_replaced(opened: Bill) -> None:
-    sql = inserted_day(opened.pk, SAME).replace("INSERT", "INSERT OR REPLACE", 1)
-    refused(run(sql), "daily usage is never deleted")
+    columns = "bill_id, customer_id, slot, service, price_per_unit, day, units, records"
+    sql = (
+        f"INSERT OR REPLACE INTO usage_dailyusage (id, {columns})"
+        f" SELECT (SELECT min(id) FROM usage_dailyusage), {columns} FROM usage_dailyusage"
+        f" WHERE bill_id = {opened.pk}"
+    )
+    with any_connection():
+        refused(run(sql), "daily usage is never replaced")

@@ -26,7 +26,7 @@ def empty_a_guard() -> None:
 
 def test_every_guard_holds_after_the_migrations() -> None:
     assert triggers.faults(connection) == {}
-    assert len(triggers.expected(connection)) == (22 if connection.vendor == "postgresql" else 19)
+    assert len(triggers.expected(connection)) == (24 if connection.vendor == "postgresql" else 30)
 
 
 def test_an_emptied_guard_is_changed() -> None:

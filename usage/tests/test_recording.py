@@ -1,10 +1,8 @@
 """The happy path, from the wire to the bill."""
 
-import datetime as dt
 from decimal import Decimal
 
 import pytest
-from django.core.management import call_command
 from pytest_django.fixtures import Settings
 
 from usage.ledger.close import close
@@ -69,38 +67,6 @@ def test_a_bill_is_in_the_currency_that_its_customer_had_when_it_was_opened(post
 
     assert Bill.objects.get().currency == "KWD"
     assert Bill.objects.get().total == Decimal("2.900")
-
-
-@pytest.mark.parametrize(
-    ("zone", "start"),
-    [
-        ("Europe/Vienna", "2026-11-01T00:00:00+00:00"),
-        ("Pacific/Kiritimati", "2026-11-01T00:00:00+00:00"),
-        ("America/New_York", "2026-11-01T04:00:00+00:00"),
-    ],
-)
-def test_a_bill_of_another_time_zone_leaves_room_for_the_next(
-    post: Post, database_clock: DatabaseClock, settings: Settings, zone: str, start: str
-) -> None:
-    call_command("loaddata", "sample_data", verbosity=0)
-    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = zone
-    database_clock.set("2026-11-23T10:00:00Z")
-
-    assert post(usage_body()).status_code == 201
-    newest = Bill.objects.latest("pk")
-    assert newest.period_start.astimezone(dt.UTC).isoformat() == start
-
-
-def test_a_bill_ends_where_one_of_another_time_zone_begins(
-    customer: Customer, post: Post, database_clock: DatabaseClock, settings: Settings
-) -> None:
-    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "Pacific/Kiritimati"
-    database_clock.set("2026-11-02T00:00:00Z")
-    post(usage_body())
-    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "UTC"
-
-    assert post(usage_body(occurred_at="2026-10-20T00:00:00Z")).status_code == 201
-    assert Bill.objects.get(month="2026-10-01").period_end.isoformat().startswith("2026-10-31T10")
 
 
 def test_a_month_closed_early_is_known_however_long_the_grace(

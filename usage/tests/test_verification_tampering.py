@@ -191,11 +191,15 @@ TAMPERINGS = {
     ),
     "currency of a bill": (
         "UPDATE usage_bill SET currency = 'JPY' WHERE id = {new}",
-        ["new currency 0 0.2"],
+        ["new currency 0 0"],
     ),
     "currency of a closed bill": (
         "UPDATE usage_bill SET currency = 'JPY' WHERE id = {old}",
-        ["old currency 0 0.1", "old I5 0 0.1", "old I5 0 0.1"],
+        ["old currency 0 0"],
+    ),
+    "digits of a closed bill": (
+        "UPDATE usage_bill SET minor_unit_digits = 0 WHERE id = {old}",
+        ["old I5 0 0.1", "old I5 0 0.1"],
     ),
     "currency of a bill, to one that rounds alike": (
         "UPDATE usage_bill SET currency = 'EUR' WHERE id = {bob}",

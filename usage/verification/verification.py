@@ -16,8 +16,7 @@ from typing import NamedTuple, cast
 from django.db.models import Q, QuerySet
 
 from usage.database.transactions import snapshot
-from usage.models import Bill, DailyUsage, UsageRecord
-from usage.models.bill import total_of
+from usage.models import Bill, BillingTimeZone, DailyUsage, UsageRecord
 from usage.money import EXACT, exact_amount, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, plain, signed
@@ -40,6 +39,7 @@ class Verification:
         records = UsageRecord.objects.filter(self._usage)
         daily_usage = DailyUsage.objects.filter(self._usage)
         with snapshot():
+            BillingTimeZone.objects.confirm()
             yield from self._sums(records, daily_usage)
             yield from placement.periods(self._bills)
             yield from placement.misplaced_records(records)
@@ -84,13 +84,13 @@ def _shown(bills: QuerySet[Bill]) -> Iterator[Shown]:
     while some := list(islice(ordered, _BILLS_AT_ONCE)):
         lines = DailyUsage.objects.lines_of(some)
         for bill in some:
-            yield Shown(bill.pk, bill, total_of(lines[bill.pk]))
+            yield Shown(bill.pk, bill, bill.total_of(lines[bill.pk]))
 
 
 def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
     """Compare a bill's days, total and currency with its records and its customer."""
     bill = shown.bill
-    digits, customers_digits = bill.minor_unit_digits, bill.customer.minor_unit_digits
+    digits, customers_digits = bill.digits, bill.customer.digits
     total, customers_total, records = Decimal(0), Decimal(0), 0
     for price, line in groupby(days, key=lambda day: (day.service, day.price)):
         units = Decimal(0)
