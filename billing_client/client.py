@@ -284,8 +284,8 @@ def _explain(error: BaseException, receipts: Receipts, missing: list[str], taken
         f"record_many has receipts for {len(receipts)} usage records; {len(missing)} more were"
         " taken and have none"
         + (f", from {missing[0]} to {missing[-1]}." if missing else ".")
-        + " They are in error.receipts and error.request_ids. A rerun bills no usage again that"
-        " has the same request_id."
+        + " See error.receipts and error.request_ids. A rerun bills nothing twice if you gave the"
+        " usages their ids; those that were given none get new ids, and are billed again."
     )
     with suppress(AttributeError):  # an exception of the caller's with slots
         error.receipts = receipts  # type: ignore[attr-defined]

@@ -52,3 +52,17 @@ def test_usage_without_a_time_gets_that_of_the_call(
         fake_billing.flush()
     assert [usage.occurred_at for usage in fake_billing.recorded] == [thirtieth]
     assert fake_billing.stats().oldest_seconds is None
+
+
+@pytest.mark.parametrize(("passes_time", "month"), [(True, "2026-03"), (False, "2026-04")])
+def test_a_repetition_after_midnight_is_on_the_bill_of_the_time_that_is_passed(
+    fake_billing: FakeBillingClient, passes_time: bool, month: str
+) -> None:
+    """Without one it is on the next month's bill, and the receipt says so."""
+    before_midnight = datetime(2026, 3, 31, 23, 40, tzinfo=UTC)
+    usage = fact("one", occurred_at=before_midnight if passes_time else None)
+    # The service was away at 23:40, and the caller tries again.
+    with time_machine.travel(before_midnight + timedelta(minutes=20, seconds=20), tick=False):
+        (receipt,) = fake_billing.record_many([usage])
+        expected = before_midnight if passes_time else datetime.now(UTC)
+    assert (receipt.month, receipt.occurred_at, receipt.late) == (month, expected, False)
