@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from django.conf import settings
+from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 
 from usage import metrics
@@ -96,7 +97,10 @@ def log_staff(get_response: GetResponse) -> GetResponse:
         user = request.user
         is_act = request.method not in {"GET", "HEAD"}
         # Pages of REST framework have no user at all, and API clients are not staff.
-        is_staff = getattr(user, "is_staff", False)
+        try:
+            is_staff = getattr(user, "is_staff", False)
+        except Error:  # the database, which knows the user, is away: nothing was done
+            return response
         if is_staff and (is_act or request.path_info.startswith(_ABOUT_CUSTOMERS)):
             logger_of_staff.info(
                 "%s: %s %s %d",

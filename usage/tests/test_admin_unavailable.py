@@ -1,0 +1,72 @@
+"""With the database away staff see what is wrong, and that nothing is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.sessions.backends.db import SessionStore
+from django.db import OperationalError
+from django.db.backends.utils import CursorWrapper
+from django.test import Client
+
+from usage.database.postgresql import waiting
+from usage.database.postgresql.circuit import CircuitOpen
+from usage.database.postgresql.waiting import GivenUp
+
+pytestmark = pytest.mark.django_db
+
+
+def away(*_: Any, **__: Any) -> None:
+    raise OperationalError("No answer.") from GivenUp("No answer.")
+
+
+def assert_told(response: Any) -> None:
+    page = response.content.decode()
+    assert response.status_code == 503
+    assert response["Retry-After"]
+    assert "The database does not answer" in page
+    assert "Nothing that was recorded is lost" in page
+
+
+@pytest.mark.parametrize("path", ["/admin/", "/admin/usage/bill/", "/admin/usage/bill/1/change/"])
+def test_a_page_says_that_nothing_is_lost(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(CursorWrapper, "execute", away)
+
+    assert_told(admin_client.get(path))
+
+
+def test_a_login_that_cannot_be_kept_says_so_too(
+    client: Client, monkeypatch: pytest.MonkeyPatch, admin_user: Any
+) -> None:
+    monkeypatch.setattr(SessionStore, "save", away)
+    client.raise_request_exception = False
+
+    response = client.post("/admin/login/", {"username": "admin", "password": "password"})
+
+    assert_told(response)
+
+
+def test_while_another_request_tries_a_page_answers_at_once(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise CircuitOpen("The database has not answered for a while.")
+
+    monkeypatch.setattr(waiting, "request", refuse)
+
+    assert_told(admin_client.get("/admin/"))
+
+
+def test_what_is_not_the_databases_fault_is_a_crash(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any, **__: Any) -> None:
+        raise ValueError("A bug.")
+
+    monkeypatch.setattr(CursorWrapper, "execute", crash)
+    admin_client.raise_request_exception = False
+
+    assert admin_client.get("/admin/").status_code == 500
