@@ -16,7 +16,7 @@ from billing_client.errors import (
     UnavailableError,
     ValidationError,
 )
-from billing_client.outbox import Event, Flushed, Stats
+from billing_client.outbox import Event, Flushed, OutboxWarning, Resent, Stats
 from billing_client.receipts import Receipt, Receipts
 from billing_client.usage import Usage
 from billing_client.version import __version__
@@ -33,9 +33,11 @@ __all__ = [
     "Flushed",
     "OutboxError",
     "OutboxFull",
+    "OutboxWarning",
     "RateLimitedError",
     "Receipt",
     "Receipts",
+    "Resent",
     "Stats",
     "UnavailableError",
     "Usage",

@@ -16,9 +16,11 @@ from billing_client.calls import Call
 from billing_client.config import Limits, api_key_of, endpoint_of
 from billing_client.decimals import Number
 from billing_client.errors import BillingError, ConfigurationError, ValidationError
-from billing_client.outbox.events import OnEvent
-from billing_client.outbox.files import MOST_BYTES, MOST_RECORDS, Bounds
-from billing_client.outbox.outbox import Flushed, Outbox, Stats
+from billing_client.outbox.directory import KEEP_BYTES, KEEP_DAYS
+from billing_client.outbox.events import Flushed, OnEvent, Stats
+from billing_client.outbox.outbox import Outbox
+from billing_client.outbox.resend import Resent
+from billing_client.outbox.sender import MOST_BYTES, MOST_RECORDS, Bounds
 from billing_client.receipts import Receipt, Receipts
 from billing_client.sending import Sending
 from billing_client.transport import Transport
@@ -48,7 +50,9 @@ class BillingClient:
 
     ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given; with one, enqueue()
     works. Many processes may share it, all with keys for the same service. At most
-    ``outbox_max_records`` records or ``outbox_max_bytes`` bytes of one process wait there.
+    ``outbox_max_records`` records of one process wait there, and ``outbox_max_bytes`` bytes of
+    all. What was delivered is kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
+    bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
     ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
     ``on_event`` is called with each Event, in the outbox's own thread.
 
@@ -70,6 +74,8 @@ class BillingClient:
         fsync: bool = False,
         outbox_max_records: int = MOST_RECORDS,
         outbox_max_bytes: int = MOST_BYTES,
+        outbox_keep_days: int = KEEP_DAYS,
+        outbox_keep_bytes: int = KEEP_BYTES,
         on_event: OnEvent | None = None,
     ) -> None:
         self._limits = Limits(
@@ -81,7 +87,7 @@ class BillingClient:
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
         )
-        bounds = Bounds(outbox_max_records, outbox_max_bytes)
+        bounds = Bounds(outbox_max_records, outbox_max_bytes, outbox_keep_days, outbox_keep_bytes)
         directory = outbox or os.environ.get("BILLING_OUTBOX_DIR")
         self._outbox: Outbox | None = None
         if directory:
@@ -192,9 +198,10 @@ class BillingClient:
         check_usage(usage, "enqueue")
         self._the_outbox().enqueue(usage)
 
-    def flush(self, timeout: float = 10.0) -> Flushed:
-        """Send what waits, also for processes that died, for so many seconds at most.
+    def flush(self, timeout: float | None = 10.0) -> Flushed:
+        """Send what waits, also for processes that ended, for so many seconds at most.
 
+        None waits until all is sent. Records that wait for their customer are tried once.
         Returns at once where nothing can be sent before something is corrected. Raises
         ConfigurationError if there is no outbox.
         """
@@ -204,15 +211,34 @@ class BillingClient:
         """The state of the outbox. Raises ConfigurationError if there is none."""
         return self._the_outbox().stats()
 
-    def close(self, timeout: float = 2.0) -> None:
+    def resend(
+        self,
+        since: datetime,
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Resent:
+        """Send once more what this host delivered since then, when the service lost some of it.
+
+        ``since`` is a time of delivery on this host, with a time zone; whole files are sent that
+        reach to ten minutes before it. All of it is replayed but what a restored service has
+        lost. ``on_progress`` is called with the number of records sent so far. Raises
+        ConfigurationError, or UnavailableError if it takes longer than ``timeout`` seconds.
+        """
+        return self._the_outbox().resend(since, timeout, on_progress)
+
+    def close(self, timeout: float | None = 2.0) -> None:
         """Close the connections of this process; any later use raises ConfigurationError.
 
-        What waits in the outbox is sent for so many seconds at most; the rest stays on disk for
-        the next process.
+        What waits in the outbox is sent for so many seconds at most, or None for as long as it
+        takes. The rest stays on disk for the next process, with an OutboxWarning that says how
+        many records that are.
         """
-        if self._outbox is not None:
-            self._outbox.close(timeout)
-        self._transport.close()
+        try:
+            if self._outbox is not None:
+                self._outbox.close(timeout)
+        finally:
+            self._transport.close()
 
     def __enter__(self) -> Self:
         return self

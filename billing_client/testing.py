@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +21,7 @@ from billing_client.client import BillingClient, check_usage
 from billing_client.config import Limits
 from billing_client.errors import ConfigurationError, ConflictError
 from billing_client.fake.service import MemoryService
-from billing_client.outbox import Flushed, Stats
+from billing_client.outbox import Flushed, Resent, Stats
 from billing_client.receipts import Receipt
 from billing_client.transport import Transport
 from billing_client.usage import Usage
@@ -66,7 +66,7 @@ class FakeBillingClient(BillingClient):
         self._memory.check_open()
         self._waiting.append((usage, datetime.now(UTC)))
 
-    def flush(self, timeout: float = 10.0) -> Flushed:
+    def flush(self, timeout: float | None = 10.0) -> Flushed:
         """Record the enqueued usage."""
         self._check_outbox()
         before = dict(self._counts)
@@ -93,7 +93,18 @@ class FakeBillingClient(BillingClient):
             last_error=self.paused_reason,
         )
 
-    def close(self, timeout: float = 2.0) -> None:
+    def resend(
+        self,
+        since: datetime,
+        *,
+        timeout: float | None = None,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Resent:
+        """Nothing is lost in memory: say that all was replayed."""
+        self._check_outbox()
+        return Resent(self._counts["sent"], 0, (), covered_since=since, complete=True)
+
+    def close(self, timeout: float | None = 2.0) -> None:
         """Record the enqueued usage; any later use raises ConfigurationError."""
         if self._has_outbox:
             self.flush(timeout)

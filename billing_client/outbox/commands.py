@@ -1,191 +1,343 @@
-"""The command line over an outbox directory; files of processes that live are never touched."""
+"""The commands over an outbox directory. All may be used while other processes use it too."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from billing_client.client import BillingClient
+from billing_client.config import endpoint_of
 from billing_client.errors import ConfigurationError
+from billing_client.outbox.directory import Directory, expanded
 from billing_client.outbox.doctor import examine
-from billing_client.outbox.names import files, foreign_files
-from billing_client.outbox.store import Busy, Gone, Store, Unfit
+from billing_client.outbox.events import OutboxWarning, some
+from billing_client.outbox.resend import covered_since
+from billing_client.outbox.segment import DELIVERED, MOVED, PENDING, Segment, line_of, lock, parsed
+from billing_client.outbox.sqlite_files import left_over
 
-_TABLES = ("usage", "waiting", "rejected")
-_REJECTED = "SELECT request_id, status, code, problem FROM rejected ORDER BY seq"
-_REQUEUE = (
-    "INSERT INTO usage SELECT seq, request_id, record, stamped, enqueued_at FROM rejected"
-    " WHERE request_id = ? OR code = ?"
-)
-_FORGET = "DELETE FROM rejected WHERE request_id = ? OR code = ?"
-
+_STATES = ("usage", "waiting", "rejected", "delivered")
+_LEFT, _UNREAD, _REFUSED = 1, 2, 3
 
 Command = Callable[[Path, argparse.Namespace, TextIO], int]
 
 
 def add_commands(commands: Any) -> None:
     """Add the sub-commands to those of ``billing-client``."""
-    for command, text in (
-        (_status, "what waits in each file"),
-        (_drain, "send what processes left behind that died"),
-        (_rejected, "what the service refused, and why"),
-        (_requeue, "let rejected records be sent again"),
-        (_export, "every record as a line of JSON"),
-        (_doctor, "check URL, key, clock, disk and directory"),
+    parsers = {}
+    for name, command, text in (
+        ("status", _status, "what waits, what was refused, and since when deliveries are kept"),
+        ("drain", _drain, "send what waits; exit 1 if some is left, 3 if some was refused"),
+        ("rejected", _rejected, "what the service refused, and why"),
+        ("requeue", _requeue, "let rejected records be sent again"),
+        ("discard", _discard, "give rejected records up"),
+        ("resend", _resend, "send once more what was delivered, after a restore of the service"),
+        ("accept-service", _accept_service, "let what waits be sent to another service"),
+        ("export", _export, "the records as lines of JSON, which the command send reads"),
+        ("doctor", _doctor, "check URL, key, clock, disk and directory"),
     ):
-        one = commands.add_parser(command.__name__.strip("_"), help=text)
-        one.set_defaults(run=partial(_in_directory, command))
-        if command is _requeue:
-            which = one.add_mutually_exclusive_group(required=True)
-            which.add_argument("ids", metavar="ID", nargs="*", default=[])
-            which.add_argument("--code", help="all that were refused with this code")
-        if command is _drain:
-            one.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
+        parsers[name] = commands.add_parser(name, help=text)
+        parsers[name].set_defaults(run=partial(_in_directory, command))
+    for name in ("requeue", "discard"):
+        which = parsers[name].add_mutually_exclusive_group(required=True)
+        which.add_argument("ids", metavar="ID", nargs="*", default=[])
+        which.add_argument("--code", help="all that were refused with this code")
+    parsers["discard"].add_argument("--reason", required=True, help="kept with the records")
+    parsers["drain"].add_argument("--timeout", type=float, default=300.0, metavar="SECONDS")
+    parsers["resend"].add_argument("--timeout", type=float, metavar="SECONDS")
+    parsers["resend"].add_argument(
+        "--since",
+        type=_instant,
+        required=True,
+        metavar="T",
+        help="a time of delivery on this host, such as 2026-11-22T10:00Z",
+    )
+    parsers["export"].add_argument(
+        "--state", choices=_STATES, action="append", help="all but delivered if not given"
+    )
 
 
 def _in_directory(command: Command, options: argparse.Namespace, out: TextIO) -> int:
     directory = options.outbox or os.environ.get("BILLING_OUTBOX_DIR")
     if not directory:
         raise ConfigurationError("There is no outbox; pass --outbox DIR or set BILLING_OUTBOX_DIR.")
-    return command(Path(directory), options, out)
+    path = expanded(directory)
+    if not path.is_dir():
+        raise ConfigurationError(
+            f"There is no directory {path}; expected one that a client has used as its outbox."
+        )
+    return command(path, options, out)
 
 
-def _status(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
-    total = 0
-    for path in foreign_files(directory):
-        _say(out, f"{path.name}: not an outbox's name, left alone")
-    for path in files(directory):
-        with _opened(path, out) as store:
-            if store is not None:
-                oldest = store.oldest()
-                total += store.pending + store.rejected
-                age = f", the oldest for {time.time() - oldest:.0f} s" if oldest else ""
-                _say(
-                    out,
-                    f"{path.name}: {store.usage} to send, {store.waiting} waiting for a customer"
-                    f" or a clock, {store.rejected} rejected{age}",
-                )
-    _say(out, f"{total} records in files that no process has open")
-    return int(total > 0)
+def _instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        _unfit(text, "expected an instant such as 2026-11-22T10:00Z")
+    if instant.utcoffset() is None:
+        _unfit(text, "it has no offset from UTC; expected one such as 2026-11-22T10:00Z")
+    return instant
 
 
-def _drain(directory: Path, options: argparse.Namespace, out: TextIO) -> int:
-    ends = time.monotonic() + options.timeout
-    with BillingClient(options.url, outbox=directory) as billing:
-        while True:
-            flushed = billing.flush(min(1.0, max(0.0, ends - time.monotonic())))
-            stats = billing.stats()
-            left, rejected = _left(directory)
-            _say(out, f"{stats.sent} sent, {stats.rejected} rejected, {left} to send")
-            if flushed.paused_reason is not None:
-                _say(out, f"Paused: {flushed.paused_reason}")
-                return 1
-            idle = flushed.sent + flushed.rejected + flushed.pending == 0
-            if (idle and not left) or (idle and stats.last_error is None):
-                return int(left + rejected > 0)
-            if time.monotonic() >= ends:
-                _say(out, f"Not all was sent: {stats.last_error or 'the time is over'}")
-                return 1
+def _unfit(text: str, why: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(f"{text!r} is not an instant: {why}")
 
 
-def _left(directory: Path) -> tuple[int, int]:
-    """Records to send, and rejected ones, in files that nobody has open."""
-    pending = rejected = 0
-    for path in files(directory):
+# What is there
+
+
+@dataclass
+class _Contents:
+    """The records that wait in one file."""
+
+    pending: int = 0
+    oldest: float | None = None
+    customers: tuple[int, ...] = ()
+
+
+def _contents(path: Path) -> _Contents:
+    """What waits in a segment, also while its owner lives. Raises OSError."""
+    found = _Contents()
+    customers = set()
+    for line in path.read_bytes().split(b"\n")[1:-1]:
+        if line.startswith(PENDING):
+            found.pending += 1
+            with suppress(ValueError):  # damaged, or cut by a full disk
+                at, _, _, _, customer = parsed(line)
+                found.oldest = min(found.oldest or at, at)
+                customers.add(customer)
+    found.customers = tuple(sorted(customers))
+    return found
+
+
+def _is_in_use(path: Path) -> bool:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return not lock(fd)
+    finally:
+        os.close(fd)
+
+
+def _each(
+    directory: Path, unread: list[Path], out: TextIO
+) -> Iterator[tuple[Path, _Contents, bool]]:
+    """Each segment, what waits in it, and whether a process has it open."""
+    for path in Directory(directory).segments():
         try:
-            store = Store.adopt(path)
-        except (Busy, Gone, Unfit):
-            continue
-        pending += store.pending
-        rejected += store.rejected
-        store.close()
-    return pending, rejected
+            yield path, _contents(path), _is_in_use(path)
+        except FileNotFoundError:
+            pass  # put aside meanwhile
+        except OSError as error:
+            unread.append(path)
+            _say(out, f"{path.name}: cannot be read ({error})")
 
 
-def _rejected(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
-    found = 0
-    for path in files(directory):
-        with _opened(path, out) as store:
-            for name, status, code, problem in store.execute(_REJECTED) if store else ():
-                found += 1
-                _say(out, f"{name}\t{status}\t{code or '-'}\t{problem}")
-    return int(found > 0)
+def _status(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    directory = Directory(path)
+    unread: list[Path] = []
+    total = 0
+    for file, found, in_use in _each(path, unread, out):
+        total += found.pending
+        what = "to send"
+        if file.name.startswith("waiting-") and found.customers:
+            what = f"waiting for a clock or for the customers {some(found.customers)}"
+        age = (
+            f", the oldest for {max(0.0, time.time() - found.oldest):.0f} s" if found.oldest else ""
+        )
+        owner = ", in use by a running process" if in_use else ""
+        _say(out, f"{file.name}: {found.pending} {what}{age}{owner}")
+    for file in left_over(path):
+        unread.append(file)
+        _say(out, f"{file.name}: of version 1, not counted; drain or the next client takes it over")
+    rejected = len(list(directory.rejected()))
+    known = directory.service()
+    if known is not None:
+        kept = directory.kept()
+        _say(
+            out,
+            f"The service is {known[0]}. What was delivered to it since"
+            f" {covered_since(directory):%Y-%m-%dT%H:%M:%SZ} is kept"
+            f" ({len(kept)} files, {sum(one.size for one in kept) / 1024**2:.1f} MiB).",
+        )
+        with suppress(ConfigurationError):  # no URL is needed here
+            if refusal := directory.claim(endpoint_of(options.url)):
+                _say(out, f"Paused: {refusal}")
+    _say(out, f"{total} records wait, {rejected} are rejected")
+    return _UNREAD if unread else int(total + rejected > 0)
 
 
-def _requeue(directory: Path, options: argparse.Namespace, out: TextIO) -> int:
-    wanted = [(name, None) for name in options.ids] or [(None, options.code)]
+# Sending
+
+
+def _drain(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    ends = time.monotonic() + options.timeout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutboxWarning)  # said below
+        with BillingClient(options.url, outbox=path) as billing:
+            while True:
+                flushed = billing.flush(min(1.0, max(0.0, ends - time.monotonic())))
+                stats = billing.stats()
+                _say(
+                    out, f"{stats.sent} sent, {stats.rejected} rejected, {_left(path, out)} to send"
+                )
+                if flushed.paused_reason is not None:
+                    _say(out, f"Paused: {flushed.paused_reason}")
+                    return _LEFT
+                idle = flushed.sent + flushed.rejected == 0
+                if idle and stats.last_error is None:
+                    break
+                if time.monotonic() >= ends:
+                    _say(out, f"Not all was sent: {stats.last_error or 'the time is over'}")
+                    return _LEFT
+    return _outcome(path, stats.waiting_for, out)
+
+
+def _left(path: Path, out: TextIO) -> int:
+    return sum(found.pending for _, found, _ in _each(path, [], out))
+
+
+def _outcome(path: Path, waiting_for: tuple[int, ...], out: TextIO) -> int:
+    """Say why records are left after all that could be sent was."""
+    unread: list[Path] = []
+    in_use = sum(found.pending for _, found, live in _each(path, unread, out) if live)
+    if waiting_for:
+        _say(out, f"Create the customers {some(waiting_for)}: records wait for them.")
+    if in_use:
+        _say(out, f"{in_use} records are in files of running processes, which send them.")
+    if unread or left_over(path):
+        return _UNREAD
+    if _left(path, out):
+        return _LEFT
+    rejected = len(list(Directory(path).rejected()))
+    if rejected:
+        _say(out, f"{rejected} records were refused: see rejected, then requeue or discard them.")
+    return _REFUSED if rejected else 0
+
+
+def _resend(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutboxWarning)  # what waits is not what is resent
+        with BillingClient(options.url, outbox=path) as billing:
+            resent = billing.resend(
+                options.since,
+                timeout=options.timeout,
+                on_progress=lambda sent: _say(out, f"{sent} sent again"),
+            )
+    _say(
+        out,
+        f"{resent.sent} records were sent again; the service had lost {resent.created} of them."
+        f" This host keeps what it delivered since {resent.covered_since:%Y-%m-%dT%H:%M:%SZ}.",
+    )
+    if resent.refused:
+        _say(
+            out,
+            f"{len(resent.refused)} were refused ({some(resent.refused)}): create their customers,"
+            " then resend again.",
+        )
+    if not resent.complete:
+        _say(
+            out,
+            f"What was delivered between {options.since.isoformat()} and then was removed: look"
+            " for it in your own data, and send it under its ids.",
+        )
+    return int(bool(resent.refused) or not resent.complete)
+
+
+def _accept_service(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    url = endpoint_of(options.url)
+    directory = Directory(path)
+    known = directory.service()
+    (path / "service.json").unlink(missing_ok=True)
+    directory.remember(url, known[1] if known else datetime.now(UTC))
+    _say(out, f"What waits in {path} is sent to {url} from now on.")
+    return 0
+
+
+# What was refused
+
+
+def _rejected(path: Path, _: argparse.Namespace, out: TextIO) -> int:
+    entries = [one for _, _, one in Directory(path).rejected()]
+    for one in entries:
+        _say(out, f"{one['request_id']}\t{one['status']}\t{one['code'] or '-'}\t{one['problem']}")
+    for file in left_over(path):
+        _say(out, f"{file.name}: of version 1, not read; drain or the next client takes it over")
+    return _UNREAD if left_over(path) else int(bool(entries))
+
+
+def _wanted(path: Path, options: argparse.Namespace) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    for file, offset, one in Directory(path).rejected():
+        if one["request_id"] in options.ids or (options.code and one["code"] == options.code):
+            yield file, offset, one
+
+
+def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     moved = 0
-    for path in files(directory):
-        with _opened(path, out) as store:
-            if store is not None:
-                moved += _move_back(store, wanted)
+    with closing(Segment.create(path, "usage")) as segment:
+        for file, offset, one in _wanted(path, options):
+            segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
+            Directory(path).settle_rejected(file, offset)
+            moved += 1
+        if not moved:
+            segment.path.unlink()
     _say(out, f"{moved} records will be sent again")
     return int(moved == 0)
 
 
-def _move_back(store: Store, wanted: Sequence[tuple[str | None, str | None]]) -> int:
-    before = store.rejected
-    store.execute("BEGIN")
-    for which in wanted:
-        store.execute(_REQUEUE, which)
-        store.execute(_FORGET, which)
-    store.execute("COMMIT")
-    store.recount()
-    return before - store.rejected
+def _discard(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    moved = 0
+    for file, offset, one in list(_wanted(path, options)):
+        # Written with its reason first, as settled from the start.
+        Directory(path).reject({**one, "discarded": options.reason}, MOVED)
+        Directory(path).settle_rejected(file, offset)
+        moved += 1
+    _say(out, f"{moved} records were discarded: {options.reason}")
+    return int(moved == 0)
 
 
-def _export(directory: Path, _: argparse.Namespace, out: TextIO) -> int:
-    for path in files(directory):
-        with _opened(path, sys.stderr) as store:
-            if store is not None:
-                _export_from(store, out)
+# The rest
+
+
+def _export(path: Path, options: argparse.Namespace, out: TextIO) -> int:
+    states = options.state or _STATES[:3]
+    directory = Directory(path)
+    files = [file for file in directory.segments() if file.name.partition("-")[0] in states]
+    for file in files:
+        _export_lines(file, PENDING, out)
+    if "rejected" in states:
+        for _, _, one in directory.rejected():
+            _say(out, one["usage"])
+    if "delivered" in states:
+        for file in (*directory.segments(), *(one.path for one in directory.kept())):
+            _export_lines(file, DELIVERED, out)
     return 0
 
 
-def _export_from(store: Store, out: TextIO) -> None:
-    for table in _TABLES:
-        for (record,) in store.execute(f"SELECT CAST(record AS TEXT) FROM {table} ORDER BY seq"):  # noqa: S608 - a constant
-            content = json.loads(str(record))
-            line = {"file": store.path.name, "state": table, "record": content}
-            _say(out, json.dumps(line))
+def _export_lines(file: Path, outcome: bytes, out: TextIO) -> None:
+    with suppress(FileNotFoundError):  # put aside meanwhile
+        for line in file.read_bytes().split(b"\n")[1:-1]:
+            if line.startswith(outcome):
+                try:
+                    _say(out, parsed(line)[2].decode())
+                except ValueError:
+                    _say(sys.stderr, f"{file.name}: left out a damaged line")
 
 
-def _doctor(directory: Path, options: argparse.Namespace, out: TextIO) -> int:
+def _doctor(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     faults = 0
-    for finding in examine(directory, options.url):
+    for finding in examine(path, options.url):
         faults += not finding.fine
         _say(out, f"{'ok  ' if finding.fine else 'FIX '} {finding.text}")
     return int(faults > 0)
-
-
-@contextmanager
-def _opened(path: Path, out: TextIO) -> Iterator[Store | None]:
-    try:
-        store = Store.adopt(path)
-    except Busy:
-        size = path.stat().st_size
-        _say(out, f"{path.name}: in use by a process that lives ({size} bytes)")
-        yield None
-        return
-    except Gone:
-        yield None
-        return
-    except Unfit as unfit:
-        _say(out, f"{path.name}: left alone, {unfit}")
-        yield None
-        return
-    try:
-        yield store
-    finally:
-        store.close()
 
 
 def _say(out: TextIO, text: str) -> None:

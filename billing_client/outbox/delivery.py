@@ -7,8 +7,10 @@ address, the key or a proxy, and not in a day of usage.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
 
 from billing_client.errors import (
     AuthenticationError,
@@ -20,24 +22,39 @@ from billing_client.errors import (
     UnavailableError,
     ValidationError,
 )
-from billing_client.outbox.schema import Fate, Row, Verdict
+from billing_client.outbox.segment import Row
 from billing_client.receipts import Receipt
 
-# The first of them may be a short one.
-UNKNOWN_CUSTOMER_HOURS = 7 * 24 + 1
+# From the moment of enqueue, whichever process sends.
+UNKNOWN_CUSTOMER_SECONDS = 7 * 24 * 3600.0
 # Enough to take a full batch apart, and to see that nothing of it goes through.
 _MOST_REFUSALS = 40
 _TRANSIENT = (UnavailableError, RateLimitedError)
 
 Ask = Callable[[Sequence[Row]], Sequence[Receipt | None]]
+Fate = Literal["delivered", "rejected", "unknown_customer", "in_the_future"]
 
 
 class Pause(Exception):
-    """Nothing can be sent before somebody corrects what this says."""
+    """Nothing can be sent before someone corrects what this says."""
 
 
 class Missing(Exception):
     """So many records got no verdict that can be trusted."""
+
+
+class Verdict(NamedTuple):
+    """What becomes of a record, and for a rejected one the problem.
+
+    created  whether the service did not hold a delivered one before
+    """
+
+    row: Row
+    fate: Fate
+    status: int | None = None
+    code: str | None = None
+    problem: str = ""
+    created: bool = False
 
 
 def deliver(
@@ -88,7 +105,9 @@ def _raise_unless_refusal(error: BillingError) -> None:
 
 
 def _read(row: Row, receipt: Receipt) -> Verdict:
-    return Verdict(row, "delivered") if receipt.error is None else _verdict(row, receipt.error)
+    if receipt.error is None:
+        return Verdict(row, "delivered", created=receipt.status == "created")
+    return _verdict(row, receipt.error)
 
 
 def _verdict(row: Row, error: BillingError) -> Verdict:
@@ -99,8 +118,9 @@ def _fate(row: Row, error: BillingError) -> Fate:
     if isinstance(error, ConflictError) and row.stamped:
         # The same fact enqueued twice, each time with the time of its own.
         return "delivered" if error.conflicting_fields == ("occurred_at",) else "rejected"
-    if isinstance(error, CustomerNotFoundError) and row.hours < UNKNOWN_CUSTOMER_HOURS:
-        return "unknown_customer"
+    if isinstance(error, CustomerNotFoundError):
+        waited = time.time() - row.at
+        return "unknown_customer" if waited < UNKNOWN_CUSTOMER_SECONDS else "rejected"
     if isinstance(error, ValidationError) and row.stamped:
         faults = {(fault.field, fault.code) for fault in error.fields}
         # This machine's clock is ahead; the fact is right, and its time will come.

@@ -14,7 +14,7 @@ from uuid import uuid4
 from billing_client.answers import Answer, refusal
 from billing_client.config import api_key_of, endpoint_of
 from billing_client.errors import AuthenticationError, BillingError, ValidationError
-from billing_client.outbox.outbox import usable
+from billing_client.outbox.directory import usable
 from billing_client.transport import Transport
 
 _SKEW_SECONDS = 60.0

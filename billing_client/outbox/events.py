@@ -1,9 +1,8 @@
-"""What an outbox tells those who count."""
+"""What an outbox tells its application: events as they happen, and figures when asked."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -13,26 +12,7 @@ logger = logging.getLogger(__name__)
 Kind = Literal[
     "sent", "rejected", "waiting", "failed", "paused", "resumed", "adopted", "unusable_file"
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something an outbox did.
-
-    kind     "sent", "rejected", "waiting" (for its customer to be created, or for the service's
-             clock), "failed" (an attempt; retried by itself), "paused" (nothing is sent until
-             what ``reason`` says is corrected), "resumed", "adopted" (a dead process's file),
-             "unusable_file" (left alone)
-    records  how many usage records it was about
-    reason   one sentence, empty where there is nothing to explain
-    """
-
-    kind: Kind
-    records: int = 0
-    reason: str = ""
-
-
-OnEvent = Callable[[Event], object]
+_MOST_NAMED = 5
 _LEVELS = {
     "rejected": logging.ERROR,
     "paused": logging.ERROR,
@@ -44,29 +24,87 @@ _LEVELS = {
 }
 
 
-class Teller:
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something an outbox did.
+
+    kind         "sent", "rejected", "waiting" (for its customer to be created, or for the
+                 service's clock), "failed" (an attempt; retried by itself), "paused" (nothing is
+                 sent until what ``reason`` says is corrected), "resumed", "adopted" (a file of a
+                 process that ended), "unusable_file" (a file, or a line of one, is damaged)
+    records      how many usage records it was about
+    reason       one sentence, empty where there is nothing to explain
+    request_ids  the ids of the records that were rejected or wait
+    """
+
+    kind: Kind
+    records: int = 0
+    reason: str = ""
+    request_ids: tuple[str, ...] = ()
+
+
+OnEvent = Callable[[Event], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """What flush() did.
+
+    sent           records that the service acknowledged meanwhile, also of processes that ended
+    pending        records of this process that still wait on disk, and those of the file of an
+                   ended process that is being sent
+    rejected       records that the service refused meanwhile; see ``billing-client rejected``
+    paused_reason  what has to be corrected before anything is sent again, None if nothing
+    """
+
+    sent: int
+    pending: int
+    rejected: int
+    paused_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """An outbox at this moment.
+
+    pending               as for Flushed
+    oldest_seconds        how long the oldest record of this process has waited, by this machine's
+                          clock; None if none waits
+    sent, rejected        records acknowledged and refused since the client was made
+    paused_reason         what has to be corrected before anything is sent again, None if nothing
+    last_error            why the last attempt failed, None if it did not
+    next_attempt_seconds  seconds until the next attempt after a failure, None if none is put off
+    waiting_for           the customers that do not exist yet and that records wait for
+    """
+
+    pending: int
+    oldest_seconds: float | None
+    sent: int
+    rejected: int
+    paused_reason: str | None
+    last_error: str | None
+    next_attempt_seconds: float | None = None
+    waiting_for: tuple[int, ...] = ()
+
+
+class OutboxWarning(UserWarning):
+    """Usage is left on disk, or an outbox is used in a way that costs more than it should."""
+
+
+class EventLog:
     """Logs events and hands them to the application, whose errors stop nothing."""
 
     def __init__(self, on_event: OnEvent | None) -> None:
         self._on_event = on_event
-        self._later: deque[Event] = deque()
-
-    def later(self, event: Event) -> None:
-        """Tell it once no lock is held."""
-        self._later.append(event)
-
-    def catch_up(self) -> None:
-        """Tell what was put off."""
-        while self._later:
-            self.tell(self._later.popleft())
 
     def tell(self, event: Event) -> None:
         """Log it, and call the application's hook."""
         logger.log(
             _LEVELS.get(event.kind, logging.DEBUG),
-            "outbox: %s, %d records. %s",
+            "outbox: %s, %d records%s. %s",
             event.kind,
             event.records,
+            f" ({some(event.request_ids)})" if event.request_ids else "",
             event.reason,
         )
         if self._on_event is None:
@@ -75,3 +113,9 @@ class Teller:
             self._on_event(event)
         except Exception:
             logger.exception("on_event raised for %r; the outbox goes on", event)
+
+
+def some(names: tuple[object, ...]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(str, names[:_MOST_NAMED])) + more

@@ -1,76 +1,52 @@
-"""An outbox: usage goes to disk at once, and to the service when that is there."""
+"""An outbox: usage goes to disk at once, and to the service when that is there.
+
+Each process appends to a segment of its own (segment.py), so that no process ever waits for
+another one, stopped or dead. A thread sends what is in it, in order, and marks each record's
+outcome in place. A segment that is sent is renamed and kept for a while, so that it can be sent
+again if the service is restored from a backup (directory.py, resend.py). Records that wait for
+their customer are copied to a segment of their own, and refused ones to a file with the reason:
+neither holds its neighbours back. The segments of processes that ended are found by their lock,
+and sent by the thread of any process that lives, never in a caller's call (sender.py).
+"""
 
 from __future__ import annotations
 
-import errno
+import atexit
 import logging
 import os
-import sqlite3
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from time import monotonic
 from uuid import uuid4
 
 from billing_client.answers import read_verdicts
 from billing_client.batches import Batch
 from billing_client.errors import ConfigurationError, OutboxError, OutboxFull
-from billing_client.outbox import forks
-from billing_client.outbox.drainer import Drainer
-from billing_client.outbox.events import OnEvent, Teller
-from billing_client.outbox.files import Bounds, Files
-from billing_client.outbox.schema import Row
-from billing_client.outbox.store import Closed, Store
+from billing_client.outbox.directory import Directory, is_full, usable
+from billing_client.outbox.events import EventLog, Flushed, OnEvent, OutboxWarning, Stats, some
+from billing_client.outbox.resend import Resent, resend
+from billing_client.outbox.segment import HAS_LOCKS, Closed, Row, Segment, line_of
+from billing_client.outbox.sender import Bounds, Files, Sender
 from billing_client.receipts import Receipt
 from billing_client.transport import Transport
 from billing_client.usage import Usage
 
+try:
+    import _interpreters as interpreters  # type: ignore[import-not-found]  # from Python 3.13 on
+except ImportError:
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
 logger = logging.getLogger(__name__)
 
-# A quota, or a limit on the size of files, is an error of writing to SQLite.
-_NO_SPACE = {"SQLITE_FULL", "SQLITE_IOERR_WRITE"}
-
-
-@dataclass(frozen=True, slots=True)
-class Flushed:
-    """What flush() did.
-
-    sent           records that the service acknowledged meanwhile, also of processes that died
-    pending        records of this process that still wait on disk, and those of the dead process
-                   whose file is being sent
-    rejected       records that the service refused meanwhile; see ``python -m billing_client``
-    paused_reason  what has to be corrected before anything is sent again, None if nothing
-    """
-
-    sent: int
-    pending: int
-    rejected: int
-    paused_reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """An outbox at this moment.
-
-    pending         records of this process that wait on disk, and those of the dead process whose
-                    file is being sent
-    oldest_seconds  how long the oldest of its own has waited, by this machine's clock; None if none
-    sent, rejected  records acknowledged and refused since the client was made
-    paused_reason   what has to be corrected before anything is sent again, None if nothing
-    last_error      why the last attempt failed, None if it did not
-    """
-
-    pending: int
-    oldest_seconds: float | None
-    sent: int
-    rejected: int
-    paused_reason: str | None
-    last_error: str | None
+EXIT_SECONDS = 2.0
+FOREVER = float("inf")
 
 
 class Outbox:
-    """Keeps usage on disk until the service has it; one per client and process."""
+    """Keeps usage on disk until the service has it; one per directory and process."""
 
     def __init__(
         self,
@@ -82,142 +58,162 @@ class Outbox:
         bounds: Bounds,
         on_event: OnEvent | None = None,
     ) -> None:
-        self.directory = usable(directory)
+        if not HAS_LOCKS:
+            raise ConfigurationError(
+                "The outbox needs the locks of files that Linux and macOS have."
+            )
+        self.path = usable(directory)
         self.closed = False
+        self._directory = Directory(self.path, bounds.keep_days, bounds.keep_bytes)
+        self._url = transport.endpoint
         self._transport = transport
         self._seconds = seconds
         self._fsync = fsync
         self._bounds = bounds
-        self._teller = Teller(on_event)
+        self._events = EventLog(on_event)
         self._at_exit = False
-        self._processes: dict[int, tuple[Files, Drainer]] = {}
-        self._here()
-        forks.watch(self)
+        self._processes: dict[tuple[int, int], tuple[Files, Sender]] = {}
+        if any(other.path == self.path for other in tuple(_watched.values())):
+            _warn(
+                f"This process has another open client for the outbox in {self.path}; share one,"
+                " or close each: every client has a thread and files of its own."
+            )
+        with suppress(OSError):  # a full disk, of which usable() told; the sender tries again
+            self._directory.claim(self._url)
+        self.here()
+        _watched[id(self)] = self
 
     def enqueue(self, usage: Usage) -> None:
         """Write it to disk; see BillingClient.enqueue."""
         stamp = datetime.now(UTC) if usage.occurred_at is None else None
-        record = usage.to_json(occurred_at=stamp)
+        line = line_of(usage.to_json(occurred_at=stamp), stamped=stamp is not None)
         try:
-            self._write(usage.request_id, record, stamped=stamp is not None)
-        except (sqlite3.Error, OSError) as error:
-            raise _unwritten(error, self.directory, usage.request_id) from error
+            self._write(line, usage.request_id)
+        except OSError as error:
+            kind = OutboxFull if is_full(error) else OutboxError
+            raise kind(
+                f"The usage could not be written to {self.path} ({error}); free space or correct"
+                " the directory, and call again: nothing was kept.",
+                request_ids=[usage.request_id],
+            ) from error
 
-    def flush(self, timeout: float) -> Flushed:
+    def flush(self, timeout: float | None) -> Flushed:
         """Send what waits; see BillingClient.flush."""
-        files, drainer = self._here()
-        before = files.counts()
+        files, sender = self.here()
+        sent, rejected = sender.sent, sender.rejected
         if not self.closed:
-            drainer.flush(timeout)
-        after = files.counts()
+            sender.flush(FOREVER if timeout is None else timeout)
         return Flushed(
-            after.sent - before.sent,
-            after.pending,
-            after.rejected - before.rejected,
-            drainer.paused_reason,
+            sender.sent - sent, _pending(files), sender.rejected - rejected, sender.paused_reason
         )
 
     def stats(self) -> Stats:
-        """How it stands."""
-        files, drainer = self._here()
-        sent, rejected, pending = files.counts()
+        """The state of the outbox."""
+        files, sender = self.here()
         oldest = files.oldest()
         return Stats(
-            pending=pending,
+            pending=_pending(files),
             oldest_seconds=None if oldest is None else max(0.0, time.time() - oldest),
-            sent=sent,
-            rejected=rejected,
-            paused_reason=drainer.paused_reason,
-            last_error=drainer.last_error,
+            sent=sender.sent,
+            rejected=sender.rejected,
+            paused_reason=sender.paused_reason,
+            last_error=sender.last_error,
+            next_attempt_seconds=sender.pace.left(urgent=False) or None,
+            waiting_for=sender.waiting.customers(),
         )
 
-    def close(self, timeout: float, *, at_exit: bool = False) -> None:
+    def resend(
+        self,
+        since: datetime,
+        timeout: float | None,
+        on_progress: Callable[[int], object] | None,
+    ) -> Resent:
+        """Send once more what was delivered since then; see BillingClient.resend."""
+        refusal = self._directory.claim(self._url)
+        if refusal:
+            raise ConfigurationError(refusal)
+        seconds = FOREVER if timeout is None else timeout
+        return resend(self._directory, self._ask, since, seconds, on_progress)
+
+    def close(self, timeout: float | None, *, at_exit: bool = False) -> None:
         """Send what can be sent in time, and leave the rest to the next process."""
         if self.closed:
             return
-        files, drainer = self._here()
-        if not files.are_at_rest():
-            drainer.flush(timeout)
-        drainer.stop()
+        files, sender = self.here()
+        ends = monotonic() + (FOREVER if timeout is None else timeout)
+        if _pending(files):
+            sender.flush(ends - monotonic())
+        # An answer that comes in time is noted; without that, its records are sent once more.
+        ended = sender.stop(ends - monotonic())
+        if at_exit and not ended and _is_subinterpreter():
+            # The end of a sub-interpreter aborts the process if a thread is left.
+            sender.stop(self._seconds)
+            time.sleep(0.05)
         self._at_exit = at_exit
         self.closed = True
+        pending = _pending(files)
         files.close()
         if not at_exit:
-            forks.forget(self)
+            _watched.pop(id(self), None)
+        if pending:
+            waits = sender.waiting.customers()
+            text = (
+                f"{pending} usage records are not sent yet and wait in {self.path}"
+                + (f", some for customers that do not exist ({some(waits)})" if waits else "")
+                + "; the next client of this directory sends them, and so does:"
+                f" billing-client --outbox {self.path} drain"
+            )
+            if at_exit:
+                logger.warning(text)
+            else:
+                _warn(text)
 
-    # Forks
-
-    def before_fork(self) -> None:
-        """Close the files, and keep everybody from opening one before the fork is over."""
-        files, _ = self._here()
-        files.guard.acquire()
-        files.let_go()
-
-    def after_fork_in_parent(self) -> None:
-        """Go on, with a new file."""
-        files, _ = self._here()
-        files.guard.release()
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew: locks, thread and files of the parent are none of this process's."""
-        self._here()
-
-    def _here(self) -> tuple[Files, Drainer]:
+    def here(self) -> tuple[Files, Sender]:
         """What this process has. Also notices forks made in C, which run no hooks."""
-        pid = os.getpid()
-        return self._processes.get(pid) or self._begun(pid)
+        process = (os.getpid(), _Forks.number)
+        return self._processes.get(process) or self._begun(process)
 
-    def _begun(self, pid: int) -> tuple[Files, Drainer]:
+    def _begun(self, process: tuple[int, int]) -> tuple[Files, Sender]:
         """All that a process must not share with its parent."""
-        files = Files(self._create, self.directory, self._bounds, closed=self.closed)
-        drainer = Drainer(files, self._ask, self._teller)
+        files = Files(self._directory, self._bounds, fsync=self._fsync, closed=self.closed)
+        sender = Sender(files, self._ask, self._url, self._events)
         # Many threads of a child may be the first at once, and all have to get the same.
-        here = self._processes.setdefault(pid, (files, drainer))
+        here = self._processes.setdefault(process, (files, sender))
         for other in tuple(self._processes):
-            of_parent = self._processes.pop(other, None) if other != pid else None
-            for connection in of_parent[0].abandon() if of_parent else ():
-                forks.leak(connection)
+            of_parent = self._processes.pop(other, None) if other != process else None
+            if of_parent is not None:
+                of_parent[0].abandon()
         return here
 
-    # Writing
-
-    def _write(self, request_id: str, record: bytes, *, stamped: bool) -> None:
-        files, drainer = self._here()
-        if not self._at_exit:
+    def _write(self, line: bytes, request_id: str) -> None:
+        while not self._at_exit:
+            files, sender = self.here()
             try:
-                files.append(request_id, record, stamped=stamped)
+                files.append(line, request_id)
             except Closed:
-                if files is not self._here()[0]:  # a signal handler forked, and this is the child
-                    self._write(request_id, record, stamped=stamped)
-                    return
-                if not self._at_exit:
+                if files is self.here()[0] and not self._at_exit:
                     raise ConfigurationError(
                         "This billing client is closed; make a new one."
                     ) from None
+                # A signal handler forked, and this is the child; or the interpreter ends.
             else:
-                drainer.start()
-                drainer.wakeup.set()
+                sender.start()
+                sender.wakeup.set()
                 return
-        self._write_at_the_end(request_id, record, stamped=stamped)
-
-    def _write_at_the_end(self, request_id: str, record: bytes, *, stamped: bool) -> None:
-        """To a file of its own, which the next process finds.
-
-        Not under the guard: the interpreter may have frozen the thread that holds it.
-        """
-        store = self._create()
+        # To a file of its own, which the next process finds. Not under the guard: the interpreter
+        # may have frozen the thread that holds it.
+        segment = Segment.create(self.path, "usage")
         try:
-            store.append(request_id, record, stamped=stamped)
+            segment.append(line, fsync=self._fsync)
         finally:
-            store.close()
-
-    def _create(self) -> Store:
-        return Store.create(self.directory, fsync=self._fsync)
-
-    # For the drainer
+            segment.close()
 
     def _ask(self, rows: Sequence[Row]) -> Sequence[Receipt | None]:
         return ask(self._transport, rows, seconds=self._seconds)
+
+
+def _pending(files: Files) -> int:
+    return sum(segment.pending for segment in files.all())
 
 
 def ask(transport: Transport, rows: Sequence[Row], *, seconds: float) -> list[Receipt | None]:
@@ -229,33 +225,39 @@ def ask(transport: Transport, rows: Sequence[Row], *, seconds: float) -> list[Re
     return read_verdicts(transport.post(request, seconds=seconds), batch.request_ids)
 
 
-def usable(directory: str | os.PathLike[str]) -> Path:
-    """The directory, made for this user alone if it is not there. Raises ConfigurationError."""
-    path = Path(directory).absolute()
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        Store.create(path).close()
-    except (OSError, sqlite3.Error) as error:
-        if _is_full(error):
-            logger.warning("the disk of %s is full: what waits there is sent, and frees it", path)
-            return path
-        raise ConfigurationError(
-            f"The outbox directory {path} cannot be used: {error};"
-            " expected a local directory that this user may write to."
-        ) from error
-    return path
+class _Forks:
+    """Tells a process from its ancestors, also from one whose pid came round again."""
+
+    number = 0
 
 
-def _unwritten(error: Exception, directory: Path, request_id: str) -> OutboxError:
-    kind = OutboxFull if _is_full(error) else OutboxError
-    return kind(
-        f"The usage could not be written to {directory} ({error}); free space or correct the"
-        " directory, and call again: nothing was kept.",
-        request_ids=[request_id],
-    )
+# Kept until they are closed or the process ends.
+_watched: dict[int, Outbox] = {}
 
 
-def _is_full(error: Exception) -> bool:
-    name = getattr(error, "sqlite_errorname", "")
-    number = getattr(error, "errno", None)
-    return name in _NO_SPACE or number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+def _warn(text: str) -> None:
+    logger.warning(text)
+    # The client is a library: most scripts that use it do not set up logging.
+    warnings.warn(text, OutboxWarning, stacklevel=4)
+
+
+def _in_child() -> None:
+    _Forks.number += 1
+    for outbox in tuple(_watched.values()):
+        # Closes the parent's files, whose locks this process must not keep alive.
+        outbox.here()
+
+
+def _at_exit() -> None:
+    ends = monotonic() + EXIT_SECONDS  # for all outboxes of the process together
+    for outbox in tuple(_watched.values()):
+        outbox.close(max(0.0, ends - monotonic()), at_exit=True)
+
+
+def _is_subinterpreter() -> bool:
+    return bool(interpreters.get_current() != interpreters.get_main())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+atexit.register(_at_exit)

@@ -13,8 +13,8 @@ import pytest
 
 import billing_client
 from billing_client import BillingClient, Usage
-from billing_client.outbox import drainer, pace
-from billing_client.outbox.drainer import Drainer
+from billing_client.outbox import schedule, sender
+from billing_client.outbox.sender import Sender
 from billing_client.tests.faulty import FaultyServer
 
 PROJECT = Path(billing_client.__file__).parent
@@ -63,10 +63,10 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outbox's times in hundredths."""
-    monkeypatch.setattr(pace, "FIRST_CEILING", 0.01)
-    monkeypatch.setattr(pace, "LAST_CEILING", 0.2)
-    monkeypatch.setattr(pace, "SHORTEST_SECONDS", 0.01)
-    monkeypatch.setattr(drainer, "LINGER_SECONDS", 0.01)
+    monkeypatch.setattr(schedule, "FIRST_CEILING", 0.01)
+    monkeypatch.setattr(schedule, "LAST_CEILING", 0.2)
+    monkeypatch.setattr(schedule, "SHORTEST_SECONDS", 0.01)
+    monkeypatch.setattr(sender, "LINGER_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")
@@ -141,5 +141,5 @@ def usage() -> Callable[..., Usage]:
 
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork copies no thread: in a stand-in for a child, none of the parent's may run."""
-    monkeypatch.setattr(Drainer, "start", lambda self: None)
+    """The outbox starts no thread."""
+    monkeypatch.setattr(Sender, "start", lambda self: False)

@@ -8,16 +8,18 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import billing_client
-from billing_client import BillingClient, Usage
-from billing_client.outbox.drainer import Drainer
-from billing_client.outbox.files import Files
-from billing_client.outbox.names import files
-from billing_client.outbox.store import Store
+from billing_client import BillingClient, OutboxWarning, Usage
+from billing_client.config import endpoint_of
+from billing_client.outbox.directory import Directory
+from billing_client.outbox.segment import PENDING, Segment, line_of, parsed
+from billing_client.outbox.sender import Files, Sender
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 
@@ -26,19 +28,21 @@ ROOT = Path(billing_client.__file__).parent.parent
 SOAK = bool(os.environ.get("SOAK"))
 # For scripts: the modules' times in hundredths, and a way to make facts.
 PREAMBLE = """
-import os, signal, sys, threading, time
-from billing_client import BillingClient, OutboxFull, Usage
-from billing_client.outbox import forks, orphans, pace
-forks.EXIT_SECONDS = 0.5
-pace.FIRST_CEILING, pace.LAST_CEILING = 0.01, 0.2
-pace.SHORTEST_SECONDS, orphans.RESCAN_SECONDS = 0.01, 0.05
+import os, signal, sys, threading, time, warnings
+from billing_client import BillingClient, OutboxFull, OutboxWarning, Usage
+from billing_client.outbox import outbox, schedule, sender
+warnings.simplefilter("ignore", OutboxWarning)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which `make test &` has ignored
+outbox.EXIT_SECONDS = 0.5
+schedule.FIRST_CEILING, schedule.LAST_CEILING = 0.01, 0.2
+schedule.SHORTEST_SECONDS, sender.RESCAN_SECONDS = 0.01, 0.05
 def fact(request_id):
     return Usage(
         customer_id=123, service="x", units_consumed=1, price_per_unit=1, request_id=request_id
     )
 billing = BillingClient(sys.argv[1], "bk_0123456789abcdef_not_a_real_key", outbox=sys.argv[2])
 """
-NOBODY = "http://127.0.0.1:9"
+NO_SERVICE = "http://127.0.0.1:9"
 
 
 def fact(request_id: str, **more: Any) -> Usage:
@@ -46,34 +50,48 @@ def fact(request_id: str, **more: Any) -> Usage:
     return Usage(**{**content, **more}, request_id=request_id)
 
 
-def inside(billing: BillingClient) -> tuple[Files, Drainer]:
+def inside(billing: BillingClient) -> tuple[Files, Sender]:
     """What a client's outbox has in this process."""
     assert billing._outbox is not None
-    return billing._outbox._here()
+    return billing._outbox.here()
+
+
+def moved(directory: Path, url: str) -> None:
+    """Let the directory be for this service, whichever it was for."""
+    (directory / "service.json").unlink(missing_ok=True)
+    directory.mkdir(exist_ok=True)
+    Directory(directory).remember(endpoint_of(url), datetime.now(UTC))
 
 
 @contextlib.contextmanager
 def hurried(url: str, directory: Path, **options: Any) -> Iterator[BillingClient]:
-    client = BillingClient(url, KEY, outbox=directory, **options)
-    try:
-        yield client
-    finally:
-        client.close(0)
+    """A client that leaves what it did not send."""
+    with contextlib.suppress(OSError):  # a test of directories that cannot be used
+        moved(directory, url)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutboxWarning)
+        client = BillingClient(url, KEY, outbox=directory, **options)
+        try:
+            yield client
+        finally:
+            client.close(0)
 
 
-def orphan(directory: Path, *ids: str) -> Path:
-    """The file of a process that died."""
-    store = Store.create(directory)
+def orphan(directory: Path, *ids: str, kind: str = "usage", **more: Any) -> Path:
+    """The file of a process that ended."""
+    segment = Segment.create(directory, kind)
     for name in ids:
-        store.append(name, fact(name).to_json(), stamped=False)
-    store.close()
-    return store.path
+        segment.append(line_of(fact(name, **more).to_json(), stamped=False))
+    segment.close()
+    return segment.path
 
 
 def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    moved(Path(arguments[1]), str(arguments[0]))
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", PREAMBLE + script, *map(str, arguments)],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -95,18 +113,24 @@ def drained(directory: Path, server: FaultyServer) -> set[str]:
     with hurried(server.url, directory) as billing:
         flushed = billing.flush(600 if SOAK else 60)
         assert flushed.paused_reason is None
-    assert [path.name for path in files(directory)] == []
+    assert segments(directory) == []
     return set(server.service.stored)
 
 
-def contents(directory: Path, table: str = "usage") -> list[str]:
-    """The ids in the files of dead processes."""
-    ids: list[str] = []
-    for path in files(directory):
-        store = Store.adopt(path)
-        ids += [str(row[0]) for row in store.execute(f"SELECT request_id FROM {table}")]
-        store.close()
-    return sorted(ids)
+def segments(directory: Path) -> list[Path]:
+    """The files that wait, of all processes."""
+    return Directory(directory).segments()
+
+
+def contents(directory: Path) -> list[str]:
+    """The ids that wait."""
+    lines = [line for path in segments(directory) for line in path.read_bytes().split(b"\n")[1:]]
+    return sorted(parsed(line)[3] for line in lines if line.startswith(PENDING))
+
+
+def rejected(directory: Path) -> list[str]:
+    """The ids that were refused."""
+    return sorted(entry["request_id"] for _, _, entry in Directory(directory).rejected())
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:

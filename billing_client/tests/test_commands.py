@@ -12,7 +12,7 @@ import pytest
 from billing_client import __version__
 from billing_client.commands import main as entry
 from billing_client.commands.main import main
-from billing_client.tests.outboxes import NOBODY, ROOT, fact, hurried
+from billing_client.tests.outboxes import NO_SERVICE, ROOT, fact, hurried
 
 
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +31,7 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def exported(directory: Path, stdout: int, **environment: str) -> tuple[int, str]:
     """The exit status and stderr of ``export`` of one record."""
-    with hurried(NOBODY, directory) as billing:
+    with hurried(NO_SERVICE, directory) as billing:
         billing.enqueue(fact("one", service="Größe"))
     done = subprocess.run(
         [sys.executable, "-m", "billing_client", "--outbox", str(directory), "export"],

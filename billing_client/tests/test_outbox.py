@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from datetime import UTC, datetime
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import time_machine
 
 from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
-from billing_client.outbox import source
-from billing_client.outbox.names import files
+from billing_client.outbox import schedule
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
     FaultyServer,
@@ -23,13 +24,16 @@ from billing_client.tests.faulty import (
     truncate,
 )
 from billing_client.tests.outboxes import (
-    NOBODY,
+    NO_SERVICE,
     contents,
     drained,
     eventually,
     fact,
     hurried,
     inside,
+    rejected,
+    segments,
+    sent_ids,
 )
 
 
@@ -38,7 +42,7 @@ def test_what_was_enqueued_is_sent_by_itself(server: FaultyServer, tmp_path: Pat
         for n in range(1200):
             billing.enqueue(fact(f"n{n}"))
         eventually(lambda: billing.stats().sent == 1200)
-    assert files(tmp_path) == []
+    assert segments(tmp_path) == []
     assert len(server.service.stored) == 1200
 
 
@@ -53,7 +57,7 @@ def test_flush_says_what_it_did(server: FaultyServer, tmp_path: Path) -> None:
 
 
 def test_without_the_service_it_waits_on_disk(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("one"))
         flushed = billing.flush(0.1)
         eventually(lambda: billing.stats().last_error is not None)
@@ -66,13 +70,14 @@ def test_without_the_service_it_waits_on_disk(server: FaultyServer, tmp_path: Pa
 
 def test_files_are_for_this_user_alone_and_never_hold_the_key(tmp_path: Path) -> None:
     directory = tmp_path / "new" / "outbox"
-    with hurried(NOBODY, directory) as billing:
+    with hurried(NO_SERVICE, directory) as billing:
         billing.enqueue(fact("one"))
         billing.flush(0.05)
-        modes = {path.stat().st_mode & 0o777 for path in directory.iterdir()}
-        texts = b"".join(path.read_bytes() for path in directory.iterdir())
+        written = [path for path in directory.rglob("*") if path.is_file()]
+        modes = {path.stat().st_mode & 0o777 for path in written}
+        texts = b"".join(path.read_bytes() for path in written)
     assert modes == {0o600}
-    assert directory.stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (directory, directory / "delivered")} == {0o700}
     assert b"one" in texts
     assert KEY.encode() not in texts
 
@@ -92,12 +97,12 @@ def test_without_an_outbox_there_is_no_enqueue(billing: BillingClient) -> None:
 
 
 def test_only_usage_is_enqueued(tmp_path: Path) -> None:
-    with hurried(NOBODY, tmp_path) as billing, pytest.raises(ValidationError, match="dict"):
+    with hurried(NO_SERVICE, tmp_path) as billing, pytest.raises(ValidationError, match="dict"):
         billing.enqueue({})  # type: ignore[arg-type]
 
 
 def test_a_closed_client_takes_nothing(tmp_path: Path) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.close(0)
         with pytest.raises(ConfigurationError, match="closed"):
             billing.enqueue(fact("one"))
@@ -107,15 +112,18 @@ def test_a_closed_client_takes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["outbox_max_records", "outbox_max_bytes"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_bounds_are_whole_numbers(tmp_path: Path, name: str, value: int) -> None:
-    with pytest.raises(ConfigurationError, match=name), hurried(NOBODY, tmp_path, **{name: value}):
+    with (
+        pytest.raises(ConfigurationError, match=name),
+        hurried(NO_SERVICE, tmp_path, **{name: value}),
+    ):
         pass
 
 
-@pytest.mark.parametrize("bound", [{"outbox_max_records": 3}, {"outbox_max_bytes": 450}])
+@pytest.mark.parametrize("bound", [{"outbox_max_records": 3}, {"outbox_max_bytes": 600}])
 def test_a_full_outbox_raises_and_drops_nothing(
     server: FaultyServer, tmp_path: Path, bound: dict[str, int]
 ) -> None:
-    with hurried(NOBODY, tmp_path, **bound) as billing:
+    with hurried(NO_SERVICE, tmp_path, **bound) as billing:
         for n in range(3):
             billing.enqueue(fact(f"n{n}"))
         with pytest.raises(OutboxFull) as raised:
@@ -169,7 +177,7 @@ def test_another_fact_under_the_same_id_is_rejected(server: FaultyServer, tmp_pa
         billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 1, tzinfo=UTC)))
         billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 2, tzinfo=UTC)))
         assert billing.flush(20).rejected == 1
-    assert contents(tmp_path, "rejected") == ["one", "two"]
+    assert rejected(tmp_path) == ["one", "two"]
 
 
 def in_the_future(*ids: str) -> object:
@@ -181,7 +189,7 @@ def in_the_future(*ids: str) -> object:
 def test_a_stamped_time_in_the_future_waits_for_the_service(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(source.LANES, "in_the_future", 0.05)
+    monkeypatch.setattr(schedule, "CLOCK_WAIT", 0.05)
     server.script.append(reply(207, in_the_future("one")))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
@@ -204,32 +212,69 @@ def test_a_given_time_in_the_future_is_rejected(server: FaultyServer, tmp_path: 
 def test_an_unknown_customer_is_tried_again_and_stops_no_other(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(source.LANES, "unknown_customer", 0.05)
+    monkeypatch.setattr(schedule, "FIRST_WAIT", 0.05)
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("early", customer_id=404))
         billing.enqueue(fact("other"))
         flushed = billing.flush(20)
-        assert (flushed.sent, flushed.rejected) == (1, 0)
-        server.script.append(reply(207, {"results": [_created("early")]}))
-        eventually(lambda: billing.flush(1).pending == 0)
-    assert files(tmp_path) == []
+        assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 1)
+        assert billing.stats().waiting_for == (404,)
+        server.service.unknown_customers = ()
+        eventually(lambda: billing.stats().sent == 2)  # without another flush
+        assert billing.stats().waiting_for == ()
+    assert segments(tmp_path) == []
 
 
-def _created(name: str) -> object:
-    record = {"request_id": name, "amount": "1", "late": False, "bill": {"id": 1}}
-    return {"status": 201, "request_id": name, "record": record}
-
-
-def test_after_seven_days_an_unknown_customer_is_rejected(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_customer_that_exists_gets_all_that_waits_for_it(
+    server: FaultyServer, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(source.LANES, "unknown_customer", 0.0)
-    monkeypatch.setattr("billing_client.outbox.delivery.UNKNOWN_CUSTOMER_HOURS", 5)
+    """At the next record, long before it would be tried by itself."""
     with hurried(server.url, tmp_path) as billing:
+        for n in range(700):
+            billing.enqueue(fact(f"n{n}", customer_id=404))
+        assert billing.flush(20).pending == 700
+        asked = len(server.seen)
+        assert billing.flush(20).pending == 700
+        assert len(server.seen) == asked + 1  # one record asks for all
+        server.service.unknown_customers = ()
+        billing.enqueue(fact("next", customer_id=404))
+        eventually(lambda: billing.stats().sent == 701)
+
+
+def test_a_record_that_waits_does_not_take_its_neighbours_along(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("early", customer_id=404))
+        for n in range(20):
+            billing.enqueue(fact(f"n{n}"))
+        eventually(lambda: billing.flush(20).pending == 1)
+    assert contents(tmp_path) == ["early"]
+    with hurried(server.url, tmp_path) as billing:
+        billing.flush(20)
+        assert billing.stats().waiting_for == (404,)
+    sent = Counter(name for seen in server.seen for name in sent_ids(seen.body))
+    assert {sent[f"n{n}"] for n in range(20)} == {1}
+
+
+DAY = timedelta(days=1)
+
+
+@pytest.mark.parametrize(("days", "waits"), [(6.99, True), (7.01, False)])
+def test_after_seven_days_an_unknown_customer_is_rejected(
+    server: FaultyServer, tmp_path: Path, days: float, waits: bool
+) -> None:
+    """Also where no process has lived for so long."""
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("never", customer_id=404))
-        eventually(lambda: billing.stats().rejected == 1)
-    assert contents(tmp_path, "rejected") == ["never"]
-    assert len(server.seen) == 6
+    with (
+        time_machine.travel(datetime.now(UTC) + days * DAY),
+        hurried(server.url, tmp_path) as billing,
+    ):
+        billing.flush(20)
+    assert (contents(tmp_path), rejected(tmp_path)) == (
+        (["never"], []) if waits else ([], ["never"])
+    )
 
 
 # Faults of the network
@@ -282,7 +327,7 @@ def test_retry_after_is_a_floor_also_for_flush(server: FaultyServer, tmp_path: P
         reply(405, b""),
     ],
 )
-def test_what_somebody_must_correct_pauses_and_keeps_everything(
+def test_a_fault_that_does_not_pass_pauses_and_keeps_everything(
     server: FaultyServer, tmp_path: Path, fault: object
 ) -> None:
     server.script.extend([fault] * 100)  # type: ignore[list-item]

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import runpy
 import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
+from billing_client import BillingClient, Event
 from billing_client.commands.main import main
-from billing_client.outbox.names import files
+from billing_client.outbox.segment import Segment, line_of
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import Behaviour, FaultyServer, refuse, reply
-from billing_client.tests.outboxes import NOBODY, contents, fact, hurried
+from billing_client.tests.outboxes import NO_SERVICE, contents, fact, hurried, moved, orphan
 
 
 @pytest.fixture
 def left(tmp_path: Path) -> Path:
     """A directory in which a process that died left two records."""
-    with hurried(NOBODY, tmp_path) as billing:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("one"))
         billing.enqueue(fact("two", units_consumed=2))
     return tmp_path
@@ -42,70 +45,156 @@ def refused(left: Path, server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -
     return left
 
 
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    monkeypatch.setenv("BILLING_API_KEY", KEY)
+    return monkeypatch
+
+
 def run(directory: Path, *arguments: str) -> tuple[int, str]:
     out = io.StringIO()
     return main(["--outbox", str(directory), *arguments], out), out.getvalue()
 
 
-def test_status_tells_what_waits(left: Path) -> None:
-    (left / "notes.sqlite3").write_text("mine")
-    code, out = run(left, "status")
-    assert code == 1
-    assert "2 to send, 0 waiting for a customer or a clock, 0 rejected, the oldest for 0 s" in out
-    assert "notes.sqlite3: not an outbox's name" in out
+def test_status_tells_what_waits(left: Path, server: FaultyServer) -> None:
+    with hurried(server.url, left) as billing:
+        billing.enqueue(fact("early", customer_id=404))
+        billing.flush(20)
+        code, out = run(left, "status")
+        assert code == 1
+        assert "1 waiting for a clock or for the customers 404, the oldest for 0 s, in use" in out
+    (left / "waiting.log").write_text("mine")
+    with hurried(NO_SERVICE, left) as billing:
+        billing.enqueue(fact("three"))
+        code, out = run(left, "status")
+    assert "1 to send, the oldest for 0 s, in use by a running process" in out
+    assert out.endswith("2 records wait, 0 are rejected\n")
+    assert "is kept (1 files" in out
 
 
 def test_status_of_an_empty_directory_is_0(tmp_path: Path) -> None:
-    assert run(tmp_path, "status") == (0, "0 records in files that no process has open\n")
+    assert run(tmp_path, "status") == (0, "0 records wait, 0 are rejected\n")
 
 
-def test_files_in_use_and_damaged_ones_are_named(left: Path) -> None:
-    files(left)[0].write_bytes(b"not a database at all" * 500)
-    with hurried(NOBODY, left) as billing:
-        billing.enqueue(fact("mine"))
-        _, out = run(left, "status")
-    assert "in use by a process that lives" in out
-    assert "left alone, it cannot be read" in out
+def test_the_exit_status_says_that_something_was_not_read(
+    left: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for root, who may read every file."""
+    monkeypatch.setattr(Path, "read_bytes", lambda path: os.close(-1))
+    code, out = run(left, "status")
+    assert code == 2
+    assert "cannot be read" in out
 
 
-def test_drain_sends_and_says_how_far_it_is(left: Path, server: FaultyServer) -> None:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("BILLING_API_KEY", KEY)
-        code, out = run(left, "--url", server.url, "drain")
+def test_drain_sends_and_says_how_far_it_is(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    moved(left, server.url)
+    code, out = run(left, "--url", server.url, "drain")
     assert (code, out.splitlines()[-1]) == (0, "2 sent, 0 rejected, 0 to send")
     assert set(server.service.stored) == {"one", "two"}
 
 
 def test_drain_says_why_it_cannot(
-    left: Path, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BILLING_API_KEY", KEY)
+    moved(left, server.url)
     server.script.extend([refuse(401, "not_authenticated")] * 9)
     code, out = run(left, "--url", server.url, "drain")
     assert code == 1
     assert "Paused: The service answered 401" in out
-    code, out = run(left, "--url", NOBODY, "drain", "--timeout", "3")
+    server.script.clear()
+    server.script.extend([refuse(503, "service_unavailable")] * 900)
+    code, out = run(left, "--url", server.url, "drain", "--timeout", "2")
     assert code == 1
-    assert "Not all was sent: No whole answer came" in out
+    assert "Not all was sent: The service answered 503" in out
     assert contents(left) == ["one", "two"]
 
 
-def test_rejected_records_are_listed_and_sent_again(refused: Path, server: FaultyServer) -> None:
-    code, out = run(refused, "rejected")
+def test_drain_counts_what_running_processes_hold_and_names_customers(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    live = Segment.create(left, "usage")
+    live.append(line_of(fact("live").to_json(), stamped=False))
+    orphan(left, "early", customer_id=404)
+    moved(left, server.url)
+    code, out = run(left, "--url", server.url, "drain")
     assert code == 1
-    assert out.splitlines()[0].split("\t")[:3] == ["one", "400", "validation_error"]
+    assert "2 sent, 0 rejected, 2 to send" in out
+    assert "Create the customers 404: records wait for them." in out
+    assert "1 records are in files of running processes" in out
+
+
+def test_rejected_records_are_read_while_their_owner_lives(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    events: list[Event] = []
+    with hurried(server.url, tmp_path, on_event=events.append) as billing:
+        for units in (1, 2):
+            billing.enqueue(fact("one", units_consumed=units))
+        billing.flush(20)
+        code, out = run(tmp_path, "rejected")
+        assert run(tmp_path, "status")[0] == 1
+    assert code == 1
+    assert out.split("\t")[:3] == ["one", "409", "request_id_conflict"]
+    (event,) = (event for event in events if event.kind == "rejected")
+    assert event.request_ids == ("one",)
+
+
+def test_rejected_records_are_sent_again(refused: Path, server: FaultyServer) -> None:
+    assert run(refused, "drain")[0] == 3  # nothing is left to send, but some was refused
     assert run(refused, "requeue", "one") == (0, "1 records will be sent again\n")
     assert run(refused, "requeue", "--code", "validation_error")[0] == 0
-    assert run(refused, "requeue", "nobody") == (1, "0 records will be sent again\n")
+    assert run(refused, "requeue", "stranger") == (1, "0 records will be sent again\n")
     assert run(refused, "drain")[0] == 0
     assert set(server.service.stored) == {"one", "two"}
 
 
-def test_export_is_every_record_as_a_line_of_json(left: Path) -> None:
-    _, out = run(left, "export")
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert [line["record"]["request_id"] for line in lines] == ["one", "two"]
-    assert {line["state"] for line in lines} == {"usage"}
+def test_rejected_records_are_given_up_with_a_reason(refused: Path) -> None:
+    code, out = run(refused, "discard", "one", "two", "--reason", "Sent by hand.")
+    assert (code, out) == (0, "2 records were discarded: Sent by hand.\n")
+    assert run(refused, "discard", "one", "--reason", "Again.")[0] == 1
+    assert run(refused, "drain")[0] == 0
+    assert run(refused, "rejected") == (0, "")
+    (file,) = refused.glob("rejected-*.log")
+    assert file.read_text().count('"discarded": "Sent by hand."') == 2
+
+
+def test_export_is_every_record_as_a_line_of_json(refused: Path) -> None:
+    with hurried(NO_SERVICE, refused) as billing:
+        billing.enqueue(fact("three"))
+    exported = {
+        state: [
+            json.loads(line)["request_id"]
+            for line in run(refused, "export", *state)[1].splitlines()
+        ]
+        for state in ((), ("--state", "usage"), ("--state", "delivered"))
+    }
+    assert list(exported.values()) == [["three", "one", "two"], ["three"], []]
+
+
+# The service that the directory is for
+
+
+def test_usage_for_one_service_is_not_sent_to_another(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    """A test's URL must not drain production's directory."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with BillingClient(server.url, KEY, outbox=left) as billing:
+            billing.enqueue(fact("three"))  # a renamed host must not stop request handlers
+            paused = billing.flush(20).paused_reason or ""
+    assert NO_SERVICE in paused
+    assert server.url in paused
+    code, out = run(left, "--url", server.url, "drain")
+    assert (code, paused in out) == (1, True)
+    assert paused in run(left, "--url", server.url, "status")[1]
+    assert run(left, "--url", server.url, "resend", "--since", "2026-01-01T00:00Z")[0] == 2
+    assert server.seen == []
+    assert run(left, "--url", server.url, "accept-service")[0] == 0
+    assert run(left, "--url", server.url, "drain")[0] == 0
+    assert set(server.service.stored) == {"one", "two", "three"}
 
 
 def test_a_directory_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +205,20 @@ def test_a_directory_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_directory_that_is_not_there_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path / "none", "status")[0] == 2
-    assert "none" in capsys.readouterr().err
+    for command in ("status", "drain", "rejected", "export", "doctor", "accept-service"):
+        assert run(tmp_path / "none", command)[0] == 2
+        assert "none; expected one that a client has used" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_tilde_is_the_home_directory(
+    tmp_path: Path, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with BillingClient(server.url, KEY, outbox="~/outbox") as billing:
+        billing.enqueue(fact("one"))
+    assert (tmp_path / "outbox" / "service.json").exists()
+    assert run(Path("~/outbox"), "status")[0] == 0
 
 
 def test_it_runs_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +272,8 @@ def test_the_doctor_says_how_far_off_the_clock_is(
     assert abs(int(found) - skew) < 50
 
 
-def test_the_doctor_says_what_is_wrong_with_the_directory_and_the_url(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
+def test_the_doctor_says_what_is_wrong_with_the_directory_and_the_url(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    _, out = doctor(tmp_path / "file", server)
-    assert "FIX  The outbox directory" in out
     code, out = run(tmp_path, "doctor")
     assert code == 1
     assert "chmod 700" in out

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import shutil
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import time_machine
 
-from billing_client import ConfigurationError, OutboxFull
-from billing_client.outbox import store as store_module
-from billing_client.outbox.names import files
-from billing_client.tests.faulty import FaultyServer
+from billing_client import ConfigurationError, OutboxError, OutboxFull
+from billing_client.outbox.directory import Directory
+from billing_client.outbox.segment import DELIVERED, parsed
+from billing_client.tests.faulty import FaultyServer, reply
 from billing_client.tests.outboxes import (
-    NOBODY,
+    NO_SERVICE,
     contents,
     drained,
+    eventually,
     fact,
     hurried,
+    inside,
     orphan,
+    rejected,
     run,
     sent_ids,
 )
@@ -31,7 +38,7 @@ def test_a_directory_that_cannot_be_used_is_named_at_once(tmp_path: Path) -> Non
     (tmp_path / "file").touch()
     with (
         pytest.raises(ConfigurationError, match=r"file.* cannot be used"),
-        hurried(NOBODY, tmp_path / "file"),
+        hurried(NO_SERVICE, tmp_path / "file"),
     ):
         pass
 
@@ -54,7 +61,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def filled(directory: Path) -> set[str]:
     """Enqueue without a service until the disk is full."""
     names: set[str] = set()
-    with hurried(NOBODY, directory) as billing:
+    with hurried(NO_SERVICE, directory) as billing:
         with pytest.raises(OutboxFull, match="free space"):  # noqa: PT012 - which call it is, is the disk's
             for n in range(10_000):
                 billing.enqueue(fact(f"n{n}"))
@@ -81,8 +88,8 @@ billing.close(0)
 def test_a_limit_on_the_size_of_files_drops_nothing(
     server: FaultyServer, tmp_path: Path, alive: bool
 ) -> None:
-    """As a quota and a full disk do it, for every user and also where nobody may mount one."""
-    code, out, err = run(LIMITED, server.url if alive else NOBODY, tmp_path)
+    """As a quota and a full disk do it, for every user and also where none can be mounted."""
+    code, out, err = run(LIMITED, server.url if alive else NO_SERVICE, tmp_path)
     assert (code, err) == (0, "")
     names = set(out.split())
     assert len(names) > 50
@@ -116,42 +123,142 @@ def test_a_full_disk_is_drained_while_enqueueing_goes_on(
     assert drained(small_disk, server) == names
 
 
-def test_what_cannot_be_deleted_is_not_sent_again(
+def test_an_outcome_that_cannot_be_kept_is_not_asked_for_again(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
+    error = {"code": "validation_error", "detail": "It is wrong."}
+    answer = {"results": [{"status": 400, "request_id": "bad", "error": error}]}
+    server.script.append(reply(207, answer))
     with hurried(server.url, tmp_path) as billing:
         with monkeypatch.context() as disk:
-            disk.setattr(store_module, "_apply", full)
-            for n in range(1200):
-                billing.enqueue(fact(f"n{n}"))
-            assert billing.flush(20).pending == 0
-            assert "free space" in (billing.stats().last_error or "") or not files(tmp_path)
-        billing.enqueue(fact("after"))
-        assert billing.flush(20).pending == 0
+            disk.setattr(Directory, "reject", full)
+            billing.enqueue(fact("bad"))
+            billing.flush(20)
+            assert "free space" in (billing.stats().last_error or "")
+            billing.enqueue(fact("good"))
+            eventually(lambda: billing.flush(20).pending == 1)
+        assert contents(tmp_path) == ["bad"]
+        billing.flush(20)
     sent = Counter(name for seen in server.seen for name in sent_ids(seen.body))
-    assert set(sent.values()) == {1}
-    assert len(sent) == 1201
-    assert files(tmp_path) == []
+    assert sent == {"bad": 1, "good": 1}
+    assert (contents(tmp_path), rejected(tmp_path)) == ([], ["bad"])
 
 
 def test_a_read_only_directory_keeps_what_it_holds(server: FaultyServer, small_disk: Path) -> None:
     path = orphan(small_disk, "one")
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    with pytest.raises(ConfigurationError, match="cannot be used"), hurried(NOBODY, small_disk):
+    with pytest.raises(ConfigurationError, match="cannot be used"), hurried(NO_SERVICE, small_disk):
         pass
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert path.exists()
     assert drained(small_disk, server) == {"one"}
 
 
-def test_the_log_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing_client.outbox.store.MOST_CHANGES", 200)
-    with hurried(NOBODY, tmp_path) as billing:
-        for n in range(2000):
+# What was delivered is kept, but never at the price of what waits
+
+
+def kept(directory: Path) -> list[str]:
+    """The ids in the files of what was delivered, the oldest first."""
+    files = [one.path for one in Directory(directory).kept()]
+    lines = [line for file in files for line in file.read_bytes().split(b"\n")]
+    return [parsed(line)[3] for line in lines if line.startswith(DELIVERED)]
+
+
+def deliver(directory: Path, server: FaultyServer, name: str, **options: int) -> None:
+    with hurried(server.url, directory, **options) as billing:
+        billing.enqueue(fact(name))
+        assert billing.flush(20).pending == 0
+
+
+def test_what_was_delivered_is_kept_for_forty_days(server: FaultyServer, tmp_path: Path) -> None:
+    deliver(tmp_path, server, "old")
+    for days, left in ((39, True), (41, False)):
+        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+            deliver(tmp_path, server, f"n{days}")
+            assert ("old" in kept(tmp_path)) == left
+
+
+def test_the_oldest_is_removed_beyond_the_bytes_to_keep(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for n in range(4):
+        deliver(tmp_path, server, f"n{n}")
+        newest = Directory(tmp_path).kept()[-1].path
+        # A second apart, so that their order is known.
+        stamp = f"{today:%Y%m%d}T00000{n}Z"
+        newest.rename(newest.with_name(stamp + newest.name[len(stamp) :]))
+    Directory(tmp_path, keep_bytes=2 * 4096).prune(())
+    assert kept(tmp_path) == ["n2", "n3"]
+    assert Directory(tmp_path).removed_until() == today + timedelta(seconds=1)
+
+
+def test_what_was_delivered_goes_before_the_outbox_is_full(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    deliver(tmp_path, server, "delivered")
+    with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=600) as billing:
+        for n in range(3):
             billing.enqueue(fact(f"n{n}"))
-        (path,) = files(tmp_path)
-        assert Path(f"{path}-wal").stat().st_size < 2_000_000
-    assert len(contents(tmp_path)) == 2000
+        with pytest.raises(OutboxFull):
+            billing.enqueue(fact("n3"))
+        assert kept(tmp_path) == []
+    assert contents(tmp_path) == ["n0", "n1", "n2"]
+
+
+def test_what_was_delivered_goes_before_a_disk_is_full(
+    server: FaultyServer, small_disk: Path
+) -> None:
+    names: set[str] = set()
+    with hurried(server.url, small_disk) as billing:
+        while len(names) < 3000:  # of which the disk takes a third at once
+            with contextlib.suppress(OutboxFull):
+                billing.enqueue(fact(f"n{len(names)}"))
+                names.add(f"n{len(names)}")
+    assert drained(small_disk, server) == names
+
+
+def test_the_bytes_of_other_processes_count_too(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(NO_SERVICE, tmp_path) as other:
+        for n in range(3):
+            other.enqueue(fact(f"n{n}"))
+        with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=4096 + 100) as billing:
+            billing.flush(0)
+            eventually(lambda: inside(billing)[0].directory.others_size > 0)
+            with pytest.raises(OutboxFull):
+                billing.enqueue(fact("n3"))
+    assert drained(tmp_path, server) == {"n0", "n1", "n2"}
+
+
+def test_a_disk_error_is_not_a_full_outbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        monkeypatch.setattr("billing_client.outbox.segment.os.write", broken)
+        with pytest.raises(OutboxError, match="Input/output error") as raised:
+            billing.enqueue(fact("one"))
+        monkeypatch.undo()
+    assert not isinstance(raised.value, OutboxFull)
+
+
+def test_a_write_that_the_disk_cut_spoils_no_other(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def cut(number: int, data: bytes) -> int:
+        monkeypatch.setattr("os.write", write)
+        return write(number, data[:-9])
+
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        billing.enqueue(fact("before"))
+        monkeypatch.setattr("os.write", cut)
+        with pytest.raises(OutboxFull, match="only a part"):
+            billing.enqueue(fact("cut"))
+        billing.enqueue(fact("after"))
+    assert drained(tmp_path, server) == {"before", "after"}
+    assert rejected(tmp_path) == []

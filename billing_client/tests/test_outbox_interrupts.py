@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
-from collections.abc import Callable, Iterator
+import contextlib
+import os
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from billing_client import BillingClient, ConfigurationError
-from billing_client.outbox import drainer, forks, store
-from billing_client.outbox.names import files
-from billing_client.tests.faulty import FaultyServer, refuse
+from billing_client import BillingClient, ConfigurationError, Event
+from billing_client.outbox import outbox, sender
+from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
-    NOBODY,
+    NO_SERVICE,
     contents,
     drained,
     eventually,
@@ -24,47 +22,32 @@ from billing_client.tests.outboxes import (
     hurried,
     inside,
     run,
+    segments,
 )
 
 
-class Meddled:
-    """A connection that lets something happen, once, just before or after a statement."""
+def meddle(monkeypatch: pytest.MonkeyPatch, at: str, act: Callable[[], object]) -> None:
+    """Let something happen, once, just before or after a write to a segment."""
+    when, call = at.split()
+    original: Callable[..., int] = getattr(os, call)
 
-    def __init__(self, connection: sqlite3.Connection, at: str, act: Callable[[], object]) -> None:
-        self._connection = connection
-        self._moment, _, self._statement = at.partition(" ")
-        self._acts = [act]
+    def meddled(*arguments: Any) -> int:
+        monkeypatch.setattr(os, call, original)
+        if when == "before":
+            act()
+        written = original(*arguments)
+        if when == "after":
+            act()
+        return written
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def execute(self, sql: str, *values: Any) -> Any:
-        return self._run(self._connection.execute, sql, *values)
-
-    def executemany(self, sql: str, *values: Any) -> Any:
-        return self._run(self._connection.executemany, sql, *values)
-
-    def _run(self, call: Callable[..., Any], sql: str, *values: Any) -> Any:
-        acts = self._acts if sql.startswith(self._statement) else []
-        if self._moment == "before" and acts:
-            acts.pop()()
-        result = call(sql, *values)
-        if self._moment == "after" and acts:
-            acts.pop()()
-        return result
-
-
-def meddle(billing: BillingClient, at: str, act: Callable[[], object]) -> None:
-    """Let it happen at a moment of this client's work in its file."""
-    (source,) = inside(billing)[0].own
-    assert source.store._connection is not None
-    meddled = Meddled(source.store._connection, at, act)
-    source.store._connection = cast(sqlite3.Connection, meddled)
+    monkeypatch.setattr(os, call, meddled)
 
 
 def forked() -> None:
-    forks._before()
-    forks._in_parent()
+    """What a fork does in the parent and in the child, which comes back from it too."""
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def interrupt() -> None:
@@ -73,141 +56,157 @@ def interrupt() -> None:
 
 @pytest.fixture
 def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The drainer does nothing until it is told to flush."""
-    monkeypatch.setattr(drainer, "LINGER_SECONDS", 60.0)
+    """The thread does nothing until it is told to flush."""
+    monkeypatch.setattr(sender, "LINGER_SECONDS", 60.0)
 
 
-WRITING = ["before INSERT", "after INSERT"]
-SETTLING = [
-    f"{when} {what}" for when in ("before", "after") for what in ("BEGIN", "DELETE", "COMM")
-]
+WRITING = ["before write", "after write"]
+ACTS = ["enqueue", "fork", "close"]
 
 
-@pytest.mark.parametrize("at", WRITING)
-def test_enqueue_in_the_middle_of_another_goes_to_another_file(
-    server: FaultyServer, tmp_path: Path, at: str
-) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
-        billing.enqueue(fact("first"))
-        meddle(billing, at, lambda: billing.enqueue(fact("inner")))
-        billing.enqueue(fact("outer"))
-        assert billing.stats().pending == 3
-        assert len(files(tmp_path)) == 2
-    assert drained(tmp_path, server) == {"first", "outer", "inner"}
+def act(name: str, billing: BillingClient) -> Callable[[], object]:
+    acts: dict[str, Callable[[], object]] = {
+        "enqueue": lambda: billing.enqueue(fact("inner")),
+        "fork": forked,
+        "close": lambda: billing.close(0),
+    }
+    return acts[name]
 
 
 @pytest.mark.parametrize("at", WRITING)
-def test_a_fork_in_the_middle_of_enqueue_loses_nothing(
-    server: FaultyServer, tmp_path: Path, at: str
+@pytest.mark.parametrize("name", ACTS)
+def test_what_interrupts_enqueue_loses_nothing(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
 ) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("first"))
-        meddle(billing, at, forked)
+        meddle(monkeypatch, at, act(name, billing))
         billing.enqueue(fact("outer"))
-        billing.enqueue(fact("after"))
-        assert billing.stats().pending == 3
-    assert drained(tmp_path, server) == {"first", "outer", "after"}
-
-
-@pytest.mark.usefixtures("no_thread")
-def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It comes back into the interrupted call, as its parent does."""
-
-    def forked_off() -> float:
-        monkeypatch.setattr(store, "time", time)
-        forks._before()
-        monkeypatch.setattr("os.getpid", lambda: 4_000_000)
-        forks._in_child()
-        return time.time()
-
-    with hurried(NOBODY, tmp_path) as billing:
-        billing.enqueue(fact("parent"))
-        monkeypatch.setattr(store, "time", SimpleNamespace(time=forked_off))
-        billing.enqueue(fact("child"))
-        assert [one.store.path.name.split("-")[2] for one in inside(billing)[0].own] == ["4000000"]
-        assert billing.stats().pending == 1
-    assert contents(tmp_path) == ["child", "parent"]
-
-
-@pytest.mark.parametrize("at", WRITING)
-def test_what_is_enqueued_while_a_handler_closes_is_on_disk(tmp_path: Path, at: str) -> None:
-    """And the file is given up, though the handler could not do it."""
-    with hurried(NOBODY, tmp_path) as billing:
-        billing.enqueue(fact("first"))
-        meddle(billing, at, lambda: billing.close(0))
-        billing.enqueue(fact("outer"))
-        with pytest.raises(ConfigurationError, match="closed"):
-            billing.enqueue(fact("after"))
-        assert contents(tmp_path) == ["first", "outer"]
+        if name == "close":
+            # The file is given up, though the handler could not do it.
+            assert inside(billing)[0].all() == []
+            with pytest.raises(ConfigurationError, match="closed"):
+                billing.enqueue(fact("after"))
+    expected = {"first", "outer"} | ({"inner"} if name == "enqueue" else set())
+    assert drained(tmp_path, server) == expected
 
 
 @pytest.mark.usefixtures("calm")
-@pytest.mark.parametrize("at", SETTLING)
-@pytest.mark.parametrize("act", ["enqueue", "fork", "close"])
-def test_what_interrupts_the_drainer_loses_nothing(
-    server: FaultyServer, tmp_path: Path, at: str, act: str
+@pytest.mark.parametrize("at", ["before pwrite", "after pwrite"])
+@pytest.mark.parametrize("name", ACTS)
+def test_what_interrupts_the_thread_loses_nothing(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
 ) -> None:
     """A finalizer runs in whatever thread happens to free its object."""
     with hurried(server.url, tmp_path) as billing:
-        acts: dict[str, Callable[[], object]] = {
-            "enqueue": lambda: billing.enqueue(fact("inner")),
-            "fork": forked,
-            "close": lambda: billing.close(0),
-        }
         billing.enqueue(fact("first"))
-        meddle(billing, at, acts[act])
+        meddle(monkeypatch, at, act(name, billing))
         billing.flush(20)
-        if act == "close":
-            eventually(lambda: not inside(billing)[0].own)
-    assert drained(tmp_path, server) == {"first"} | ({"inner"} if act == "enqueue" else set())
+        if name == "close":
+            eventually(lambda: not inside(billing)[1]._running.locked())
+    assert drained(tmp_path, server) == {"first"} | ({"inner"} if name == "enqueue" else set())
 
 
-@pytest.mark.usefixtures("calm")
-def test_what_interrupts_a_transaction_that_fails_is_not_rolled_back(
+def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    def enqueue_and_fail() -> None:
-        billing.enqueue(fact("inner"))
-        raise sqlite3.OperationalError("database or disk is full")
-
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("first"))
-        meddle(billing, "after DELETE", enqueue_and_fail)
-        billing.flush(20)
-        assert billing.stats().pending == 0
-    assert set(server.service.stored) == {"first", "inner"}
-    assert files(tmp_path) == []
-
-
-@pytest.fixture
-def uncounted(server: FaultyServer, tmp_path: Path) -> Iterator[BillingClient]:
-    """A client after Ctrl-C between a record's being written and its being counted."""
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("first"))
-        billing.flush(20)
-        server.script.extend([refuse(503, "service_unavailable")] * 1000)
-        meddle(billing, "after INSERT", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            billing.enqueue(fact("uncounted"))
-        yield billing
-
-
-def test_no_file_is_removed_by_what_was_counted(uncounted: BillingClient, tmp_path: Path) -> None:
-    uncounted.close(0)
-    assert contents(tmp_path) == ["uncounted"]
+    """It comes back into the interrupted call, as its parent does."""
+    script = """
+fstat = os.fstat
+def forking(number):
+    os.fstat = fstat
+    children.append(os.fork())
+    return fstat(number)
+children = []
+billing.enqueue(fact("first"))
+os.fstat = forking
+billing.enqueue(fact("child" if os.getpid() != parent else "both"))
+"""
+    script = (
+        "parent = os.getpid()"
+        + script
+        + """
+if children[0]:
+    os.waitpid(children[0], 0)
+os._exit(0)
+"""
+    )
+    assert run(script, NO_SERVICE, tmp_path) == (0, "", "")
+    assert contents(tmp_path) == ["both", "both", "first"]
+    assert len(segments(tmp_path)) == 2
+    assert drained(tmp_path, server) == {"first", "both"}
 
 
-def test_what_was_not_counted_is_sent_and_counted_again(
-    uncounted: BillingClient, server: FaultyServer
+def test_ctrl_c_between_a_record_and_its_count_loses_nothing(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.script.clear()
-    uncounted.flush(20)
-    assert set(server.service.stored) == {"first", "uncounted"}
-    server.script.extend([refuse(503, "service_unavailable")] * 1000)
-    uncounted.enqueue(fact("second"))
-    assert uncounted.stats().pending == 1
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        meddle(monkeypatch, "after write", interrupt)
+        for name in ("no file yet", "uncounted"):
+            meddle(monkeypatch, "after write", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                billing.enqueue(fact(name.replace(" ", "-")))
+            billing.enqueue(fact(f"after-{name[:2]}"))
+    assert drained(tmp_path, server) == {"after-no", "uncounted", "after-un"}
+
+
+def test_a_second_thread_ends_at_once(server: FaultyServer, tmp_path: Path) -> None:
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        _, thread = inside(billing)
+        eventually(thread._running.locked)
+        thread._run()  # it would go on until close()
+        assert thread._running.locked()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])
+def test_a_thread_that_does_not_start_is_made_up_for(
+    server: FaultyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException] | BaseException,
+) -> None:
+    """By a later call, or by flush itself."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    with hurried(server.url, tmp_path) as billing:
+        with monkeypatch.context() as ctrl_c:
+            ctrl_c.setattr(sender, "start_new_thread", fails)
+            with contextlib.suppress(KeyboardInterrupt):
+                billing.enqueue(fact("one"))
+            with contextlib.suppress(KeyboardInterrupt):
+                billing.flush(20)
+        billing.flush(20)
+        assert billing.stats().sent == 1
+
+
+def test_after_the_end_it_still_goes_to_disk(tmp_path: Path) -> None:
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        billing.enqueue(fact("before"))
+        assert billing._outbox is not None
+        billing._outbox.close(0, at_exit=True)
+        billing.enqueue(fact("finalizer"))
+        outbox._watched.pop(id(billing._outbox))
+    assert contents(tmp_path) == ["before", "finalizer"]
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+def test_the_threads_own_calls_do_not_wait_for_it(
+    server: FaultyServer, tmp_path: Path, call: str
+) -> None:
+    """A finalizer or on_event calls in the thread itself."""
+    events: list[str] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event.kind)
+        getattr(billing, call)(None)
+
+    with hurried(server.url, tmp_path, on_event=on_event) as billing:
+        billing.enqueue(fact("one"))
+        eventually(lambda: events == ["sent"])
+    assert list(server.service.stored) == ["one"]
 
 
 INTERRUPTED = """
@@ -246,7 +245,7 @@ billing.close(0)
 
 @pytest.mark.parametrize("alive", [False, True])
 def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
-    code, out, err = run(INTERRUPTED, server.url if alive else NOBODY, tmp_path)
+    code, out, err = run(INTERRUPTED, server.url if alive else NO_SERVICE, tmp_path)
     assert (code, err) == (0, "")
     signals, made = map(int, out.split())
     names = {f"signal:{n}" for n in range(signals)}
@@ -283,7 +282,7 @@ billing.close(0)
 def test_enqueue_may_be_interrupted_again_and_again(
     server: FaultyServer, tmp_path: Path, alive: bool
 ) -> None:
-    url, how = (server.url, "alive") if alive else (NOBODY, "dead")
+    url, how = (server.url, "alive") if alive else (NO_SERVICE, "dead")
     code, out, err = run(STORM, url, tmp_path, how)
     assert (code, err) == (0, "")
     assert int(out) > 10

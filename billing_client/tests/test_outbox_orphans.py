@@ -1,22 +1,23 @@
-"""The files of dead processes are drained by the next live one, others never touched."""
+"""The files of ended processes are sent by the next live one, and no other file is touched."""
 
 from __future__ import annotations
 
-import sqlite3
+import errno
+import os
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from billing_client import Event
-from billing_client.outbox import orphans
-from billing_client.outbox.names import files
-from billing_client.outbox.source import Source
-from billing_client.outbox.store import Busy, Gone, Store
+from billing_client.outbox import segment, sender
+from billing_client.outbox.segment import HEADER, Segment, Unfit
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
-    NOBODY,
+    NO_SERVICE,
     SOAK,
     contents,
     drained,
@@ -25,7 +26,9 @@ from billing_client.tests.outboxes import (
     hurried,
     inside,
     orphan,
+    rejected,
     run,
+    segments,
     sent_ids,
     start,
 )
@@ -38,7 +41,8 @@ def test_four_adopters_send_each_record_of_forty_orphans_once(
 ) -> None:
     for n in range(ORPHANS):
         orphan(tmp_path, *[f"{n}:{k}" for k in range(20)])
-    script = "billing.flush(30); billing.close(0)"
+    # With time to note the answer to a request that is under way at the end.
+    script = "billing.flush(30); billing.close(30)"
     adopters = [start(script, server.url, tmp_path) for _ in range(4)]
     assert [adopter.communicate(timeout=60) for adopter in adopters] == [("", "")] * 4
     drained(tmp_path, server)
@@ -48,28 +52,25 @@ def test_four_adopters_send_each_record_of_forty_orphans_once(
 
 ADOPT = """
 from pathlib import Path
-from billing_client.outbox.names import files
-from billing_client.outbox.store import Busy, Gone, Store, Unfit
+from billing_client.outbox.directory import Directory
+from billing_client.outbox.segment import Segment
 while True:
-    for path in files(Path(sys.argv[2])):
-        try:
-            Store.adopt(path).close()
-        except (Busy, Gone, Unfit):
-            pass
+    for path in Directory(Path(sys.argv[2])).segments():
+        Segment.adopt(path)
 """
 
 
 def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
     """Files are made, written, sent and given up beside two adopters that never rest."""
-    adopters = [start(ADOPT, NOBODY, tmp_path) for _ in range(2)]
+    adopters = [start(ADOPT, NO_SERVICE, tmp_path) for _ in range(2)]
     names = set()
     try:
         for n in range(200 if SOAK else 30):
-            with hurried(server.url if n % 2 else NOBODY, tmp_path) as billing:
+            with hurried(server.url if n % 2 else NO_SERVICE, tmp_path) as billing:
                 for k in range(20):
                     names.add(f"{n}:{k}")
                     billing.enqueue(fact(f"{n}:{k}"))
-                assert all(source.store.path.exists() for source in inside(billing)[0].own)
+                assert all(segment.path.exists() for segment in inside(billing)[0].own)
     finally:
         for adopter in adopters:
             adopter.kill()
@@ -78,128 +79,109 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
     assert drained(tmp_path, server) == names
 
 
-def test_a_live_file_is_busy_for_others(tmp_path: Path) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
+def test_a_live_file_is_locked_for_this_process_and_others(tmp_path: Path) -> None:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        (path,) = files(tmp_path)
-        with pytest.raises(Busy):
-            Store.adopt(path)
+        (path,) = segments(tmp_path)
+        assert Segment.adopt(path) is None
         script = f"""
 from pathlib import Path
-from billing_client.outbox.store import Busy, Store
-try:
-    Store.adopt(Path({str(path)!r}))
-except Busy:
-    sys.exit(9)
+from billing_client.outbox.segment import Segment
+sys.exit(9 if Segment.adopt(Path({str(path)!r})) is None else 0)
 """
-        assert run(script, NOBODY, tmp_path)[0] == 9
+        assert run(script, NO_SERVICE, tmp_path)[0] == 9
     assert contents(tmp_path) == ["one"]
+    assert Segment.adopt(path) is not None
 
 
 def test_after_close_no_file_is_taken(server: FaultyServer, tmp_path: Path) -> None:
     with hurried(server.url, tmp_path) as billing:
         billing.close(0)
-        orphan(tmp_path, "one")
-        assert inside(billing)[1]._take_orphan(urgent=True) == (None, [])
+        taken = Segment.adopt(orphan(tmp_path, "one"))
+        assert taken is not None
+        inside(billing)[0].adopt(taken)
+        assert inside(billing)[0].orphan is None
     assert contents(tmp_path) == ["one"]
 
 
-def test_a_file_that_vanished_is_gone(tmp_path: Path) -> None:
-    path = orphan(tmp_path, "one")
-    path.unlink()
-    with pytest.raises(Gone):
-        Store.adopt(path)
-    assert not path.exists()
-
-
-def test_a_file_removed_between_opening_and_locking_is_gone(
+def test_a_file_that_another_process_takes_first_is_not_adopted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = orphan(tmp_path, "one")
-    monkeypatch.setattr(Path, "exists", lambda self: False)
-    with pytest.raises(Gone):
-        Store.adopt(path)
+    lock = segment.lock
+
+    def late(number: int) -> bool:
+        path.rename(tmp_path / "delivered")  # between being opened and being locked
+        return lock(number)
+
+    monkeypatch.setattr(segment, "lock", late)
+    assert Segment.adopt(path) is None
+    monkeypatch.undo()
+    assert Segment.adopt(path) is None
 
 
-def test_a_new_file_that_an_adopter_took_for_an_empty_one_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("steal", [Path.unlink, lambda path: None])
+def test_a_new_file_that_an_adopter_took_for_an_old_one_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steal: Callable[[Path], object]
 ) -> None:
-    looks = iter([False])
-    monkeypatch.setattr(Path, "exists", lambda self: next(looks, True))
-    store = Store.create(tmp_path)
-    assert len(files(tmp_path)) == 2
-    store.close()
-    monkeypatch.setattr(Path, "exists", lambda self: False)
+    """It may have removed it already, or hold the lock for a moment."""
+    lock = segment.lock
+
+    def robbed(number: int) -> bool:
+        monkeypatch.setattr(segment, "lock", lock)
+        (path,) = segments(tmp_path)
+        steal(path)
+        return lock(number) and not path.exists()
+
+    monkeypatch.setattr(segment, "lock", robbed)
+    made = Segment.create(tmp_path, "usage")
+    assert segments(tmp_path)[-1] == made.path or made.path.exists()
+    monkeypatch.setattr(segment, "lock", lambda number: False)
     with pytest.raises(OSError, match="vanish"):
-        Store.create(tmp_path)
+        Segment.create(tmp_path, "usage")
 
 
-def test_a_new_file_that_was_removed_before_it_was_opened_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect: Any = sqlite3.connect
-    thieves = iter([Path.unlink])
-
-    def robbed(address: str, **options: Any) -> Any:
-        for steal in thieves:
-            steal(files(tmp_path)[0])
-        return connect(address, **options)
-
-    monkeypatch.setattr(sqlite3, "connect", robbed)
-    store = Store.create(tmp_path)
-    assert files(tmp_path) == [store.path]
-    store.close()
-
-
-def test_an_empty_file_of_a_process_that_died_at_once_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [b"", HEADER[:5], HEADER])
+def test_a_file_of_a_process_that_died_at_once_is_removed(tmp_path: Path, written: bytes) -> None:
     path = orphan(tmp_path, "one")
-    path.write_bytes(b"")
-    with pytest.raises(Gone):
-        Store.adopt(path)
-    assert files(tmp_path) == []
+    path.write_bytes(written)
+    assert Segment.adopt(path) is None
+    assert segments(tmp_path) == []
 
 
-def test_a_log_whose_file_was_removed_is_swept(server: FaultyServer, tmp_path: Path) -> None:
-    """Its process died between the two; nobody else's log is touched."""
-    gone = orphan(tmp_path, "one")
-    gone.unlink()
-    stray, other = Path(f"{gone}-wal"), tmp_path / "mine.sqlite3-wal"
-    stray.write_bytes(b"log")
-    other.write_bytes(b"log")
-    with hurried(server.url, tmp_path) as billing:
-        billing.flush(20)
-    assert (stray.exists(), other.exists()) == (False, True)
+@pytest.mark.parametrize("torn", [b"", b'\n{"at', b'\n{"at":17.1,"stamped":true,"usage":{"req'])
+def test_a_torn_tail_is_not_a_record(server: FaultyServer, tmp_path: Path, torn: bytes) -> None:
+    path = orphan(tmp_path, "one", "two")
+    path.write_bytes(path.read_bytes() + torn)
+    assert drained(tmp_path, server) == {"one", "two"}
+    assert rejected(tmp_path) == []
 
 
-def damaged(path: Path) -> None:
-    path.write_bytes(b"not a database at all" * 1000)
+# Files that are damaged
 
 
-def foreign(path: Path) -> None:
-    path.unlink()
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE mine (x)")
-    connection.close()
-
-
-def newer(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-
-
-def halved(path: Path) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
-
-
-@pytest.mark.parametrize("spoil", [damaged, foreign, newer, halved])
-def test_files_that_are_no_outbox_are_left_alone_and_reported(
-    server: FaultyServer, tmp_path: Path, spoil: object
+def test_a_damaged_line_is_kept_as_rejected_and_the_others_are_sent(
+    server: FaultyServer, tmp_path: Path
 ) -> None:
-    path = orphan(tmp_path, *[f"lost{n}" for n in range(100)])
-    spoil(path)  # type: ignore[operator]
-    before = path.read_bytes()
+    path = orphan(tmp_path, "one", "two", "three")
+    path.write_bytes(path.read_bytes().replace(b'"request_id":"two"', b'"request_\xff\x00:"two"'))
+    assert drained(tmp_path, server) == {"one", "three"}
+    assert rejected(tmp_path) == ["?"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not an outbox at all" * 1000,
+        b'{"billing_outbox":99}\n',
+        HEADER + b"\xff" * 600_000 + b"\n{}\n",
+    ],
+)
+def test_files_that_are_no_outbox_are_left_alone_and_reported_once(
+    server: FaultyServer, tmp_path: Path, content: bytes
+) -> None:
+    path = orphan(tmp_path, "lost")
+    path.write_bytes(content)
     orphan(tmp_path, "good")
     events: list[Event] = []
     with hurried(server.url, tmp_path, on_event=events.append) as billing:
@@ -208,76 +190,78 @@ def test_files_that_are_no_outbox_are_left_alone_and_reported(
     reports = [event for event in events if event.kind == "unusable_file"]
     assert len(reports) == 1
     assert path.name in reports[0].reason
-    assert path.read_bytes() == before
+    assert path.read_bytes() == content
     assert list(server.service.stored) == ["good"]
+    with pytest.raises(Unfit):
+        Segment.adopt(path)
 
 
 def test_other_peoples_names_are_never_opened(server: FaultyServer, tmp_path: Path) -> None:
-    other = tmp_path / "mine.sqlite3"
-    other.write_bytes(b"")
-    events: list[Event] = []
-    with hurried(server.url, tmp_path, on_event=events.append) as billing:
-        billing.flush(20)
-    assert [event.kind for event in events] == ["unusable_file"]
-    assert other.exists()
+    for name in ("mine.log", "usage.txt", "usage-1.sqlite3.bak"):
+        (tmp_path / name).write_bytes(b"")
+        (tmp_path / name).chmod(0)
+    drained(tmp_path, server)
+    assert len(list(tmp_path.glob("*.*"))) == 4  # and service.json
 
 
-def test_an_own_file_that_is_damaged_is_put_aside(server: FaultyServer, tmp_path: Path) -> None:
-    """Whoever notices; then it is looked at as any other file is."""
-    with hurried(NOBODY, tmp_path) as billing:
-        own = inside(billing)[0].own
-        billing.enqueue(fact("one"))
-        spoil(own[0], "append")
-        billing.enqueue(fact("two"))
-        assert len(files(tmp_path)) == 2
-        spoil(own[0], "take")
-        billing.flush(0)
-        eventually(lambda: not own)
-        assert billing.stats().pending == 2
-    assert drained(tmp_path, server) == {"one", "two"}
-
-
-def spoil(source: Source, name: str) -> None:
-    """Let its file be found damaged."""
-
-    def malformed(*_: object, **__: object) -> None:
-        raise sqlite3.DatabaseError("database disk image is malformed")
-
-    setattr(source.store, name, malformed)
-
-
-def test_rejected_records_stay_and_are_not_opened_again(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES])
+def test_a_file_that_cannot_be_opened_now_is_looked_at_again(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    path = orphan(tmp_path, "one", "one")
-    connection = sqlite3.connect(path)
-    connection.execute("INSERT INTO rejected SELECT *, 0, 400, 'x', 'y' FROM usage")
-    connection.execute("DELETE FROM usage")
-    connection.commit()
-    connection.close()
+    """A moment without a free descriptor, or a file of root's before its chown."""
+    path = orphan(tmp_path, "one")
+    opening = os.open
+
+    def refusing(name: Any, *arguments: Any) -> int:
+        if name == path:
+            raise OSError(number, os.strerror(number))
+        return opening(name, *arguments)
+
     with hurried(server.url, tmp_path) as billing:
-        billing.flush(20)
-        adopt = Store.adopt
-        opened: list[Path] = []
+        monkeypatch.setattr(os, "open", refusing)
+        assert billing.flush(20).sent == 0
+        monkeypatch.undo()
+        assert billing.flush(20).sent == 1
 
-        def noted(path: Path) -> Store:
-            opened.append(path)
-            return adopt(path)
 
-        monkeypatch.setattr(Store, "adopt", noted)
-        billing.flush(20)
-    assert opened == []
-    assert contents(tmp_path, "rejected") == ["one", "one"]
+# When it happens
 
 
 def test_orphans_are_looked_for_now_and_then(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(orphans, "RESCAN_SECONDS", 0.0)
+    monkeypatch.setattr(sender, "RESCAN_SECONDS", 0.0)
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("mine"))
         billing.flush(20)
         orphan(tmp_path, "late")
         billing.enqueue(fact("again"))
+        eventually(lambda: len(server.service.stored) == 3)
+
+
+@pytest.mark.usefixtures("no_thread")
+def test_enqueue_never_opens_an_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(30):
+        orphan(tmp_path, f"n{n}")
+    monkeypatch.setattr(Segment, "adopt", None)
+    monkeypatch.setattr("billing_client.outbox.directory.Directory.segments", None)
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        billing.enqueue(fact("mine"))
+        monkeypatch.undo()
+    assert len(contents(tmp_path)) == 31
+
+
+def test_a_segment_is_put_aside_when_it_is_large_or_old(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sender, "SEGMENT_BYTES", 600)
+    with hurried(server.url, tmp_path) as billing:
+        kept = inside(billing)[0].directory.kept
+        for n in range(9):  # of some 190 bytes each
+            billing.enqueue(fact(f"n{n}"))
+            billing.flush(20)
+        assert (len(kept()), len(segments(tmp_path))) == (2, 1)
+        age = sender.SEGMENT_SECONDS + 1
+        monkeypatch.setattr(sender, "monotonic", lambda: time.monotonic() + age)
         billing.flush(20)
-    assert set(server.service.stored) == {"mine", "late", "again"}
+        assert (len(kept()), len(segments(tmp_path))) == (3, 0)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from billing_client.outbox import pace
-from billing_client.outbox.pace import Pace
+from billing_client.outbox import schedule
+from billing_client.outbox.schedule import Pace
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse
 from billing_client.tests.outboxes import SOAK, eventually, fact, hurried
 
@@ -23,9 +23,9 @@ CLIENTS = 50
 
 @pytest.fixture
 def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pace, "FIRST_CEILING", 1.0)
-    monkeypatch.setattr(pace, "LAST_CEILING", 60.0)
-    monkeypatch.setattr(pace, "SHORTEST_SECONDS", 1.0)
+    monkeypatch.setattr(schedule, "FIRST_CEILING", 1.0)
+    monkeypatch.setattr(schedule, "LAST_CEILING", 60.0)
+    monkeypatch.setattr(schedule, "SHORTEST_SECONDS", 1.0)
 
 
 @pytest.mark.usefixtures("real_times")
@@ -39,7 +39,7 @@ def test_fifty_clients_in_an_outage_of_a_minute_are_no_storm(
     delivered = []
     for _ in range(CLIENTS):
         now = 0.0
-        monkeypatch.setattr(pace, "monotonic", lambda: now)  # noqa: B023 - the clock of this turn
+        monkeypatch.setattr(schedule, "monotonic", lambda: now)  # noqa: B023 - the clock of this turn
         client = Pace()
         while now < 60:
             attempts.append(now)
@@ -58,8 +58,8 @@ def test_all_is_delivered_after_an_outage(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds, ceiling = (60.0, 60.0) if SOAK else (1.0, 1.0)
-    monkeypatch.setattr(pace, "FIRST_CEILING", 1.0 if SOAK else 0.05)
-    monkeypatch.setattr(pace, "LAST_CEILING", ceiling)
+    monkeypatch.setattr(schedule, "FIRST_CEILING", 1.0 if SOAK else 0.05)
+    monkeypatch.setattr(schedule, "LAST_CEILING", ceiling)
     ends = time.monotonic() + seconds
     refused: list[float] = []
 
@@ -83,11 +83,11 @@ def test_all_is_delivered_after_an_outage(
 def test_a_pause_ends_the_growth_and_success_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Pace()
     client.failed(None)
-    assert client.limit == pace.PROBE_RECORDS
+    assert client.limit == schedule.PROBE_RECORDS
     client.succeeded()
-    assert client.limit == pace.PROBE_RECORDS * 4
+    assert client.limit == schedule.PROBE_RECORDS * 4
     client.too_large(500)
-    for _ in range(pace.PATIENCE - 1):
+    for _ in range(schedule.PATIENCE - 1):
         client.succeeded()
     assert client.limit == 250
     client.succeeded()

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from billing_client.outbox.names import files
 from billing_client.tests.faulty import FaultyServer, stall
 from billing_client.tests.outboxes import (
-    NOBODY,
+    NO_SERVICE,
     SOAK,
     contents,
     drained,
@@ -24,6 +23,7 @@ from billing_client.tests.outboxes import (
     hurried,
     inside,
     run,
+    segments,
     start,
 )
 
@@ -45,7 +45,7 @@ def ids_in(file: Path) -> set[str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("url", [NOBODY, None])
+@pytest.mark.parametrize("url", [NO_SERVICE, None])
 def test_what_enqueue_returned_for_survives_kill_9(
     server: FaultyServer, tmp_path: Path, url: str | None
 ) -> None:
@@ -65,15 +65,14 @@ def test_what_enqueue_returned_for_survives_kill_9(
 
 FORKS = """
 import ctypes
-def c_fork():
-    # As servers written in C do it; never in the middle of SQLite, whose locks would stay taken.
-    files, _ = billing._outbox._here()
-    with files.guard:
-        child = ctypes.PyDLL(None).fork()
-    if child == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+python = ctypes.PyDLL(None)
+def server_fork():
+    # As uWSGI forks: in C, with the interpreter's hooks.
+    python.PyOS_BeforeFork()
+    child = python.fork()
+    (python.PyOS_AfterFork_Parent if child else python.PyOS_AfterFork_Child)()
     return child
-fork = os.fork if sys.argv[3] == "python" else c_fork
+fork = os.fork if sys.argv[3] == "python" else server_fork
 def write(name):
     for n in range(100):
         billing.enqueue(fact(f"{name}:{n}"))
@@ -106,26 +105,32 @@ FORKED = {
 def test_forks_under_writing_threads_lose_nothing(
     server: FaultyServer, tmp_path: Path, how: str, alive: bool
 ) -> None:
-    code, out, err = run(FORKS, server.url if alive else NOBODY, tmp_path, how)
+    code, out, err = run(FORKS, server.url if alive else NO_SERVICE, tmp_path, how)
     assert (code, out, err) == (0, "", "")
     assert drained(tmp_path, server) == FORKED
 
 
-def test_a_child_that_ends_normally_leaves_its_parents_file_alone(
+def test_a_child_of_a_fork_without_hooks_lets_its_parents_file_go(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    """Closing the inherited connection, if only at its end, would destroy it."""
+    """It inherits the lock, which would last as long as the child."""
     script = """
 import ctypes
-billing.enqueue(fact("one"))
+parent = os.getpid()
+billing.enqueue(fact("parent"))
 if ctypes.PyDLL(None).fork() == 0:
-    sys.exit()
-os.wait()
-billing.enqueue(fact("two"))
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    billing.enqueue(fact("child"))
+    billing.close(0)
+    print("written", flush=True)
+    sys.stdin.read()
 os._exit(0)
 """
-    assert run(script, NOBODY, tmp_path) == (0, "", "")
-    assert drained(tmp_path, server) == {"one", "two"}
+    with start(script, NO_SERVICE, tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        assert drained(tmp_path, server) == {"parent", "child"}
 
 
 def test_a_multiprocessing_child_loses_nothing(server: FaultyServer, tmp_path: Path) -> None:
@@ -137,7 +142,7 @@ child.start()
 child.join()
 assert child.exitcode == 0
 """
-    assert run(script, NOBODY, tmp_path) == (0, "", "")
+    assert run(script, NO_SERVICE, tmp_path) == (0, "", "")
     assert drained(tmp_path, server) == {"parent", "child"}
 
 
@@ -166,7 +171,7 @@ def test_every_end_is_clean_and_loses_nothing(
     server: FaultyServer, tmp_path: Path, end: str, alive: bool
 ) -> None:
     script = f'for n in range(50): billing.enqueue(fact(f"n{{n}}"))\n{ENDS[end]}'
-    code, out, err = run(script, server.url if alive else NOBODY, tmp_path)
+    code, out, err = run(script, server.url if alive else NO_SERVICE, tmp_path)
     assert (code, out, err) == (CODES.get(end, 0), "", "")
     expected = {f"n{n}" for n in range(50)} | ({"late"} if end == "finalizer" else set())
     assert drained(tmp_path, server) == expected
@@ -175,11 +180,11 @@ def test_every_end_is_clean_and_loses_nothing(
 def test_a_normal_end_sends_what_waits(server: FaultyServer, tmp_path: Path) -> None:
     run('billing.enqueue(fact("one"))', server.url, tmp_path)
     assert list(server.service.stored) == ["one"]
-    assert files(tmp_path) == []
+    assert segments(tmp_path) == []
 
 
 def test_an_exception_prints_itself_and_nothing_else(tmp_path: Path) -> None:
-    code, _, err = run('billing.enqueue(fact("one")); raise KeyError("mine")', NOBODY, tmp_path)
+    code, _, err = run('billing.enqueue(fact("one")); raise KeyError("mine")', NO_SERVICE, tmp_path)
     assert code == 1
     assert err.count("Traceback") == 1
     assert err.endswith("KeyError: 'mine'\n")
@@ -188,7 +193,7 @@ def test_an_exception_prints_itself_and_nothing_else(tmp_path: Path) -> None:
 
 def test_ctrl_c_is_one_keyboard_interrupt(server: FaultyServer, tmp_path: Path) -> None:
     ids = tmp_path / "ids"
-    writer = start(ENDLESS, NOBODY, tmp_path, ids)
+    writer = start(ENDLESS, NO_SERVICE, tmp_path, ids)
     eventually(lambda: bool(ids_in(ids)))
     writer.send_signal(signal.SIGINT)
     _, err = writer.communicate(timeout=60)
@@ -207,8 +212,8 @@ def black_hole(server: FaultyServer) -> Iterator[str]:
     server.stopping.set()
 
 
-@pytest.mark.parametrize("url", ["black hole", NOBODY])
-def test_nobody_waits_for_the_network(black_hole: str, tmp_path: Path, url: str) -> None:
+@pytest.mark.parametrize("url", ["black hole", NO_SERVICE])
+def test_no_call_waits_for_the_network(black_hole: str, tmp_path: Path, url: str) -> None:
     longest = 0.0
     with hurried(black_hole if url == "black hole" else url, tmp_path) as billing:
         for n in range(500):
@@ -220,14 +225,14 @@ def test_nobody_waits_for_the_network(black_hole: str, tmp_path: Path, url: str)
         flushed = time.monotonic()
         billing.close(0.3)
         closed = time.monotonic()
-    # Whoever waited for the network would wait for ten seconds.
+    # A call that waited for the network would take ten seconds.
     assert longest < 5
     assert 0.2 < flushed - began < 5
     assert closed - flushed < 5
     assert len(contents(tmp_path)) == 500
 
 
-def test_close_lets_those_go_who_wait_in_flush(black_hole: str, tmp_path: Path) -> None:
+def test_close_ends_a_flush_of_another_thread(black_hole: str, tmp_path: Path) -> None:
     with hurried(black_hole, tmp_path) as billing:
         billing.enqueue(fact("one"))
         waiting = threading.Thread(target=billing.flush, args=[1000])
@@ -245,7 +250,7 @@ def test_the_end_of_a_process_keeps_its_time(black_hole: str, tmp_path: Path) ->
     assert contents(tmp_path) == ["one"]
 
 
-def test_a_stopped_server_delays_nobody(tmp_path: Path) -> None:
+def test_a_stopped_server_delays_no_flush(tmp_path: Path) -> None:
     """One whose kernel takes connections, and which answers none."""
     with FaultyServer() as server:
         server._listener.listen(1)
@@ -272,7 +277,7 @@ assert billing.flush(10).pending == 0
 
 
 def test_no_shell_command_inherits_the_file(tmp_path: Path) -> None:
-    with hurried(NOBODY, tmp_path) as billing:
+    with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("one"))
         listing = subprocess.run(
             ["ls", "-l", "/proc/self/fd"],

@@ -11,7 +11,7 @@ from billing_client import BillingClient, ConfigurationError
 from billing_client.pytest_plugin import fake_billing, fake_billing_with_outbox
 from billing_client.testing import FakeBillingClient
 from billing_client.tests.conftest import KEY
-from billing_client.tests.outboxes import NOBODY, fact
+from billing_client.tests.outboxes import NO_SERVICE, fact
 
 __all__ = ["fake_billing", "fake_billing_with_outbox"]
 
@@ -30,7 +30,7 @@ def test_without_an_outbox_it_refuses_what_the_real_one_refuses(
 ) -> None:
     arguments = [fact("one")] if name == "enqueue" else []
     with (
-        BillingClient(NOBODY, KEY) as real,
+        BillingClient(NO_SERVICE, KEY) as real,
         pytest.raises(ConfigurationError) as theirs,
     ):
         getattr(real, name)(*arguments)
