@@ -6,10 +6,8 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
-from django.urls import reverse
 from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
@@ -102,10 +100,8 @@ class ConfirmedAct(View):
         )
 
     def row_url(self) -> str:
-        opts = self.row._meta
-        return reverse(
-            f"admin:{opts.app_label}_{opts.model_name}_change", args=[quote(self.row.pk)]
-        )
+        url = self.model_admin.row_url(self.row)
+        return url + self.model_admin.kept_filters(self.request)
 
     def log(self, row: Any, message: str) -> None:
         """Write to the admin's log that the user changed `row`."""

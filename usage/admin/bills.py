@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
@@ -13,20 +14,28 @@ from django.urls import URLPattern, path
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
 from usage.admin.attention import AcceptDuplicates, AttentionPage, LiftAcceptance
+from usage.admin.bill_list import BillChangeList
 from usage.admin.bill_page import BillPage
 from usage.admin.bulk_closing import ToClose
 from usage.admin.closing import CloseBill, HoldBill, ReleaseBill
 from usage.admin.customers import matching
-from usage.admin.filters import CustomerChoice, CustomerFilter, MonthFilter, StateFilter, number_of
+from usage.admin.filters import (
+    CustomerChoice,
+    CustomerFilter,
+    LeastTotalFilter,
+    MonthFilter,
+    MostTotalFilter,
+    StateFilter,
+    number_of,
+)
 from usage.admin.pages import ReadOnlyAdmin, column
-from usage.admin.rows import bill_cells
+from usage.admin.rows import bill_cells, period_of
 from usage.admin.statement import Statement
 from usage.database import deadline
 from usage.database.transactions import database_now
 from usage.models import Bill, Customer, HistoryEntry
 from usage.verification import Verification, counted
 
-_MOST_CUSTOMERS_FOUND = 1000
 # These take a few seconds on either database; the server allows a page thirty.
 MOST_RECORDS_VERIFIED = 500_000
 MOST_DIFFERENCES_SHOWN = 20
@@ -94,7 +103,7 @@ class BillAdmin(ReadOnlyAdmin):
         column("total", "total"),
     )
     list_display_links = ("id", _customer)
-    list_filter = (StateFilter, CustomerFilter, MonthFilter)
+    list_filter = (StateFilter, CustomerFilter, MonthFilter, LeastTotalFilter, MostTotalFilter)
     list_select_related = ("customer", "hold")
     search_fields = ("customer__name",)
     export_name = "admin:usage_bill_export"
@@ -105,6 +114,9 @@ class BillAdmin(ReadOnlyAdmin):
     @property
     def media(self) -> Any:
         return super().media + CustomerChoice().media
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BillChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).select_related("customer", "hold")
@@ -143,11 +155,14 @@ class BillAdmin(ReadOnlyAdmin):
     ) -> tuple[QuerySet[Any], bool]:
         if not (term := search_term.strip()):
             return queryset, False
-        found = Customer.objects.filter(matching(term)).values("pk")[:_MOST_CUSTOMERS_FOUND]
+        found = Customer.objects.filter(matching(term)).values("pk")
         wanted = Q(customer__in=found)
         if (number := number_of(term)) is not None:
             wanted |= Q(pk=number)
         return queryset.filter(wanted), False
+
+    def page_name(self, row: Bill) -> str:
+        return f"{self.row_name(row)} of {row.customer_name}, {period_of(row)}"
 
     def names_of(self, row: Bill) -> Sequence[str]:
         return (row.customer.name,)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
@@ -48,7 +47,7 @@ class WithHistory(BillingAdmin):
             "usage/admin/changes.html",
             row,
             title=f"History of {row}",
-            row_url=reverse(f"admin:usage_{self.opts.model_name}_change", args=[row.pk]),
+            row_url=self.row_url(row) + self.kept_filters(request),
             row_name=self.row_name(row),
             changes=[_cells(change) for change in shown],
             earlier=f"?before={shown[-1].pk}" if len(found) > SHOWN else "",

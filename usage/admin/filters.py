@@ -1,28 +1,42 @@
-"""Filters of the lists. None needs a select box of all customers."""
+"""Filters of the lists: the fields of one form, each of which is also a part of the address."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from decimal import Decimal, InvalidOperation
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any
 
 from django import forms
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
+from usage.database.amounts import AmountAtLeast
+from usage.database.names import normal
 from usage.database.transactions import database_now
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
-from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds, previous_month
-from usage.validators import fit_price
+from usage.money import EXACT
+from usage.periods import (
+    CLOCK_SKEW,
+    LONGEST_LATENESS,
+    day_bounds,
+    last_due_month,
+    previous_month,
+)
+from usage.validators import fit_price, normal_service
 
 _MONTHS_SHOWN = 24
+_NAMED = 10
+# Larger amounts do not exist; the database could not compare them.
+_AMOUNT_LIMIT = 10**25
+# The last digit that a closed total keeps.
+_CENT = Decimal("0.0001")
 _LONGEST_ID = len(str(LARGEST_ID))
 
 
@@ -48,7 +62,7 @@ class CustomerSelect(AutocompleteSelect):
 
 
 class CustomerChoice(forms.Form):
-    """Finds a customer by typing a part of the name, or the id."""
+    """Finds a customer by typing a part of the name, the reference, or the id."""
 
     customer = forms.ModelChoiceField(
         Customer.objects,
@@ -58,8 +72,20 @@ class CustomerChoice(forms.Form):
     )
 
 
-class IdFilter(admin.SimpleListFilter):
-    """A filter by the id of a row, a whole number."""
+class ListFilter(admin.SimpleListFilter):
+    """A field of a list's filter form: typed in, or chosen if it has options."""
+
+    title: str
+    parameter_name: str
+    example = ""
+    input_type = "text"
+    # An index has the rows that this filter keeps, in the order of the list.
+    is_indexed = False
+    # The condition is on the field by which the list is ordered.
+    is_range = False
+
+    # The condition that was applied; empty without a value.
+    applied = Q()
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return []
@@ -68,124 +94,142 @@ class IdFilter(admin.SimpleListFilter):
         return True
 
     @property
-    def id(self) -> int | None:
-        """The id in the address, if it is one."""
-        return number_of(self.value() or "")
+    def text(self) -> str:
+        """The value in the address, without spaces around it."""
+        return str(self.value() or "").strip()
+
+    @property
+    def options(self) -> Sequence[tuple[str, str]]:
+        """The values to choose from, each with its label, beside the one that keeps all rows."""
+        return ()
+
+    @property
+    def note(self) -> str:
+        """What the value stands for, if that is not plain."""
+        return ""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not (text := self.value()):
+        if not self.text:
             return queryset
-        if self.id is None:
+        try:
+            self.applied = self.condition(self.text)
+        except ValueError as error:
             raise IncorrectLookupParameters(
-                f"{text!r} is not a valid {self.title} id. Use a number such as 123."
-            )
-        return queryset.filter((self.parameter_name, self.id))
+                f"{self.text!r} is not a {self.title}. {self._expected()}"
+            ) from error
+        return queryset.filter(self.applied)
+
+    def _expected(self) -> str:
+        if self.options:
+            return f"Use {', '.join(value for value, _ in self.options)} or leave it out."
+        return f"Write it as {self.example}."
+
+    def condition(self, text: str) -> Q:
+        """Return the condition for a value; raises ValueError if it is malformed."""
+        raise NotImplementedError
 
 
-class CustomerFilter(IdFilter):
-    """Shows one customer, found by autocomplete."""
+class CustomerFilter(ListFilter):
+    """Shows one customer, found by id or by name."""
 
     title = "customer"
     parameter_name = "customer"
-    template = "usage/admin/customer_filter.html"
+    is_indexed = True
+    found: int | None = None
 
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        others = {
-            name: value for name, value in changelist.params.items() if name != self.parameter_name
-        }
-        yield {
-            "form": CustomerChoice({"customer": self.id}, auto_id="filter_%s"),
-            "others": others.items(),
-            "selected": self.id is not None,
-            "all": changelist.get_query_string(remove=[self.parameter_name]),
-        }
+    def condition(self, text: str) -> Q:
+        self.found = number_of(text) or self._named(text)
+        return Q(customer=self.found)
+
+    def _named(self, text: str) -> int:
+        """Return the one customer with this text in the name; a refusal names the candidates."""
+        if "\0" in text:
+            raise IncorrectLookupParameters("A name has no NUL in it. Type the name or the id.")
+        exact = list(Customer.objects.filter(name__iexact=text).order_by("pk")[: _NAMED + 1])
+        found = exact or list(
+            Customer.objects.filter(name__icontains=text).order_by("pk")[: _NAMED + 1]
+        )
+        if len(found) == 1:
+            return int(found[0].pk)
+        if not found:
+            raise IncorrectLookupParameters(
+                f"No customer has {text!r} in the name. Type another part of it, or the id."
+            )
+        more = " and more" if len(found) > _NAMED else ""
+        names = ", ".join(str(customer) for customer in found[:_NAMED])
+        raise IncorrectLookupParameters(
+            f"Several customers have {text!r} in the name: {names}{more}. Type the id of one."
+        )
+
+    @property
+    def widget(self) -> str:
+        """A box that completes names while one types. It needs JavaScript."""
+        form = CustomerChoice({"customer": self.found}, auto_id="filter-%s")
+        return str(form["customer"])
 
 
-class LinkedFilter(IdFilter):
-    """Shows one row's records; a link on the page of that row sets it."""
-
-    parameter_name: str
-    rows: Any
-
-    def has_output(self) -> bool:
-        return bool(self.value())
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        query = changelist.get_query_string(remove=[self.parameter_name])
-        yield {"selected": False, "query_string": query, "display": "All"}
-        row = self.rows.filter(pk=self.id or 0).first()
-        query = changelist.get_query_string({self.parameter_name: self.id})
-        yield {"selected": True, "query_string": query, "display": row or f"No such {self.title}"}
-
-
-class BillFilter(LinkedFilter):
+class BillFilter(ListFilter):
     """Shows the records of one bill."""
 
     title = "bill"
     parameter_name = "bill"
-    rows = Bill.objects.select_related("customer")
+    example = "123"
+    is_indexed = True
+
+    def condition(self, text: str) -> Q:
+        if (number := number_of(text)) is None:
+            raise ValueError(f"{text!r} is not an id.")
+        return Q(bill=number)
+
+    @property
+    def note(self) -> str:
+        if (number := number_of(self.text)) is None:
+            return ""
+        bill = Bill.objects.select_related("customer").filter(pk=number).first()
+        return str(bill) if bill else "No such bill"
 
 
-class ApiKeyFilter(LinkedFilter):
-    """Shows the records that one API key reported."""
+class ApiKeyFilter(ListFilter):
+    """Shows the records of API keys with this id, public prefix or name."""
 
     title = "API key"
     parameter_name = "reported_by"
-    rows = ApiKey.objects.all()
-
-
-class InputFilter(admin.SimpleListFilter):
-    """A filter whose value is typed in."""
-
-    template = "usage/admin/input_filter.html"
-    input_type = "text"
-    example: str
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return []
-
-    def has_output(self) -> bool:
-        return True
-
-    def choices(self, changelist: ChangeList) -> Iterator[Any]:
-        others = {
-            name: value for name, value in changelist.params.items() if name != self.parameter_name
-        }
-        yield {
-            "name": self.parameter_name,
-            "type": self.input_type,
-            "value": self.value() or "",
-            "others": others.items(),
-            "all": changelist.get_query_string(remove=[str(self.parameter_name)]),
-        }
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        text = (self.value() or "").strip()
-        try:
-            return queryset.filter(self.condition(text)) if text else queryset
-        except ValueError as error:
-            sentence = f"{text!r} is not a {self.title}. Write it as {self.example}."
-            raise IncorrectLookupParameters(sentence) from error
 
     def condition(self, text: str) -> Q:
-        """Return the condition for the text typed in; raises ValueError if it is malformed."""
-        raise NotImplementedError
+        if "\0" in text:
+            raise IncorrectLookupParameters("A name has no NUL in it. Type the name of a key.")
+        self.keys = list(self._keys(text))
+        if not self.keys:
+            raise IncorrectLookupParameters(
+                f"No API key has the id, the public prefix or the name {text!r}."
+            )
+        return Q(reported_by__in=[api_key.pk for api_key in self.keys])
+
+    def _keys(self, text: str) -> QuerySet[ApiKey]:
+        if (number := number_of(text)) and (of_id := ApiKey.objects.filter(pk=number)):
+            return of_id
+        return ApiKey.objects.filter(Q(prefix=text) | Q(name__iexact=text))
+
+    @property
+    def note(self) -> str:
+        return ", ".join(str(api_key) for api_key in getattr(self, "keys", [])[:3])
 
 
-class ServiceFilter(InputFilter):
-    """Shows one service, by its exact name."""
+class ServiceFilter(ListFilter):
+    """Shows one service, by its exact name in any Unicode form."""
 
     title = "service"
     parameter_name = "service"
     example = "Storage"
 
     def condition(self, text: str) -> Q:
-        if "\0" in text:
-            raise ValueError("PostgreSQL refuses text with a NUL in it.")
-        return Q(service=text)
+        try:
+            return Q(service=normal_service(text))
+        except ValidationError as error:
+            raise ValueError(f"{text!r} is not a service.") from error
 
 
-class PriceFilter(InputFilter):
+class PriceFilter(ListFilter):
     """Shows one unit price."""
 
     title = "unit price"
@@ -199,12 +243,28 @@ class PriceFilter(InputFilter):
             raise ValueError(f"{text!r} is not a unit price.") from error
 
 
-class SinceFilter(InputFilter):
-    """Shows usage that occurred on a day or later, in the billing time zone."""
+class AmountFilter(ListFilter):
+    """Shows records of at least an amount, in the currencies of their bills."""
+
+    title = "least amount"
+    parameter_name = "amount"
+    example = "1000.50"
+
+    def condition(self, text: str) -> Q:
+        return Q(AmountAtLeast(_amount(text)))
+
+
+class DayFilter(ListFilter):
+    """Shows rows of days in the billing time zone."""
+
+    input_type = "date"
+
+
+class SinceFilter(DayFilter):
+    """Shows usage that occurred on a day or later."""
 
     title = "first day"
     parameter_name = "since"
-    input_type = "date"
     example = "2026-11-01"
 
     def condition(self, text: str) -> Q:
@@ -213,17 +273,42 @@ class SinceFilter(InputFilter):
         return Q(occurred_at__gte=start, recorded_at__gte=start - CLOCK_SKEW)
 
 
-class UntilFilter(InputFilter):
-    """Shows usage that occurred on a day or earlier, in the billing time zone."""
+class UntilFilter(DayFilter):
+    """Shows usage that occurred on a day or earlier."""
 
     title = "last day"
     parameter_name = "until"
-    input_type = "date"
     example = "2026-11-30"
 
     def condition(self, text: str) -> Q:
         end = day_bounds(_day(text)).end
-        return Q(occurred_at__lt=end, recorded_at__lt=end + LONGEST_LATENESS)
+        # Usage is reported within 366 days. Its void may be recorded at any time after that.
+        recorded = Q(recorded_at__lt=end + LONGEST_LATENESS) | Q(voids__isnull=False)
+        return Q(occurred_at__lt=end) & recorded
+
+
+class RecordedSinceFilter(DayFilter):
+    """Shows records that were recorded on a day or later."""
+
+    title = "first day of recording"
+    parameter_name = "recorded_since"
+    example = "2026-11-01"
+    is_range = True
+
+    def condition(self, text: str) -> Q:
+        return Q(recorded_at__gte=day_bounds(_day(text)).start)
+
+
+class RecordedUntilFilter(DayFilter):
+    """Shows records that were recorded on a day or earlier."""
+
+    title = "last day of recording"
+    parameter_name = "recorded_until"
+    example = "2026-11-30"
+    is_range = True
+
+    def condition(self, text: str) -> Q:
+        return Q(recorded_at__lt=day_bounds(_day(text)).end)
 
 
 def _day(text: str) -> dt.date:
@@ -233,97 +318,151 @@ def _day(text: str) -> dt.date:
     return day
 
 
-class MonthFilter(admin.SimpleListFilter):
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(normal(text).replace("−", "-"))
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r} is not an amount.") from error
+    if not (amount.is_finite() and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
+        raise ValueError(f"{text!r} is not an amount that occurs.")
+    return amount
+
+
+class MonthFilter(ListFilter):
     """Shows the bills of one month."""
 
     title = "month"
     parameter_name = "month"
+    example = "2026-11"
 
-    def has_output(self) -> bool:
-        return True  # even without bills, or Django would ignore the filter
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+    @cached_property
+    def options(self) -> Sequence[tuple[str, str]]:
+        """The latest months that have bills, and the one in the address."""
         month = Bill.objects.order_by("-month").values_list("month", flat=True).first()
         oldest = Bill.objects.order_by("month").values_list("month", flat=True).first()
-        months: list[tuple[str, str]] = []
+        months: list[dt.date] = []
         while month and oldest and month >= oldest and len(months) < _MONTHS_SHOWN:
-            months.append((f"{month:%Y-%m}", f"{month:%B %Y}"))
+            months.append(month)
             month = previous_month(month)
-        return months
+        if self.applied and (chosen := _month(self.text)) not in months:
+            months.append(chosen)
+        return [(f"{month:%Y-%m}", f"{month:%B %Y}") for month in months]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if not (text := self.value()):
-            return queryset
-        try:
-            month = dt.date.fromisoformat(f"{text}-01")
-        except ValueError as error:
-            raise IncorrectLookupParameters(f"{text!r} is not a month. Use YYYY-MM.") from error
-        return queryset.filter(month=month)
+    def condition(self, text: str) -> Q:
+        return Q(month=_month(text))
+
+    def _expected(self) -> str:
+        return "Use YYYY-MM."
 
 
-class StateFilter(admin.SimpleListFilter):
+def _month(text: str) -> dt.date:
+    return dt.date.fromisoformat(f"{text}-01")
+
+
+class StateFilter(ListFilter):
     """Shows open, due, held or closed bills."""
 
     title = "state"
     parameter_name = "state"
+    options = (
+        ("open", "Open"),
+        ("due", "Due to close"),
+        ("held", "On hold"),
+        ("closed", "Closed"),
+    )
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [
-            ("open", "Open"),
-            ("due", "Due to close"),
-            ("held", "On hold"),
-            ("closed", "Closed"),
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        match self.value():
-            case None:
-                return queryset
+    def condition(self, text: str) -> Q:
+        match text:
             case "open":
-                return queryset.open()
+                return Q(closed_at__isnull=True)
             case "due":
-                return queryset.due(database_now())
+                return Q(closed_at__isnull=True, month__lte=last_due_month(database_now()))
             case "held":
-                return queryset.filter(hold__isnull=False)
+                return Q(hold__isnull=False)
             case "closed":
-                return queryset.closed()
-        raise IncorrectLookupParameters(
-            f"{self.value()!r} is not a state. Use open, due, held or closed."
-        )
+                return Q(closed_at__isnull=False)
+        raise ValueError(f"{text!r} is not a state.")
 
 
-class OnlyFilter(admin.SimpleListFilter):
-    """Shows only the rows that meet a condition, or all."""
+class TotalFilter(ListFilter):
+    """Shows bills by their totals, each in its own currency.
 
-    only: str
-    condition: Q
+    The condition is on closed bills alone. `BillChangeList` adds up the totals of open ones.
+    """
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [("1", self.only)]
+    example = "1000.50"
+    amount: Decimal | None = None
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() is None:
-            return queryset
-        if self.value() != "1":
-            raise IncorrectLookupParameters(
-                f"{self.value()!r} is not a value of {self.parameter_name}. Use 1 or leave it out."
-            )
-        return queryset.filter(self.condition)
+    def condition(self, text: str) -> Q:
+        self.amount = _amount(text)
+        return Q(closed_at__isnull=True) | self.closed(self.amount)
+
+    def closed(self, amount: Decimal) -> Q:
+        """Return the condition on closed bills."""
+        raise NotImplementedError
+
+    def admits(self, total: Decimal) -> bool:
+        """Tell whether a bill of this total is shown."""
+        raise NotImplementedError
 
 
-class LateFilter(OnlyFilter):
+class LeastTotalFilter(TotalFilter):
+    """Shows bills of at least a total."""
+
+    title = "least total"
+    parameter_name = "total_from"
+
+    def closed(self, amount: Decimal) -> Q:
+        return Q(closed_total__gte=amount.quantize(_CENT, ROUND_CEILING, EXACT))
+
+    def admits(self, total: Decimal) -> bool:
+        return self.amount is None or total >= self.amount
+
+
+class MostTotalFilter(TotalFilter):
+    """Shows bills of at most a total."""
+
+    title = "largest total"
+    parameter_name = "total_until"
+
+    def closed(self, amount: Decimal) -> Q:
+        return Q(closed_total__lte=amount.quantize(_CENT, ROUND_FLOOR, EXACT))
+
+    def admits(self, total: Decimal) -> bool:
+        return self.amount is None or total <= self.amount
+
+
+class LateFilter(ListFilter):
     """Shows records whose usage occurred before their bill's period."""
 
     title = "lateness"
     parameter_name = "late"
-    only = "Late usage"
-    condition = Q(late=True)
+    options = (("1", "Late usage"),)
+    is_indexed = True
+
+    def condition(self, text: str) -> Q:
+        if text != "1":
+            raise ValueError(f"{text!r} is not a lateness.")
+        return Q(late=True)
 
 
-class VoidsFilter(OnlyFilter):
-    """Shows records that cancel others."""
+class VoidsFilter(ListFilter):
+    """Shows voids, records that were voided, or neither."""
 
     title = "kind"
     parameter_name = "voids"
-    only = "Voids"
-    condition = Q(voids__isnull=False)
+    options = (("1", "Voids"), ("voided", "Voided records"), ("none", "Not voided, no voids"))
+
+    @property
+    def is_indexed(self) -> bool:  # type: ignore[override]  # depends on the value
+        return self.text == "1"
+
+    def condition(self, text: str) -> Q:
+        match text:
+            case "1":
+                return Q(voids__isnull=False)
+            case "voided":
+                return Q(is_voided=True)
+            case "none":
+                return Q(is_voided=False, voids__isnull=True)
+        raise ValueError(f"{text!r} is not a kind of record.")

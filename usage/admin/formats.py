@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Mapping
 from decimal import Decimal, localcontext
 from typing import cast
 
@@ -66,6 +67,12 @@ def change(amount: Decimal, before: Decimal) -> str:
         return "more than ten times as much"
     share = EXACT.divide(EXACT.multiply(EXACT.subtract(amount, before), Decimal(100)), abs(before))
     return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
+
+
+def counted_sums(count: int, one: str, many: str, sums: Mapping[str, Decimal]) -> str:
+    """Return how many rows there are, and their sum in each currency."""
+    amounts = ", ".join(exact_money(amount, currency) for currency, amount in sorted(sums.items()))
+    return f"{number(count)} {one if count == 1 else many}" + (f": {amounts}" if amounts else ".")
 
 
 def moment(instant: dt.datetime, *, timespec: str = "seconds") -> SafeString:

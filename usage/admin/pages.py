@@ -7,12 +7,13 @@ from http import HTTPStatus
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
+from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils.text import capfirst
 
 from usage.admin.paging import KeysetChangeList, UncountedPaginator
@@ -54,9 +55,11 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         context = {"title": title, "export_name": self.export_name}
         response = super().changelist_view(request, {**context, **(extra_context or {})})
         shown = getattr(response, "context_data", None) or {}
-        if "cl" in shown and shown["cl"].refusal:
-            messages.error(request, shown["cl"].refusal)
-            response.status_code = HTTPStatus.BAD_REQUEST
+        if "cl" in shown:
+            shown["summary"] = shown["cl"].summary()
+            if shown["cl"].refusal:
+                messages.error(request, shown["cl"].refusal)
+                response.status_code = HTTPStatus.BAD_REQUEST
         return response
 
     def names_of(self, row: Any) -> Sequence[str]:
@@ -90,6 +93,20 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         """Return the title of a row's page."""
         return f"{capfirst(self.opts.verbose_name)} {row.pk}"
 
+    def page_name(self, row: Any) -> str:
+        """Return what a browser calls the page of a row in its tabs and its history."""
+        return self.row_name(row)
+
+    def row_url(self, row: Any) -> str:
+        """Return the address of a row's page."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
+        return reverse(name, args=[quote(row.pk)])
+
+    def kept_filters(self, request: HttpRequest) -> str:
+        """Return the part of an address that keeps the filters of the list a user came from."""
+        filters = self.get_preserved_filters(request)
+        return f"?{filters}" if filters else ""
+
     def page(
         self, request: HttpRequest, template: str, row: Any, **context: Any
     ) -> TemplateResponse:
@@ -103,6 +120,9 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
                 "original": row,
                 "media": self.media,
                 "may_act": self.may_act(request),
+                "page_name": self.page_name(row) if row else "",
+                "kept_filters": self.kept_filters(request),
+                "list_filters": request.GET.get("_changelist_filters", ""),
                 **context,
             },
         )

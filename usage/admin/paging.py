@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +15,9 @@ from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import escape
+
+# In front of a position, it asks for the rows before it.
+BACKWARDS = "<"
 
 # The room for names on a page, so that it stays below 60 kB even with long ones.
 NAMES_BYTES = 16_000
@@ -74,7 +78,7 @@ class Position:
         try:
             parts = json.loads(text)
             values = [_value(part, model, name) for part, name in zip(parts, ordering, strict=True)]
-        except (TypeError, ValueError, RecursionError, ValidationError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError, ValidationError) as error:
             raise ValidationError(
                 "The page's address is damaged. Go back to the first page."
             ) from error
@@ -89,9 +93,7 @@ class Position:
 
     def up_to(self) -> Q:
         """Match the rows that come before this one, and this one."""
-        backwards = [
-            name.removeprefix("-") if name.startswith("-") else f"-{name}" for name in self.ordering
-        ]
+        backwards = reverse_of(self.ordering)
         return self._beyond(backwards) | self._here(backwards)
 
     def _beyond(self, ordering: Sequence[str]) -> Q:
@@ -113,11 +115,20 @@ class Position:
         return Q((f"{ordering[0].removeprefix('-')}__{side}", self.values[0]))
 
 
+def reverse_of(ordering: Sequence[str]) -> list[str]:
+    """Return the opposite order."""
+    return [name.removeprefix("-") if name.startswith("-") else f"-{name}" for name in ordering]
+
+
 def _value(text: object, model: type[Model], name: str) -> Any:
     if not isinstance(text, str) or not (text.isascii() and text.isprintable()):
         raise ValueError(f"{text!r} is not a value of {name}.")
     value = model._meta.get_field(name.removeprefix("-")).to_python(text)  # type: ignore[union-attr]  # no relation is ordered by
-    if value is None or (hasattr(value, "tzinfo") and timezone.is_naive(value)):
+    if isinstance(value, dt.datetime):
+        if timezone.is_naive(value):
+            raise ValueError(f"{text!r} is an instant without an offset.")
+        return value.astimezone(dt.UTC)  # OverflowError beyond the calendar
+    if value is None:
         raise ValueError(f"{text!r} is not a value of {name}.")
     return value
 
@@ -130,6 +141,7 @@ class KeysetChangeList(ChangeList):
 
     model_admin: Any  # a BillingAdmin, which imports this module
     next_position: Position | None = None
+    previous_position: Position | None = None
     is_first_page = True
     looked_through: int | None = None
     # Why no row is shown: a filter or the page's address is malformed.
@@ -152,17 +164,36 @@ class KeysetChangeList(ChangeList):
 
     def get_results(self, request: HttpRequest) -> None:
         ordering = self.get_ordering(request, self.queryset)
-        position = self.position(request, ordering)
+        backwards = request.GET.get(PAGE_VAR, "").startswith(BACKWARDS)
+        direction = reverse_of(ordering) if backwards else ordering
+        position = self.position(request, direction)
         self.is_first_page = position is None
-        rows = [] if self.refusal else self.rows(ordering, position)
+        rows = [] if self.refusal else self.rows(direction, position)
         self.result_list = self.fitting(rows[: self.list_per_page])
         if len(rows) > len(self.result_list):
-            self.next_position = Position.of(self.result_list[-1], ordering)
+            self.next_position = Position.of(self.result_list[-1], direction)
             self.looked_through = None
+        if backwards:
+            self._turn_round()
+        elif position:
+            self.previous_position = self._first_position(direction)
         self.result_count = self.full_result_count = len(self.result_list)
         self.show_full_result_count = self.can_show_all = self.multi_page = False
         self.show_admin_actions = True
         self.model_admin.prepare(request, self.result_list)
+
+    def _turn_round(self) -> None:
+        """Show a page that was read backwards in the order of the list."""
+        self.result_list.reverse()
+        self.previous_position = self.next_position
+        if self.result_list:
+            self.next_position = Position.of(self.result_list[-1], self.model_admin.ordering)
+
+    def _first_position(self, ordering: Sequence[str]) -> Position | None:
+        """Return where the page before this one ends; without rows, where the search stopped."""
+        if not self.result_list:
+            return self.next_position
+        return Position.of(self.result_list[0], ordering)
 
     def fitting(self, rows: list[Any]) -> list[Any]:
         """Return as many rows as the page has room for, and at least one."""
@@ -173,6 +204,9 @@ class KeysetChangeList(ChangeList):
             if room < 0 and number:
                 return rows[:number]
         return rows
+
+    def url_for_result(self, result: Model) -> str:
+        return str(self.model_admin.row_url(result))
 
     def chunks(self, request: HttpRequest, size: int) -> Iterator[list[Any]]:
         """Yield all rows from the first one on, at most `size` at a time."""
@@ -195,7 +229,9 @@ class KeysetChangeList(ChangeList):
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
         """Return the page's rows, and one more if there is one."""
-        queryset = self.queryset.filter(position.after()) if position else self.queryset
+        queryset = self.queryset.order_by(*ordering)
+        if position:
+            queryset = queryset.filter(position.after())
         return list(queryset[: self.list_per_page + 1])
 
     def position(self, request: HttpRequest, ordering: Sequence[str]) -> Position | None:
@@ -203,10 +239,19 @@ class KeysetChangeList(ChangeList):
         if not text:
             return None
         try:
-            return Position.parse(text, self.model, ordering)
+            return Position.parse(text.removeprefix(BACKWARDS), self.model, ordering)
         except ValidationError as error:
             self.refusal = error.messages[0]
             return None
+
+    def get_filters_params(self, params: Any = None) -> Any:
+        # The form sends its empty fields too.
+        given = super().get_filters_params(params)
+        return {name: value for name, value in given.items() if any(value)}
+
+    def get_query_string(self, new_params: Any = None, remove: Any = None) -> str:
+        empty = [name for name, value in self.params.items() if not value]
+        return str(super().get_query_string(new_params, [*(remove or ()), *empty]))
 
     @property
     def first_query(self) -> str:
@@ -215,3 +260,16 @@ class KeysetChangeList(ChangeList):
     @property
     def next_query(self) -> str:
         return self.get_query_string({PAGE_VAR: str(self.next_position)})
+
+    @property
+    def previous_query(self) -> str:
+        return self.get_query_string({PAGE_VAR: f"{BACKWARDS}{self.previous_position}"})
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether a filter or a search narrows the list."""
+        return bool(self.query or self.get_filters_params())
+
+    def summary(self) -> str:
+        """Return the number of rows found and what they add up to, as far as that costs little."""
+        return ""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
@@ -17,12 +19,15 @@ from usage.admin import exports, formats, traffic
 from usage.admin.actions import ConfirmedAct
 from usage.admin.bulk_voiding import VoidMany, VoidManyCsv
 from usage.admin.filters import (
+    AmountFilter,
     ApiKeyFilter,
     BillFilter,
     CustomerChoice,
     CustomerFilter,
     LateFilter,
     PriceFilter,
+    RecordedSinceFilter,
+    RecordedUntilFilter,
     ServiceFilter,
     SinceFilter,
     UntilFilter,
@@ -31,16 +36,15 @@ from usage.admin.filters import (
 from usage.admin.forms import ReasonForm
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.paging import KeysetChangeList, Position
-from usage.admin.rows import bill_url, record_cells, record_url, with_cells
+from usage.admin.rows import DOTS, bill_url, record_cells, record_url, with_cells
 from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import VOID_PREFIX
+from usage.money import EXACT, exact_amount
 from usage.validators import REQUEST_ID_LENGTH
 
 # With filters that no one index serves, a list reads at most this many records for a page.
 LOOKED_THROUGH = 5_000
-_SERVED_BY_INDEX = ("bill", "customer", "late", "voids")
-_OTHERS = ("service", "price", "reported_by", "since", "until")
 
 
 class RecordChangeList(KeysetChangeList):
@@ -51,28 +55,49 @@ class RecordChangeList(KeysetChangeList):
     """
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
-        served_by = [name for name in _SERVED_BY_INDEX if self.params.get(name)]
-        others = [name for name in _OTHERS if self.params.get(name)]
-        if self.query or (not others and len(served_by) < 2):
-            return super().rows(ordering, position)
-        rows, served = self.queryset, self.root_queryset.order_by(*ordering)
-        if served_by:
-            served = served.filter(self._served_by(served_by[0]))
-        if position:
-            served, rows = served.filter(position.after()), rows.filter(position.after())
-        fields = (name.removeprefix("-") for name in ordering)
-        last_and_next = served.values_list(*fields)[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1]
-        if len(last_and_next) == 2:
-            self.next_position = Position(ordering, last_and_next[0])
-            self.looked_through = LOOKED_THROUGH
-            rows = rows.filter(self.next_position.up_to())
+        rows, self.next_position = self._within_bounds(ordering, position)
         found = list(rows[: self.list_per_page + 1])
-        if len(found) > self.list_per_page:
-            self.looked_through = None
+        if self.next_position and len(found) <= self.list_per_page:
+            self.looked_through = LOOKED_THROUGH
         return found
 
-    def _served_by(self, name: str) -> Q:
-        return Q(voids__isnull=False) if name == "voids" else Q((name, self.params[name]))
+    def summary(self) -> str:
+        if not self.is_narrowed or self.refusal:
+            return ""
+        rows, stopped_at = self._within_bounds(self.model_admin.ordering, None)
+        amounts = rows.values_list("bill__currency", "units", "price_per_unit")
+        found = list(amounts[: LOOKED_THROUGH + 1])
+        if len(found) > LOOKED_THROUGH:
+            return f"More than {LOOKED_THROUGH:,} records."
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for currency, units, price in found:
+            sums[currency] = EXACT.add(sums[currency], exact_amount(units, price))
+        where = f" among the newest {LOOKED_THROUGH:,} looked through" if stopped_at else ""
+        return formats.counted_sums(len(found), f"record{where}", f"records{where}", sums)
+
+    def _within_bounds(
+        self, ordering: Sequence[str], position: Position | None
+    ) -> tuple[QuerySet[Any], Position | None]:
+        """Return the rows after a position, and where looking through them stops, if it does."""
+        rows = self.queryset.order_by(*ordering)
+        if position:
+            rows = rows.filter(position.after())
+        filters = [spec for spec in self.filter_specs if spec.applied]
+        indexed = [spec for spec in filters if spec.is_indexed]
+        others = [spec for spec in filters if not spec.is_indexed and not spec.is_range]
+        if self.query or (not others and len(indexed) < 2):
+            return rows, None
+        served = self.root_queryset.order_by(*ordering)
+        for spec in [*indexed[:1], *(spec for spec in filters if spec.is_range)]:
+            served = served.filter(spec.applied)
+        if position:
+            served = served.filter(position.after())
+        fields = (name.removeprefix("-") for name in ordering)
+        last_and_next = served.values_list(*fields)[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1]
+        if len(last_and_next) < 2:
+            return rows, None
+        stops_at = Position(ordering, last_and_next[0])
+        return rows.filter(stops_at.up_to()), stops_at
 
 
 class VoidRecord(ConfirmedAct):
@@ -133,8 +158,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         CustomerFilter,
         ServiceFilter,
         PriceFilter,
+        AmountFilter,
         SinceFilter,
         UntilFilter,
+        RecordedSinceFilter,
+        RecordedUntilFilter,
         LateFilter,
         VoidsFilter,
     )
@@ -183,6 +211,16 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
+    def row(self, request: HttpRequest, object_id: str) -> Any:
+        dots = {written: request_id for request_id, written in DOTS.items()}
+        return super().row(request, dots.get(object_id, object_id))
+
+    def row_url(self, row: UsageRecord) -> str:
+        return record_url(row.pk)
+
+    def page_name(self, row: UsageRecord) -> str:
+        return f"{self.row_name(row)} of {row.customer.name}"
+
     def export(self, request: HttpRequest) -> HttpResponseBase:
         rows = (exports.record_row(record) for record in exports.rows_of_list(self, request))
         return exports.csv_response("usage-records.csv", exports.RECORD_COLUMNS, rows)
@@ -210,6 +248,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         void = row.void_record
         return {
             "record": record_cells(row, timespec="seconds"),
+            "void_act_url": record_url(row.pk, "void"),
             "bill_url": bill_url(row.bill_id),
             "void": void,
             "void_url": record_url(void.pk) if void else None,

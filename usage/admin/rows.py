@@ -19,6 +19,9 @@ from usage.models import Bill, DailyUsage, HistoryEntry, UsageRecord
 from usage.models.usage_record import VOID_PREFIX
 from usage.periods import day_of, midnight, month_bounds
 
+# How two request_ids are written in an address. The admin writes "_" as "_5F", so no other is.
+DOTS = {".": "_2E", "..": "_2E_2E"}
+
 
 class BillCells(NamedTuple):
     """A bill in a table; `amount` is its total as a number."""
@@ -141,9 +144,11 @@ def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
     )
 
 
-def record_url(request_id: str) -> str:
-    """Return the address of a record's page."""
-    return reverse("admin:usage_usagerecord_change", args=[quote(request_id)])
+def record_url(request_id: str, act: str = "change") -> str:
+    """Return the address of a record's page, or of an act on it."""
+    # Browsers take "." and ".." out of an address.
+    quoted = DOTS.get(request_id) or quote(request_id)
+    return reverse(f"admin:usage_usagerecord_{act}", args=[quoted])
 
 
 def _marks_of(record: Any) -> list[SafeString]:

@@ -58,8 +58,8 @@ class Statement(View):
             request,
             "usage/admin/statement.html",
             bill,
-            title=f"Statement {number_of(bill)} for {bill.customer_name}",
-            row_url=reverse("admin:usage_bill_change", args=[bill.pk]),
+            title=f"Statement {number_of(bill)}",
+            row_url=self.model_admin.row_url(bill) + self.model_admin.kept_filters(request),
             row_name=self.model_admin.row_name(bill),
             **_context(bill),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, NamedTuple
 
-from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
 from django.db.models import F, Max
@@ -17,6 +16,7 @@ from django.views.generic import View
 
 from usage.admin import formats
 from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.rows import record_url
 from usage.models import ApiKey, Counts, Refusal, Traffic
 from usage.models.traffic import KEPT_REFUSALS
 from usage.periods import day_of
@@ -85,7 +85,7 @@ class TrafficPage(View):
             "usage/admin/traffic.html",
             row,
             title="Traffic",
-            row_url=reverse("admin:usage_apikey_change", args=[row.pk]),
+            row_url=self.model_admin.row_url(row) + self.model_admin.kept_filters(request),
             row_name=self.model_admin.row_name(row),
             key=formats.api_key(row),
             refusals_caption=f"The last refusals, {KEPT_REFUSALS} at most",
@@ -133,7 +133,7 @@ def _rows(refusals: Any) -> list[RefusalRow]:
 def _record_url(refusal: Refusal) -> str:
     if refusal.status != 409:
         return ""
-    return reverse("admin:usage_usagerecord_change", args=[quote(refusal.request_id)])
+    return record_url(refusal.request_id)
 
 
 def refused_under(request: HttpRequest) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class NameField(models.CharField):  # type: ignore[type-arg]  # generic only in 
 
 
 @NameField.register_lookup
-class NameContains(lookups.IContains):
+class NameContains(lookups.IContains):  # type: ignore[type-arg]  # generic only in the stubs
     """Finds a part of a name in any normal form and any case.
 
     SQLite's own LIKE knows the case of ASCII letters alone. PostgreSQL knows that of the letters
@@ -41,7 +41,7 @@ class NameContains(lookups.IContains):
 
 
 @NameField.register_lookup
-class NameIs(lookups.IExact):
+class NameIs(lookups.IExact):  # type: ignore[type-arg]  # generic only in the stubs
     """Finds a name in any normal form and any case, like `NameContains`."""
 
     def get_prep_lookup(self) -> Any:

@@ -11,6 +11,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from usage.admin.rows import record_url
 from usage.ledger.facts import Recorded
 from usage.ledger.record import record
 from usage.models import ApiKey, Bill, UsageRecord
@@ -28,6 +29,8 @@ def report(count: int = 1, *, reported_by: ApiKey | None = None, **values: Any) 
 
 def page_of(row: Bill | UsageRecord | ApiKey | Any, action: str = "change") -> str:
     """Return the address of a row's page, or of an action on it."""
+    if isinstance(row, UsageRecord):
+        return record_url(row.pk, action)
     return reverse(f"admin:usage_{row._meta.model_name}_{action}", args=[quote(row.pk)])
 
 

@@ -4,10 +4,12 @@ from decimal import Decimal
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
+from usage.admin import bill_list
 from usage.ledger.close import close
 from usage.ledger.void import void
-from usage.models import Customer
+from usage.models import Bill, Customer
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, messages_of, page_of, report, text_of
@@ -164,7 +166,7 @@ def test_filters_and_search(
         {"state": "frozen"},
         {"month": "2026-13"},
         {"month": "November"},
-        {"customer": "Alice"},
+        {"customer": "Mallory"},
         {"customer": "9" * 30},
         {"customer": "0"},
         {"p": "2"},
@@ -203,3 +205,90 @@ def test_a_bill_that_is_not_there_is_not_found(admin_client: Client, customer: C
     missing = page_of(bill).replace(str(bill.pk), "999999")
 
     assert admin_client.get(missing).status_code == 404
+
+
+def test_bills_are_found_by_their_totals_open_ones_too(
+    admin_client: Client, customer: Customer
+) -> None:
+    for number, units in ((1, 100), (2, 1000), (3, 10_000)):
+        CustomerFactory.create(id=number)
+        report(customer_id=number, units=Decimal(units), price_per_unit=Decimal("0.01"))
+    closed = Bill.objects.get(customer=2)
+    close(closed, by="Sam")
+
+    def found(**query: str) -> list[int]:
+        bills = admin_client.get(list_of("bill", **query)).context["cl"].result_list
+        return [bill.customer_id for bill in bills]
+
+    assert found(total_from="10") == [2, 3]
+    assert found(total_from="10.000001") == [3]
+    assert found(total_until="10") == [1, 2]
+    assert found(total_from="10", total_until="10.00") == [2]
+    assert found(total_from="10", state="open") == [3]
+
+
+def test_a_filter_by_total_looks_through_a_bounded_number_of_bills(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bill_list, "LOOKED_THROUGH", 2)
+    for customer in CustomerFactory.create_batch(5):
+        report(customer_id=customer.pk)
+
+    response = admin_client.get(list_of("bill", total_from="100"))
+
+    assert "Looked through 2 bills" in text_of(response)
+    assert "Nothing found so far." in text_of(response)
+    assert response.context["summary"] == "0 bills among the first 2 looked through."
+
+
+def test_bills_found_are_counted_and_added_up_by_currency(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    CustomerFactory.create(id=456, name="Anna", currency="JPY")
+    close(report(), by="Sam")
+    report(customer_id=456)
+
+    def summary(**query: str) -> str:
+        return str(admin_client.get(list_of("bill", **query)).context["summary"])
+
+    assert summary() == ""
+    assert summary(q="a") == "2 bills: ¥3, $2.90"
+    assert summary(state="closed") == "1 bill: $2.90"
+    monkeypatch.setattr(bill_list, "COUNTED", 1)
+    assert summary(q="a") == "More than 1 bills."
+
+
+def test_a_search_and_its_export_are_not_cut(admin_client: Client) -> None:
+    Customer.objects.bulk_create(Customer(id=n, name=f"Acme {n}") for n in range(1, 1502))
+    for number in (1, 1501):
+        report(customer_id=number)
+
+    export = admin_client.get(reverse("admin:usage_bill_export", query={"q": "Acme"}))
+
+    assert len(b"".join(export.streaming_content).splitlines()) == 3  # type: ignore[attr-defined]
+
+
+def test_the_filters_of_a_list_are_kept_on_the_way_to_a_bill_and_back(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report()
+    kept = "?_changelist_filters=state%3Dopen"
+
+    assert f'href="{page_of(bill)}{kept}"' in text_of(
+        admin_client.get(list_of("bill", state="open"))
+    )
+    page = text_of(admin_client.get(page_of(bill) + kept))
+    assert 'href="/admin/usage/bill/?state=open"' in page
+    assert f'href="{page_of(bill, "close")}{kept}"' in page
+    verified = admin_client.post(page_of(bill, "verify") + kept)
+    assert verified["Location"] == page_of(bill) + kept
+
+
+def test_a_page_of_a_bill_is_called_after_its_customer(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = report()
+
+    for address in (page_of(bill), page_of(bill, "close"), page_of(bill, "statement")):
+        title = text_of(admin_client.get(address)).partition("<title>")[2].partition("</title>")[0]
+        assert f"Bill {bill.pk} of Alice, {bill.month:%B %Y} | Usage billing" in title

@@ -100,7 +100,7 @@ def test_more_filters_than_an_index_serves_look_through_a_bounded_number(
 
     assert pages(admin_client, address) == [[], [], ["void a"]]
     page = text_of(admin_client.get(address))
-    assert "Looked through 4 records" in page
+    assert "Looked through 4 usage records" in page
     assert "Nothing found so far." in page
 
 
@@ -141,6 +141,33 @@ def test_a_row_too_long_for_a_page_is_alone_on_one(
 
 
 @pytest.mark.parametrize(
+    "query", [{}, {"customer": 123}, {"customer": 123, "service": "Database Hosting"}]
+)
+def test_the_previous_pages_are_those_that_were_shown(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch, query: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(records, "LOOKED_THROUGH", 8)
+    report(10)
+    base = list_of("usagerecord")
+    changelist = admin_client.get(list_of("usagerecord", **query)).context["cl"]
+    forwards = [[row.pk for row in changelist.result_list]]
+    assert changelist.previous_position is None
+    while changelist.next_position:
+        changelist = admin_client.get(base + changelist.next_query).context["cl"]
+        forwards.append([row.pk for row in changelist.result_list])
+
+    backwards = [forwards[-1]]
+    while changelist.previous_position:
+        changelist = admin_client.get(base + changelist.previous_query).context["cl"]
+        backwards.append([row.pk for row in changelist.result_list])
+
+    assert len(forwards) == 4
+    assert list(chain(*reversed(backwards))) == list(chain(*forwards))
+    again = admin_client.get(base + changelist.next_query).context["cl"].result_list
+    assert [row.pk for row in again] == forwards[1]
+
+
+@pytest.mark.parametrize(
     "position",
     [
         "2",
@@ -152,6 +179,10 @@ def test_a_row_too_long_for_a_page_is_alone_on_one(
         '["2026-11-01T00:00:00", "naive"]',
         '["2026-13-01T00:00:00+00:00", "x"]',
         '["2026-11-01T00:00:00+00:00", 5]',
+        '["0001-01-01T00:00:00+23:59", "x"]',
+        '["9999-12-31T23:59:59-23:59", "x"]',
+        '<["9999-12-31T23:59:59-23:59", "x"]',
+        "<",
         '["2026-11-01T00:00:00+00:00", "\\u0000"]',
         '["2026-11-01T00:00:00+00:00", "\\ud800"]',
     ],
@@ -165,6 +196,16 @@ def test_a_damaged_address_shows_no_record(
 
     assert (response.status_code, response.context["cl"].result_list) == (400, [])
     assert messages_of(response) == ["The page's address is damaged. Go back to the first page."]
+
+
+@pytest.mark.parametrize("model", ["customer", "bill", "apikey"])
+@pytest.mark.parametrize("text", ["9" * 5000, "0" * 5000 + "1", "1e999", "NaN"])
+def test_no_damaged_address_of_any_list_is_a_server_error(
+    admin_client: Client, model: str, text: str
+) -> None:
+    for position in ([text], [text, text], ["2026-11-01", text, text]):
+        for page in (json.dumps(position), f"<{json.dumps(position)}"):
+            assert admin_client.get(list_of(model, p=page)).status_code in {200, 400}
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40])

@@ -280,13 +280,30 @@ def test_a_customer_is_chosen_by_typing(staff: Staff, bill: Bill) -> None:
     page = staff.page
 
     staff.open(list_of("usagerecord"))
-    page.locator(".customer-filter .select2-selection").click()
+    page.locator(".filters .select2-selection").click()
     page.keyboard.type("acme")
     page.get_by_role("option", name="Acme").click()
-    page.locator(".customer-filter").get_by_role("button", name="Show").click()
+    page.get_by_label("Service").fill("Compute")
+    page.get_by_role("button", name="Apply").click()
 
-    expect(page.get_by_role("link", name="All customers")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("1 record: $2.90")
     assert "customer=123" in page.url
+    assert "service=Compute" in page.url
+
+
+def test_a_customer_is_chosen_without_javascript(
+    browser: Browser, live_server: LiveServer, bill: Bill
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    sam = Staff(context.new_page(), str(live_server))
+    sam.log_in("Billing viewers")
+
+    sam.open(list_of("usagerecord"))
+    sam.page.get_by_role("textbox", name="Customer").fill("acme")
+    sam.page.get_by_role("button", name="Apply").click()
+
+    expect(sam.page.get_by_role("status")).to_have_text("4 records: $11.60")
+    context.close()
 
 
 @pytest.mark.parametrize("staff", SCREENS, indirect=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db.backends.sqlite3 import base
 
+from usage.database.amounts import amount_at_least
 from usage.database.names import casefold
 
 _LONGEST_PAUSE_SECONDS = 0.004
@@ -27,6 +28,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         connection = super().get_new_connection(conn_params)
         connection.execute("PRAGMA busy_timeout = 0")
         connection.create_function("casefold", 1, casefold, deterministic=True)
+        connection.create_function("amount_at_least", 3, amount_at_least, deterministic=True)
         return connection
 
     def create_cursor(self, name: str | None = None) -> Any:

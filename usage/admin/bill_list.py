@@ -1,0 +1,63 @@
+"""The list of bills, whose totals are columns of closed bills alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from usage.admin import formats
+from usage.admin.filters import TotalFilter
+from usage.admin.paging import KeysetChangeList, Position
+from usage.models import Bill, DailyUsage
+from usage.money import EXACT
+
+# With a filter by total, a page adds up at most this many bills; a sum likewise.
+LOOKED_THROUGH = 500
+COUNTED = 5_000
+
+
+class BillChangeList(KeysetChangeList):
+    """Bills, the latest month first; also by their totals, of which open bills have no column."""
+
+    def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
+        if not self._total_filters():
+            return super().rows(ordering, position)
+        per_page, self.list_per_page = self.list_per_page, LOOKED_THROUGH
+        bills = super().rows(ordering, position)
+        self.list_per_page = per_page
+        found = self._of_total(bills[:LOOKED_THROUGH])
+        self.next_position = None
+        if len(bills) > LOOKED_THROUGH:
+            self.next_position = Position.of(bills[LOOKED_THROUGH - 1], ordering)
+            self.looked_through = LOOKED_THROUGH
+        return found
+
+    def summary(self) -> str:
+        if not self.is_narrowed or self.refusal:
+            return ""
+        bills = list(self.queryset.order_by(*self.model_admin.ordering)[: COUNTED + 1])
+        where = ""
+        if self._total_filters():
+            if len(bills) > LOOKED_THROUGH:
+                where = f" among the first {LOOKED_THROUGH:,} looked through"
+            bills = self._of_total(bills[:LOOKED_THROUGH])
+        if len(bills) > COUNTED:
+            return f"More than {COUNTED:,} bills."
+        if sum(not bill.is_closed for bill in bills) > LOOKED_THROUGH:
+            return f"{len(bills):,} bills, of which too many are open to add up their totals."
+        totals = DailyUsage.objects.totals_of(bills)
+        sums: dict[str, Decimal] = defaultdict(Decimal)
+        for bill in bills:
+            sums[bill.currency] = EXACT.add(sums[bill.currency], totals[bill.pk])
+        return formats.counted_sums(len(bills), f"bill{where}", f"bills{where}", sums)
+
+    def _total_filters(self) -> list[TotalFilter]:
+        return [spec for spec in self.filter_specs if isinstance(spec, TotalFilter) and spec.text]
+
+    def _of_total(self, bills: list[Bill]) -> list[Bill]:
+        """Return those of these bills whose totals the filters admit."""
+        totals = DailyUsage.objects.totals_of(bills)
+        filters = self._total_filters()
+        return [bill for bill in bills if all(spec.admits(totals[bill.pk]) for spec in filters)]
