@@ -61,7 +61,8 @@ test-postgresql:
 
 soak: $(VENV)/development
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \
-		billing_client/tests/test_outbox*.py usage/tests/test_outbox*.py $(ARGS)
+		billing_client/tests/test_outbox*.py billing_client/tests/test_other_pythons.py \
+		usage/tests/test_outbox*.py usage/tests/test_client_send.py $(ARGS)
 	@SOAK=1 $(RUN) pytest --no-cov --timeout 3600 usage/tests/test_cluster_soak.py $(ARGS)
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.

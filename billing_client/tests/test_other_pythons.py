@@ -10,11 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from billing_client.tests.outboxes import ROOT, SOAK
+from billing_client.tests.outboxes import ROOT
 
 MINORS = (12, 13, 14)
 TOOLS = ["requests", "backoff", "pytest", "pytest-timeout", "hypothesis", "time-machine", "psutil"]
-SETTINGS = "[pytest]\nfilterwarnings =\n    error\ntimeout = 300\n"
+SETTINGS = """[pytest]
+timeout = 300
+filterwarnings =
+    error
+    # the project's own pytest.ini declares the markers
+    ignore::pytest.PytestUnknownMarkWarning
+"""
 
 
 def candidates(minor: int) -> Iterator[Path]:
@@ -33,7 +39,7 @@ def installed_python(minor: int) -> Path | None:
     return None
 
 
-@pytest.mark.skipif(not SOAK, reason="It takes minutes; `make soak` runs it.")
+@pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("minor", MINORS)
 def test_the_clients_tests_pass(minor: int, tmp_path: Path) -> None:

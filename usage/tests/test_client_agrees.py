@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import event, example, given
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from billing_client import Usage, ValidationError
@@ -105,6 +105,7 @@ def both(record: dict[str, Any]) -> tuple[set[str], set[str]]:
     return here, there
 
 
+@settings(deadline=None)
 @given(numbers(12, 6))
 @example(Decimal("1E+3"))
 @example(Decimal("-0"))
@@ -115,6 +116,7 @@ def test_units(units: Any) -> None:
     assert here == there
 
 
+@settings(deadline=None)
 @given(numbers(6, 12))
 @example(Decimal("-0"))
 @example(Decimal("0E+9"))
@@ -125,6 +127,7 @@ def test_prices(price: Any) -> None:
     assert here == there
 
 
+@settings(deadline=None)
 @given(plain(12, 6), plain(6, 12))
 @example("1000000.000001", "999999.999999999999")
 @example("1000000000.000001", "999.999999999999")
@@ -133,6 +136,7 @@ def test_amounts(units: str, price: str) -> None:
     assert here == there
 
 
+@settings(deadline=None)
 @given(SERVICES)
 @example("\x1fx\x1c")
 @example("\u0301 x")
@@ -142,12 +146,14 @@ def test_services(service: Any) -> None:
     assert here == there
 
 
+@settings(deadline=None)
 @given(IDS, CUSTOMERS)
 def test_ids(request_id: Any, customer_id: Any) -> None:
     here, there = both({**SOUND, "request_id": request_id, "customer_id": customer_id})
     assert here == there
 
 
+@settings(deadline=None)
 @given(INSTANTS)
 @example(datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=1))))
 @example(datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=timezone(timedelta(hours=-1))))
