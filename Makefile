@@ -20,7 +20,7 @@ help:
 	@echo "make demo          serve a year of made-up usage on http://127.0.0.1:8000, or PORT=…"
 	@echo "make check         lint, and the tests that need no server and no browser, in a minute"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL, in four minutes"
-	@echo "make soak          the outbox's tests in their long form, some ten minutes"
+	@echo "make soak          the outbox and clients in other languages in long tests, some ten minutes"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
 	@echo "make screenshots   take the pictures in docs/ anew; needs chromium, on the PATH or in CHROMIUM"
@@ -59,10 +59,11 @@ test-postgresql:
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
 		$(PYTEST) $(COVERED) -m "(database or cluster) and not browser"
 
-soak: $(VENV)/development
+soak: $(VENV)/soak
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \
 		billing_client/tests/test_outbox*.py billing_client/tests/test_other_pythons.py \
-		usage/tests/test_outbox*.py usage/tests/test_client_send.py $(ARGS)
+		usage/tests/test_outbox*.py usage/tests/test_client_send.py usage/tests/test_http.py \
+		usage/tests/test_docs_clients.py usage/tests/test_openapi_generators.py $(ARGS)
 	@SOAK=1 $(RUN) pytest --no-cov --timeout 3600 usage/tests/test_cluster_soak.py $(ARGS)
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.
@@ -81,6 +82,7 @@ screenshots: $(VENV)/development
 requirements: $(VENV)/development
 	$(COMPILE) $(ARGS) requirements.in -o requirements.txt
 	$(COMPILE) $(ARGS) requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) $(ARGS) requirements-soak.in -o requirements-soak.txt
 
 # Each file is made last, so that an interrupted installation starts again.
 $(VENV)/made:
@@ -96,4 +98,9 @@ $(VENV)/production: requirements.txt $(VENV)/made
 $(VENV)/development: requirements-dev.txt $(VENV)/production
 	@echo "Installing requirements-dev.txt into $(VENV) …"
 	@$(INSTALL) requirements-dev.txt
+	@touch $@
+
+$(VENV)/soak: requirements-soak.txt $(VENV)/development
+	@echo "Installing requirements-soak.txt into $(VENV) …"
+	@$(INSTALL) requirements-soak.txt
 	@touch $@

@@ -281,6 +281,9 @@ class UsageSchema(AutoSchema):
     def _is_batch(self) -> bool:
         return not self.path.endswith("/")
 
+    def get_tags(self) -> list[str]:
+        return ["usage"]
+
     def get_operation_id(self) -> str:
         return "record_usage_batch" if self._is_batch else "record_usage"
 

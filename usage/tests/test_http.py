@@ -1,7 +1,6 @@
 """What only a real server shows: how bodies arrive, and how connections end."""
 
 import json
-import os
 import runpy
 import socket
 import time
@@ -211,7 +210,7 @@ def test_idle_connections_are_kept_longer_than_any_client_keeps_them() -> None:
     assert configuration["keepalive"] >= 120  # Go and Java give up after 90 seconds, or earlier
 
 
-@pytest.mark.skipif("SOAK" not in os.environ, reason="takes a minute and a half: make soak")
+@pytest.mark.soak
 @pytest.mark.timeout(200)
 def test_a_connection_idle_for_92_seconds_is_answered(live_service: Service) -> None:
     caller = live_service.caller()
