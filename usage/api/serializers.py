@@ -43,7 +43,7 @@ class RequestIdSerializerField(serializers.Field[Any, Any, Any, Any]):
         return data
 
 
-@extend_schema_field({"type": "integer", "format": "int64", "minimum": 1, "maximum": LARGEST_ID})
+@extend_schema_field({"type": "integer", "format": "int64", "minimum": 1})
 class CustomerIdField(serializers.Field[Any, Any, Any, Any]):
     """A JSON integer, or its digits in a string, as protobuf writes 64-bit numbers."""
 
@@ -162,8 +162,8 @@ class UsageSerializer(serializers.Serializer[Any]):
         " once, before the first try, and send the same id with every retry."
     )
     customer_id = CustomerIdField(
-        help_text="Who consumed. A string of the digits is accepted too: use that in languages"
-        " whose numbers are exact only up to 2⁵³, such as JavaScript."
+        help_text="Who consumed, 1 to 2⁶³−1. A string of the digits is accepted too: use that in"
+        " languages whose numbers are exact only up to 2⁵³, such as JavaScript."
     )
     service = ServiceField()
     units_consumed = UnitsField(

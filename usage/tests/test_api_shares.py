@@ -124,6 +124,7 @@ def locked(books: Books) -> Iterator[None]:
         cursor.execute("ROLLBACK")
 
 
+@pytest.mark.live
 def test_a_worker_shares_its_threads_between_keys(books: Books) -> None:
     with Service(books, workers=1, threads=4) as service, ThreadPoolExecutor(6) as pool:
         bodies = [usage_body(customer_id=service.customer()) for _ in range(6)]
