@@ -13,7 +13,7 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check check-tests test test-sqlite test-postgresql soak lint bench requirements screenshots
+.PHONY: help run demo check check-tests test test-sqlite test-postgresql soak lint bench failover requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
@@ -23,6 +23,7 @@ help:
 	@echo "make soak          the outbox and clients in other languages in long tests, some ten minutes"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
+	@echo "make failover      break a cluster of etcd, Patroni and HAProxy under load, in ten minutes"
 	@echo "make screenshots   take the pictures in docs/ anew; needs chromium, on the PATH or in CHROMIUM"
 	@echo "make requirements  compile requirements*.txt from requirements*.in, ARGS=--upgrade to newer versions"
 
@@ -72,6 +73,9 @@ lint: $(VENV)/development
 	@$(RUN) ruff format --check
 	@$(RUN) mypy
 	@$(VENV)/bin/python $(VENV)/bin/lint-imports --no-logo --no-cache
+
+failover: $(VENV)/development
+	@$(RUN) benchmarks.failover $(ARGS)
 
 bench: $(VENV)/development
 	@$(RUN) benchmarks $(ARGS)

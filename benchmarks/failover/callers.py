@@ -1,0 +1,151 @@
+"""Callers of the drill: each keeps what it sent and what was acknowledged, with the time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from pathlib import Path
+
+import requests
+
+from benchmarks.failover.cluster import SERVICE_PORTS
+from billing_client import BillingClient, BillingError, Usage
+
+URLS = [f"http://127.0.0.1:{port}" for port in SERVICE_PORTS]
+LIVE_SECONDS = 0.2
+
+
+class Caller(threading.Thread):
+    """Sends usage until it is told to stop."""
+
+    def __init__(self, name: str, key: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.key = key
+        self.ids = (f"{name}:{number}" for number in itertools.count())
+        self.sent: set[str] = set()
+        self.acknowledged: dict[str, float] = {}  # by id, the monotonic time
+        self.longest_answer = 0.0
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Send on and on; an error of one round does not end it."""
+        while not self.stopping.is_set():
+            self.send()
+
+    def send(self) -> None:
+        """Send one usage, or some at once."""
+        raise NotImplementedError
+
+    def usage(self) -> Usage:
+        """Return the next usage, and remember its id."""
+        request_id = next(self.ids)
+        self.sent.add(request_id)
+        return Usage(
+            request_id=request_id,
+            customer_id=1 + len(self.sent) % 100,
+            service="Database",
+            units_consumed=1,
+            price_per_unit="0.05",
+        )
+
+    def acknowledge(self, *request_ids: str) -> None:
+        """Remember that the service has these."""
+        now = time.monotonic()
+        self.acknowledged.update(dict.fromkeys(request_ids, now))
+
+
+class RawCaller(Caller):
+    """One POST after the other, by plain HTTP, each repeated until it is answered for good."""
+
+    def run(self) -> None:
+        self.session = requests.Session()
+        super().run()
+
+    def send(self) -> None:
+        usage = self.usage()
+        body = {
+            "request_id": usage.request_id,
+            "customer_id": usage.customer_id,
+            "service": usage.service,
+            "units_consumed": str(usage.units_consumed),
+            "price_per_unit": str(usage.price_per_unit),
+        }
+        for url in itertools.cycle(URLS):
+            began = time.monotonic()
+            status = 0
+            with contextlib.suppress(requests.RequestException):
+                status = self.session.post(
+                    f"{url}/api/v1/usage/",
+                    json=body,
+                    headers={"Authorization": f"Bearer {self.key}"},
+                    timeout=12,
+                ).status_code
+                self.longest_answer = max(self.longest_answer, time.monotonic() - began)
+            if status in {200, 201}:
+                self.acknowledge(str(usage.request_id))
+                return
+            if self.stopping.wait(0.2):
+                return
+
+
+class ClientCaller(Caller):
+    """By the client library; what it could not record it sends again, under the same ids."""
+
+    def __init__(self, name: str, key: str, records: int) -> None:
+        super().__init__(name, key)
+        self.records = records
+        self.client = BillingClient(URLS[0], api_key=key)
+
+    def send(self) -> None:
+        usages = [self.usage() for _ in range(self.records)]
+        while not self.stopping.is_set():
+            with contextlib.suppress(BillingError):
+                if self.records == 1:
+                    one = usages[0]
+                    receipt = self.client.record_usage(
+                        request_id=one.request_id,
+                        customer_id=one.customer_id,
+                        service=one.service,
+                        units_consumed=one.units_consumed,
+                        price_per_unit=one.price_per_unit,
+                    )
+                    self.acknowledge(receipt.request_id)
+                else:
+                    receipts = self.client.record_many(usages)
+                    self.acknowledge(
+                        *(one.request_id for one in receipts if one.status != "rejected")
+                    )
+                return
+
+
+class OutboxCaller(Caller):
+    """By an outbox: what `enqueue` returned for is as good as acknowledged."""
+
+    def __init__(self, name: str, key: str, folder: Path) -> None:
+        super().__init__(name, key)
+        self.client = BillingClient(URLS[1], api_key=key, outbox=folder)
+
+    def send(self) -> None:
+        usage = self.usage()
+        self.client.enqueue(usage)
+        self.acknowledge(str(usage.request_id))
+        self.stopping.wait(0.005)
+
+
+class Prober(threading.Thread):
+    """Asks a service whether it lives, five times a second."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.longest = 0.0
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        while not self.stopping.wait(LIVE_SECONDS):
+            for url in URLS:
+                began = time.monotonic()
+                with contextlib.suppress(requests.ConnectionError):
+                    requests.get(f"{url}/livez", timeout=12)
+                    self.longest = max(self.longest, time.monotonic() - began)
