@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+from django.contrib import messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.apps import AdminConfig
+from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
+from django.urls import reverse
+from django.utils.http import urlencode
 
 
 class BillingAdminConfig(AdminConfig):
@@ -19,3 +27,25 @@ class BillingSite(AdminSite):
     index_title = "Overview"
     index_template = "usage/admin/overview.html"
     site_url = None  # there is no other site to view
+
+    def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Callable[..., Any]:  # noqa: FBT001, FBT002 - Django's
+        """Let a form that is sent after its session ended come back with the reason typed in."""
+        shown = super().admin_view(view, cacheable)
+
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+            left = not request.user.is_authenticated and request.path != reverse("admin:logout")
+            if request.method == "POST" and left:
+                return _after_login(request)
+            response: HttpResponseBase = shown(request, *args, **kwargs)
+            return response
+
+        return update_wrapper(checked, view)
+
+
+def _after_login(request: HttpRequest) -> HttpResponseBase:
+    messages.warning(request, "Your session ended; nothing was done. Log in and send it again.")
+    query = request.GET.copy()
+    if reason := request.POST.get("reason"):
+        query["reason"] = reason
+    address = f"{request.path}?{urlencode(query, doseq=True)}" if query else request.path
+    return HttpResponseRedirect(reverse("admin:login", query={"next": address}))

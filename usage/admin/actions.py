@@ -66,7 +66,8 @@ class ConfirmedAct(View):
         except DatabaseUnavailable:
             messages.error(
                 request,
-                "The database did not answer in time. Check whether it was done, then try again.",
+                "The database does not answer. Whether this was done is not known: look before you"
+                " try again.",
             )
         return HttpResponseRedirect(self.row_url())
 

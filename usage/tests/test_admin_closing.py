@@ -96,7 +96,7 @@ def test_a_bill_that_has_not_begun_stays_open(
             BillTotalTooLarge("The total is too large."),
             "Nothing was changed: The total is too large.",
         ),
-        (DatabaseUnavailable("away"), "The database did not answer in time"),
+        (DatabaseUnavailable("away"), "The database does not answer. Whether this was done"),
     ],
 )
 def test_what_goes_wrong_is_told(

@@ -56,3 +56,42 @@ def test_a_form_from_before_the_login_says_how_to_go_on(
     page = error_of(client.post(page_of(report(), "close")), 403)
 
     assert "Open its page again" in page
+
+
+def test_a_form_sent_after_the_session_ended_comes_back_with_its_reason(
+    client: Client, customer: Customer, admin_user: User
+) -> None:
+    bill = report()
+    form = {"expected_total": "2.90", "reason": "The customer\nleaves."}
+
+    response: Any = client.post(page_of(bill, "close"), form, follow=True)
+
+    assert "Your session ended; nothing was done." in response.content.decode()
+    address = response.context["next"]
+    client.force_login(admin_user)
+    page = client.get(address).content.decode()
+    assert "The customer\nleaves.</textarea>" in page
+    bill.refresh_from_db()
+    assert not bill.is_closed
+
+
+def test_logging_out_twice_is_no_form_that_was_lost(client: Client) -> None:
+    response: Any = client.post("/admin/logout/", follow=True)
+
+    assert "Your session ended" not in response.content.decode()
+
+
+def test_a_crash_says_so_in_the_style_of_the_pages(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise RuntimeError("A bug.")
+
+    monkeypatch.setattr("usage.admin.overview.Visit.__init__", crash)
+    admin_client.raise_request_exception = False
+
+    page = error_of(admin_client.get("/admin/"), 500)
+
+    assert "Something went wrong" in page
+    assert "look whether it was done before you send it again" in page
+    assert "A bug." not in page

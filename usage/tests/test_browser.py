@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import os
 import re
-import shutil
-from collections.abc import Iterator
 from decimal import Decimal
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # has no types
-from django.contrib.auth.models import Group, Permission, User
 from django.db import transaction
 from django.utils import timezone
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
 from usage.ledger.close import close
 from usage.models import ApiKey, Bill, Customer, Refusal, RefusalNote, UsageRecord
+from usage.tests.browsing import ROLES, SCREENS, Staff
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, report
 
-CHROMIUM = (
-    os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-)
-ROLES: dict[str, list[str]] = import_module("usage.migrations.0003_roles").ROLES
-
-# On a busy machine; one that has time needs a hundredth of it.
-PATIENCE_MILLISECONDS = 30_000
-MOST_TABS = 60
-SCREENS: dict[str, dict[str, Any]] = {
-    "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 900}},
-    "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 900}},
-    "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}},
-}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A browser for these tests alone: its event loop would be in the way of all that follow.
-
-    Without Chromium the tests are skipped, except where CI is set: there they fail.
-    """
-    if not CHROMIUM:
-        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
-        refuse("No browser: install chromium, or name one with CHROMIUM=/path/to/it.")
-    # Chromium's sandbox does not work for root, as which containers run their tests.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with pytest.MonkeyPatch.context() as environment, sync_playwright() as playwright:
-        # The loop runs in this thread, where Django would refuse to wait for the database.
-        environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-        expect.set_options(timeout=PATIENCE_MILLISECONDS)
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        browser.close()
+pytest_plugins = ["usage.tests.browser_fixtures"]
 
 
 @pytest.fixture
-def bill(browser: Browser, guards_lifted_for_teardown: None, live_server: LiveServer) -> Bill:
-    for role, permissions in ROLES.items():
-        group, _ = Group.objects.get_or_create(name=role)
-        group.permissions.set(Permission.objects.filter(codename__in=permissions))
+def bill(roles: None) -> Bill:
     customer: Customer = CustomerFactory.create(id=123, name="Acme <script>alert(1)</script>")
     api_key, _ = ApiKey.objects.issue(name="CDN")
     report(3, service="Storage", reported_by=api_key)
@@ -72,80 +29,6 @@ def bill(browser: Browser, guards_lifted_for_teardown: None, live_server: LiveSe
     with transaction.atomic():
         Refusal.objects.keep({api_key.pk: [note]})
     return report(request_id="cdn:1", service="Compute", customer_id=customer.pk)
-
-
-class Staff:
-    """A staff user of one role at a browser."""
-
-    def __init__(self, page: Page, server: str) -> None:
-        self.page = page
-        self.server = server
-        self.complaints: list[str] = []
-        page.on("console", lambda message: self._heard(message.type, message.text))
-        page.on("pageerror", lambda error: self._heard("error", str(error)))
-        page.on("dialog", self._ran)
-
-    def _heard(self, kind: str, text: str) -> None:
-        if kind in {"error", "warning"}:
-            self.complaints.append(f"{self.page.url}: {text}")
-
-    def _ran(self, dialog: Dialog) -> None:
-        self._heard("error", f"A name ran as a script: {dialog.message}")
-        dialog.dismiss()
-
-    def log_in(self, role: str) -> None:
-        user = User.objects.create_user("sam", password="right", is_staff=True)
-        user.groups.add(Group.objects.get(name=role))
-        self.page.goto(f"{self.server}/admin/")
-        self.page.get_by_label("Username").fill("sam")
-        self.page.get_by_label("Password").fill("right")
-        self.page.get_by_role("button", name="Log in").click()
-
-    def open(self, path: str) -> None:
-        self.page.goto(self.server + path)
-
-    def download(self, link: str) -> list[dict[str, str]]:
-        """Return the rows of the CSV file behind a link."""
-        with self.page.expect_download() as download:
-            self.page.get_by_role("link", name=link).click()
-        with Path(download.value.path()).open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def tab_to(self, name: str) -> None:
-        """Press the Tab key until what is called so has the focus."""
-        focused = "document.activeElement.value || document.activeElement.textContent"
-        for _ in range(MOST_TABS):
-            self.page.keyboard.press("Tab")
-            if self.page.evaluate(focused).strip() == name:
-                return
-        raise AssertionError(f"The Tab key never came to {name!r}.")
-
-    def is_too_wide(self) -> bool:
-        """Tell whether this page must be pushed sideways."""
-        wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        return bool(self.page.evaluate(wide))
-
-    def inaccessible(self) -> list[str]:
-        """Return what axe-core finds to be serious on this page."""
-        heard = len(self.complaints)
-        found = Axe().run(self.page).response["violations"]
-        del self.complaints[heard:]  # of the policy, about the styles that axe-core itself tries
-        return [
-            f"{violation['id']} {[node['html'][:100] for node in violation['nodes']][:3]}"
-            for violation in found
-            if violation["impact"] in {"serious", "critical"}
-        ]
-
-
-@pytest.fixture(params=["light"])
-def staff(
-    request: pytest.FixtureRequest, browser: Browser, live_server: LiveServer, bill: Bill
-) -> Iterator[Staff]:
-    context = browser.new_context(**SCREENS[request.param])
-    sam = Staff(context.new_page(), str(live_server))
-    yield sam
-    context.close()
-    assert sam.complaints == []
 
 
 @pytest.mark.parametrize("staff", SCREENS, indirect=True)
