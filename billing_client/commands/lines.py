@@ -212,6 +212,8 @@ def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
         raise _Unfit(f"has no field {_list(missing)}")
     if "request_id" not in given:
         given["request_id"] = _id_from(row, layout)
+    elif layout.id_from is not None:
+        raise _Unfit("has an id; leave --id-from out")
     customer = given["customer_id"]
     if isinstance(customer, str):
         if not _DIGITS.fullmatch(customer):
@@ -223,6 +225,8 @@ def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
 
 
 def _time(row: dict[str, Any], column: str | None, layout: Layout) -> datetime:
+    if column is not None and layout.occurred_at is not None:
+        raise _Unfit("has a time; leave --occurred-at out")
     if column is not None:
         try:
             return instant(str(row[column]))

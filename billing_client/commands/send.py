@@ -127,7 +127,8 @@ def _result_file(result: str, file: str) -> TextIO:
     path = Path(result)
     if file != "-" and path.exists() and path.samefile(file):
         raise ConfigurationError("--result names the file that is sent; name another one.")
-    return path.open("w", encoding="utf-8", newline="")
+    # A problem may quote bytes that are not UTF-8.
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 class _Run:
@@ -153,15 +154,14 @@ class _Run:
         """The usage of each line that has one; the others are refused here."""
         for line in self._lines:
             self._read += 1
-            problem = line.problem
-            first = self._numbers.get(line.request_id) if line.request_id else None
-            if first is not None:
-                problem = f"has the id {line.request_id} of line {first}"
-            if problem or line.usage is None:
-                self._refuse(line.number, line.request_id, problem)
-                continue
-            self._numbers[line.request_id] = line.number
-            yield line.usage
+            name = line.request_id
+            first = self._numbers.setdefault(name, line.number) if name else line.number
+            if first != line.number:
+                self._refuse(line.number, name, f"has the id {name} of line {first}")
+            elif line.usage is None:
+                self._refuse(line.number, name, line.problem)
+            else:
+                yield line.usage
 
     def send(self, billing: BillingClient, connections: int, out: TextIO) -> int:
         """Send all lines, print a summary and the next step, and return the status."""

@@ -277,6 +277,29 @@ def test_a_bad_object_is_named(send: Run, server: FaultyServer, line: str, why: 
     assert why in out
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--id-from", "{service}"], "has an id; leave --id-from out"),
+        (["--occurred-at", "2026-11-22T10:00:00Z"], "has a time; leave --occurred-at out"),
+    ],
+)
+def test_an_object_with_two_sources_of_its_id_or_time_is_refused(
+    send: Run, options: list[str], why: str
+) -> None:
+    assert why in send(ndjson(RECORD_OBJECT), *options, name="usage.ndjson")[1]
+
+
+def test_an_id_is_taken_by_its_first_line_also_if_that_is_refused(
+    send: Run, server: FaultyServer
+) -> None:
+    """Or the corrected file would have it twice."""
+    bad = LINE.format(n=0).replace(",58,", ",0,")
+    out = send(HEADER + bad + LINE.format(n=0))[1]
+    assert "line 3 (cdn:0): has the id cdn:0 of line 2" in out
+    assert server.seen == []
+
+
 def test_a_dry_run_needs_no_service(
     send: Run, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
