@@ -13,7 +13,7 @@ COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo check check-tests test test-sqlite test-postgresql soak lint bench failover requirements screenshots
+.PHONY: help run demo check check-tests test test-sqlite test-postgresql soak mutants lint bench failover requirements screenshots
 
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
@@ -21,6 +21,7 @@ help:
 	@echo "make check         lint, and the tests that need no server and no browser, in a minute"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL, in four minutes"
 	@echo "make soak          the outbox and clients in other languages in long tests, some ten minutes"
+	@echo "make mutants       put each known mistake into the code, and see that a test notices"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
 	@echo "make failover      break a cluster of etcd, Patroni and HAProxy under load, in ten minutes"
@@ -60,12 +61,15 @@ test-postgresql:
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
 		$(PYTEST) $(COVERED) -m "(database or cluster) and not browser"
 
-soak: $(VENV)/soak
+soak: $(VENV)/soak mutants
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \
 		billing_client/tests/test_outbox*.py billing_client/tests/test_other_pythons.py \
 		usage/tests/test_outbox*.py usage/tests/test_client_send.py usage/tests/test_http.py \
 		usage/tests/test_docs_clients.py usage/tests/test_openapi_generators.py $(ARGS)
 	@SOAK=1 $(RUN) pytest --no-cov --timeout 3600 usage/tests/test_cluster_soak.py $(ARGS)
+
+mutants: $(VENV)/development
+	@$(RUN) usage.tests.mutants
 
 # import-linter goes without its cache, which has called contracts kept that were broken by then.
 lint: $(VENV)/development

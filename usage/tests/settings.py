@@ -5,6 +5,7 @@ process that a test starts has them too.
 """
 
 import os
+from typing import Any, cast
 
 os.environ["DEBUG"] = "1"
 os.environ["SECRET_KEY"] = "a key that the tests alone use"
@@ -20,8 +21,9 @@ os.environ.setdefault("DATABASE_URL", "sqlite:///db.sqlite3")
 from billing_project.settings import *  # noqa: F403 - after the environment is set
 
 # On SQLite the test database lies in memory: a name that is no file's needs no suffix per process.
-if DATABASES["default"]["ENGINE"] == "usage.database.sqlite":  # noqa: F405 - from the settings
-    DATABASES["default"]["TEST"] = {"NAME": ":memory:"}  # noqa: F405
+default = cast("dict[str, Any]", DATABASES["default"])  # noqa: F405 - from the settings
+if default["ENGINE"] == "usage.database.sqlite":
+    default["TEST"] = {"NAME": ":memory:"}
 
 # Hashing a password the way production does takes longer than most tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
