@@ -48,8 +48,8 @@ class BillingClient:
     until the time is used up. Only name resolution is outside: the system's resolver has a clock
     of its own.
 
-    ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given; with one, enqueue()
-    works. Many processes may share it, all with keys for the same service. At most
+    ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given, "" for none; with
+    one, enqueue() works. Many processes may share it, all with keys for the same service. At most
     ``outbox_max_records`` records of one process wait there, and ``outbox_max_bytes`` bytes of
     all. What was delivered is kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
     bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
@@ -88,7 +88,7 @@ class BillingClient:
             read_timeout=read_timeout,
         )
         bounds = Bounds(outbox_max_records, outbox_max_bytes, outbox_keep_days, outbox_keep_bytes)
-        directory = outbox or os.environ.get("BILLING_OUTBOX_DIR")
+        directory = os.environ.get("BILLING_OUTBOX_DIR") if outbox is None else outbox
         self._outbox: Outbox | None = None
         if directory:
             self._outbox = Outbox(

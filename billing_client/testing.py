@@ -50,7 +50,7 @@ class FakeBillingClient(BillingClient):
         # As much of a transport as calls use.
         self._transport = cast(Transport, self._memory)
         self._outbox = None
-        self._has_outbox = bool(outbox or os.environ.get("BILLING_OUTBOX_DIR"))
+        self._has_outbox = bool(os.environ.get("BILLING_OUTBOX_DIR") if outbox is None else outbox)
         self._waiting: list[tuple[Usage, datetime]] = []
         self._counts = {"sent": 0, "rejected": 0}
 

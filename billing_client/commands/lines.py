@@ -178,10 +178,8 @@ def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
         except (ValueError, RecursionError) as error:
             yield number, _Unfit(f"is not JSON as expected: {error}")
         else:
-            inner = row.get("record") if isinstance(row, dict) else None
-            record = inner if isinstance(inner, dict) else row  # a line of `export`
             unfit = _Unfit("is not a JSON object with a record's fields")
-            yield number, record if isinstance(record, dict) else unfit
+            yield number, row if isinstance(row, dict) else unfit
 
 
 def _line(number: int, row: dict[str, Any], layout: Layout) -> Line:

@@ -47,7 +47,7 @@ def time_argument(text: str) -> datetime:
 
 
 def _run(options: argparse.Namespace, out: TextIO) -> int:
-    with BillingClient(options.url) as billing:
+    with BillingClient(options.url, outbox="") as billing:
         try:
             receipt = billing.record_usage(
                 customer_id=options.customer,

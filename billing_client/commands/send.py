@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
             for _ in run.usages():
                 pass
             return run.say_checked(out)
-        billing = stack.enter_context(BillingClient(options.url))
+        billing = stack.enter_context(BillingClient(options.url, outbox=""))
         if options.result:
             run.keep_results(stack.enter_context(_result_file(options.result, options.file)))
         return run.send(billing, options.connections, out)

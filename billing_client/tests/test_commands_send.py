@@ -19,7 +19,7 @@ import pytest
 from billing_client.commands.main import main
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
-from billing_client.tests.outboxes import ROOT
+from billing_client.tests.outboxes import NO_SERVICE, ROOT, fact, hurried
 
 HEADER = "request_id,customer_id,service,units_consumed,price_per_unit,occurred_at\n"
 LINE = "cdn:{n},123,CDN Storage,58,0.05,2026-11-22T10:00:00Z\n"
@@ -252,10 +252,24 @@ def test_ndjson_is_exact(send: Run, server: FaultyServer) -> None:
     assert record["price_per_unit"] == "0.0000001"
 
 
-def test_what_export_writes_can_be_sent(send: Run, server: FaultyServer) -> None:
-    exported = {"file": "x", "state": "rejected", "record": RECORD_OBJECT}
-    assert send(ndjson(exported), "--format", "ndjson")[0] == 0
-    assert list(server.service.stored) == ["cdn:0"]
+def test_what_export_writes_can_be_sent(send: Run, server: FaultyServer, tmp_path: Path) -> None:
+    outbox = tmp_path / "outbox"
+    with hurried(NO_SERVICE, outbox) as billing:
+        billing.enqueue(fact("one"))
+        billing.enqueue(fact("two"))
+    exported = io.StringIO()
+    main(["export", "--outbox", str(outbox)], exported)
+    assert send(exported.getvalue(), "--format", "ndjson")[0] == 0
+    assert sorted(server.service.stored) == ["one", "two"]
+
+
+def test_neither_command_opens_an_outbox(
+    send: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would send its records too, and could be another service's."""
+    monkeypatch.setenv("BILLING_OUTBOX_DIR", str(tmp_path / "usage.csv"))  # no directory at all
+    assert main([*RECORD, "--id", "cdn:1"], io.StringIO()) == 0
+    assert send(lines(1))[0] == 0
 
 
 @pytest.mark.parametrize(
