@@ -1,4 +1,4 @@
-"""Middleware around everything: a name for each request, and what pages may load."""
+"""Middleware for every request: a name for it, and a policy for pages."""
 
 from __future__ import annotations
 

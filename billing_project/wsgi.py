@@ -15,10 +15,10 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "billing_project.settings")
 
 
 class Request(WSGIRequest):
-    """A request that is there whatever its Content-Type says, so that something can answer it.
+    """A request that can be made with any Content-Type, so that the API can refuse it.
 
-    Django's own takes the charset of the body for that of the query string, reads that with it at
-    once, and fails on what is wrong there or on a malformed parameter (RFC 2231).
+    Django's own decodes the query string at once, with the charset of the body, and fails if that
+    is wrong or a parameter of the header is malformed (RFC 2231).
     """
 
     def _set_content_type_params(self, meta: dict[str, Any]) -> None:
@@ -34,10 +34,10 @@ django_application.request_class = Request
 
 
 def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
-    """Django's application, which may ask for the connection to be closed after an answer.
+    """Serve a request; an answer with `Connection: close` closes the connection.
 
-    The header that says so is the server's own (PEP 3333): gunicorn drops it from an application
-    and wants to be told by its response object, other servers refuse it.
+    That header belongs to the server (PEP 3333): gunicorn drops it from an application's answer,
+    and closes a connection if its response object is told so. Other servers refuse the header.
     """
 
     def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -52,4 +52,4 @@ def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> 
     if environ["REQUEST_METHOD"] != "HEAD":
         return response
     response.close()
-    return ()  # gunicorn drops the body of an answer to HEAD, but warns of each in its log
+    return ()  # gunicorn drops the body of an answer to HEAD, but logs a warning of each

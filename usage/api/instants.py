@@ -1,4 +1,4 @@
-"""Times on the wire: RFC 3339 with an offset, and messages that name what another text lacks."""
+"""Times on the wire: RFC 3339 with an offset. A refusal names the missing or wrong part."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNSET = f"The time is not set: this is how an unset time is written. Set it, or
 def read_instant(data: Any) -> dt.datetime:
     """Return the instant that a JSON value states, in UTC, cut to the millisecond.
 
-    Raises ValidationError that names what is missing or wrong.
+    Raises ValidationError with a message that names each missing or wrong part.
     """
     if data is None or data == "":
         given = "null" if data is None else "An empty string"

@@ -42,7 +42,7 @@ def read_body(request: HttpRequest) -> bytes:
 
 
 def drop_body(request: HttpRequest) -> None:
-    """Read what is left of a body, so that its sender sees the refusal and no broken pipe."""
+    """Read the rest of a body, so that its sender sees the refusal and no broken pipe."""
     stream = _stream(request)
     dropped, began = 0, time.monotonic()
     with contextlib.suppress(Exception):  # as in read_body; the answer does not depend on it

@@ -1,7 +1,7 @@
 """How much of a process one API key may hold, so that a busy API client cannot starve the others.
 
-A request holds a thread until it is answered, and what waits for a thread is not even read. Without
-a limit, one key with enough connections holds every thread.
+A request holds a thread until it is answered, and one that waits for a thread is not even read.
+Without a limit, one key with enough connections holds every thread.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class TrafficCounter:
         committing = False
         try:
             with waiting.request(), transaction.atomic(durable=True):
-                Traffic.objects.fold(counts)
+                Traffic.objects.add_counts(counts)
                 Refusal.objects.keep(refusals)
                 committing = True
         except Exception as error:  # noqa: BLE001 - a thread has no caller that could catch it

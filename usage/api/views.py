@@ -220,9 +220,9 @@ def _problem_of_error(error: Exception) -> Problem | None:
 def record_json(record: StoredRecord) -> str:
     """Return a record as it is answered, the first time and every time.
 
-    Optimisation: written by hand, since json.dumps of a dictionary takes three times as long.
-    Only the two texts that callers choose need JSON's escapes. Measure it by
-    `python -m benchmarks --without hand-written-json`.
+    Optimisation: written by hand, which spares about 5 µs for each record of a batch, a third of
+    the API's own time. Only the two texts that callers choose need JSON's escapes. Measure
+    it by `python -m benchmarks --without hand-written-json`.
     """
     units, price = record.units, record.price_per_unit
     amount = EXACT.multiply(units, price)

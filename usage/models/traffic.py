@@ -66,7 +66,7 @@ class TrafficQuerySet(models.QuerySet["Traffic"]):
         used = self.filter(api_key__in=api_keys).order_by().values_list("api_key")
         return dict(used.annotate(Max("day")))
 
-    def fold(self, counts: Mapping[tuple[int, dt.date], Counts]) -> None:
+    def add_counts(self, counts: Mapping[tuple[int, dt.date], Counts]) -> None:
         """Add counts by key id and day, in a transaction of the caller's.
 
         Keys that do not exist are left out.

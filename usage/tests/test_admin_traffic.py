@@ -36,7 +36,7 @@ def key() -> ApiKey:
 
 
 def came(key: ApiKey, *, day: dt.date = TODAY, **counts: int) -> None:
-    Traffic.objects.fold({(key.pk, day): Counts(**counts)})
+    Traffic.objects.add_counts({(key.pk, day): Counts(**counts)})
 
 
 def refused(key: ApiKey, request_id: str = "cdn:17", **values: Any) -> None:

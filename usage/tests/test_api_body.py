@@ -1,4 +1,4 @@
-"""What the endpoint makes of a body: any bytes get an answer, and numbers stay what they are."""
+"""Bodies: any bytes get an answer below 500, and numbers are exact, however they are spelled."""
 
 import json
 from decimal import Decimal

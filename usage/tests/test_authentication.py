@@ -1,4 +1,4 @@
-"""Without a live API key nothing changes and nothing is learnt."""
+"""Without a valid API key nothing changes and nothing is learnt."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""What only a real server shows: how bodies arrive, and how connections end."""
+"""Tests that need a real server: how bodies arrive, and how connections end."""
 
 import json
 import runpy
@@ -115,7 +115,7 @@ def test_a_batch_of_too_many_records_ends_the_connection(live_service: Service) 
 
 
 @pytest.mark.parametrize("headers", [b"\r\n", b"Content-Length: 0\r\n\r\n"])
-def test_an_empty_body_is_no_json(live_service: Service, headers: bytes) -> None:
+def test_an_empty_body_is_not_json(live_service: Service, headers: bytes) -> None:
     answer = exchange(live_service, headers)
 
     assert (answer.status, answer.code) == (400, "invalid_json")
@@ -148,7 +148,7 @@ def test_a_broken_chunk_records_nothing(live_service: Service) -> None:
     ],
 )
 @pytest.mark.parametrize("query", ["", "?%ff", "?" + "&" * 2000])
-def test_a_content_type_that_django_cannot_read_is_just_another_one(
+def test_a_content_type_that_django_cannot_parse_gets_an_ordinary_answer(
     live_service: Service, media_type: str, status: int, query: str
 ) -> None:
     body = record(live_service)
@@ -177,7 +177,7 @@ def test_a_caller_cannot_move_the_service_to_another_address(live_service: Servi
     assert answer.status == 201
 
 
-def test_an_answer_to_head_has_no_body_and_is_no_cause_for_a_warning(
+def test_an_answer_to_head_has_no_body_and_logs_no_warning(
     live_service: Service,
 ) -> None:
     answer = exchange(live_service, b"X-Request-ID: head\r\n\r\n", method="HEAD", path="/livez")

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db
 
 
 def with_what_words_say(described: dict[str, Any]) -> dict[str, Any]:
-    """The description with what it says only in words, so that generators do not stumble over it.
+    """Add to the description as a schema the parts that it has only in words, for generators.
 
     Both addresses take one record as well as an array, whose items may be anything; fields may be
     in camel case, decimals numbers, and a customer's id text.

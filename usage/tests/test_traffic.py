@@ -1,4 +1,4 @@
-"""What became of each record is counted by API key and day, and the last refusals are kept."""
+"""Records are counted by API key, day and outcome, and the last refusals are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 
 
 def counted() -> Counts:
-    """Return what the only key's only day has."""
+    """Return the counts of the only key's only day."""
     traffic.flush()
     return Traffic.objects.get().counts
 

@@ -57,7 +57,7 @@ def kept() -> list[str]:
 
 
 def away(books: Books) -> contextlib.AbstractContextManager[None]:
-    """Let the database be where nobody answers."""
+    """Point the database at an address where no server answers."""
     if books.is_sqlite:
         return default_database(f"{books.url}/in/no/folder")
     return default_database(urlsplit(books.url)._replace(netloc="nobody@127.0.0.1:1").geturl())
@@ -123,7 +123,7 @@ def test_a_connection_cut_at_any_statement_counts_nothing_twice(
         traffic.flush()
         if cut_at is None:
             break
-        # A commit that nobody confirms is taken for one.
+        # A commit without confirmation is taken as done.
         is_lost = cut_at == "COMMIT" and fate == DROP
         assert total().created - before == (0 if is_lost else 1)
         assert (f"{place}." in kept()) is not is_lost
@@ -248,7 +248,7 @@ def test_recording_does_not_wait_for_those_that_flush(key: int, own_books: Books
         return answer.status_code
 
     with transaction.atomic(), ThreadPoolExecutor(1) as pool:
-        Traffic.objects.fold({(key, DAY): Counts(created=1)})
+        Traffic.objects.add_counts({(key, DAY): Counts(created=1)})
         assert pool.submit(post).result() == 201
 
 

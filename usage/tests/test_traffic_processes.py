@@ -1,4 +1,4 @@
-"""Real processes count each for itself, and add what is left when they end."""
+"""Real processes count each for itself, and add the rest when they end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUNDS = 8
 
 
 def totals(books: Books) -> Counter[str]:
-    """Add up what was counted, whatever the day."""
+    """Add up the counts of all days."""
     counts: Counter[str] = Counter()
     for row in books.table("usage_traffic"):
         for name in ("created", "replayed", "conflicting", "refused"):
@@ -31,7 +31,7 @@ def totals(books: Books) -> Counter[str]:
 
 
 def report(caller: Caller, customer: int) -> Counter[str]:
-    """Send what comes to each outcome; return how much of it came to which."""
+    """Send records that have each outcome; return how many had which."""
     answered: Counter[str] = Counter()
     names = {201: "created", 200: "replayed", 409: "conflicting", 400: "refused"}
     for _ in range(ROUNDS):

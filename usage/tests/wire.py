@@ -1,4 +1,4 @@
-"""A relay in front of PostgreSQL that counts what the service asks, and cuts where a test says."""
+"""A relay in front of PostgreSQL that counts statements, and cuts connections as a test says."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlsplit
 _SOCKET = ".s.PGSQL.5432"
 _SIMPLE_QUERY = b"Q"
 
-# What becomes of a statement: forward it, drop it and cut, or forward it and cut before the answer.
+# The fate of a statement: forwarded; dropped, and cut; or forwarded, and cut before the answer.
 FORWARD, DROP, LOSE_ANSWER = "forward", "drop", "lose answer"
 Fate = str
 
