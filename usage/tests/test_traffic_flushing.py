@@ -1,4 +1,4 @@
-"""Counts reach the database whole, once and without anybody waiting, or stay in memory, bounded."""
+"""Counts reach the database whole and once, make no request wait, and are bounded in memory."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_counts_that_fail_for_another_reason_do_not_stop_those_that_follow(
 ) -> None:
     traffic.recorded(key, created=1, replayed=0)
     with monkeypatch.context() as broken:
-        broken.setattr(Traffic.objects, "fold", lambda counts: 1 / 0)
+        broken.setattr(Traffic.objects, "add_counts", lambda counts: 1 / 0)
         traffic.flush()
     traffic.recorded(key, created=1, replayed=0)
 
