@@ -161,7 +161,8 @@ def manage(*arguments: str) -> str:
 
 
 def _connection(database: str) -> psycopg2.extensions.connection:
-    return psycopg2.connect(DATABASE_URL.rpartition("/")[0] + f"/{database}")
+    url = DATABASE_URL.rpartition("/")[0]
+    return psycopg2.connect(f"{url}/{database}?connect_timeout=5&tcp_user_timeout=10000")
 
 
 def start_callers(folder: Path, key: str) -> list[Caller]:
