@@ -28,7 +28,7 @@ class BillingSite(AdminSite):
     index_template = "usage/admin/overview.html"
     site_url = None  # there is no other site to view
 
-    def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Callable[..., Any]:  # noqa: FBT001, FBT002 - Django's
+    def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:  # noqa: FBT001, FBT002 - Django's
         """Let a form that is sent after its session ended come back with the reason typed in."""
         shown = super().admin_view(view, cacheable)
 

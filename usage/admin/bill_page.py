@@ -23,21 +23,27 @@ from usage.admin.rows import (
     with_cells,
 )
 from usage.attention.bills import examine
+from usage.database.sums import ExactSum
 from usage.database.transactions import database_now
 from usage.models import Bill, DailyUsage, Line, UsageRecord
-from usage.money import EXACT, plain, round_amount
-from usage.periods import day_of
+from usage.money import EXACT, exact_amount, plain, round_amount
+from usage.periods import day_of, previous_month
 
 LATEST_RECORDS = 10
 # Smaller lines are shown as one until all are asked for, so that the page stays below 60 kB.
 LINES_SHOWN = 40
 LINES_BYTES = 12_000
+# Even when all lines are requested; beyond that there is the CSV.
+MOST_LINES = 500
 HISTORY_SHOWN = 20
 ACCEPTED_SHOWN = 20
 
 
 class LineRow(NamedTuple):
-    """A line as the page shows it; `share` is its part of all charges, in per cent."""
+    """A line as the page shows it; `share` is its part of all charges, in per cent.
+
+    `units_before` and `amount_before` are those of last month, "" if it had no such line.
+    """
 
     service: str
     price: str
@@ -46,6 +52,9 @@ class LineRow(NamedTuple):
     amount: str
     share: float
     records_url: str
+    units_before: str
+    amount_before: str
+    change: str
 
 
 class OtherLines(NamedTuple):
@@ -89,9 +98,15 @@ class BillPage:
     """One bill, read once. Its history starts at the latest entry, or before a given one."""
 
     def __init__(
-        self, bill: Bill, *, all_lines: bool = False, history_before: int | None = None
+        self,
+        bill: Bill,
+        *,
+        all_lines: bool = False,
+        history_before: int | None = None,
+        may_see_records: bool = True,
     ) -> None:
         self.bill = bill
+        self.may_see_records = may_see_records
         self.all_lines = all_lines
         self.history_before = history_before
         self.currency = bill.currency
@@ -116,6 +131,8 @@ class BillPage:
             "newest": formats.moment(self.latest[0].recorded_at) if self.latest else None,
             "lines": self.line_rows(),
             "other_lines": self.other_lines(),
+            "all_lines": self.all_lines,
+            "most_lines": MOST_LINES,
             "sums": sums_of(self.lines, self.total, self.currency),
             "projection": self.projection(),
             "days_left": self.days_left(),
@@ -162,26 +179,46 @@ class BillPage:
     def line_rows(self) -> list[LineRow]:
         """Return the lines, each with its share of the charges."""
         charged = sum((line.amount for line in self.lines if line.amount > 0), Decimal(0))
+        before = self._lines_before()
         return [
-            LineRow(
-                service=line.service,
-                price=formats.exact_money(line.price_per_unit, self.currency),
-                units=formats.number(line.units),
-                records=formats.number(line.records),
-                amount=formats.money(line.amount, self.currency),
-                share=formats.per_cent(line.amount, charged),
-                records_url=self.records_url(
-                    service=line.service, price=plain(line.price_per_unit)
-                ),
-            )
+            self._line_row(line, charged, before.get((line.service, line.price_per_unit)))
             for line in self.shown_lines()
         ]
 
+    def _line_row(self, line: Line, charged: Decimal, units_before: Decimal | None) -> LineRow:
+        exact = exact_amount(units_before or Decimal(0), line.price_per_unit)
+        amount_before = round_amount(exact, self.bill.digits)
+        return LineRow(
+            service=line.service,
+            price=formats.exact_money(line.price_per_unit, self.currency),
+            units=formats.number(line.units),
+            records=formats.number(line.records),
+            amount=formats.money(line.amount, self.currency),
+            share=formats.per_cent(line.amount, charged),
+            records_url=self.records_url(service=line.service, price=plain(line.price_per_unit)),
+            units_before="" if units_before is None else formats.number(units_before),
+            amount_before=""
+            if units_before is None
+            else formats.money(amount_before, self.currency),
+            change=formats.change(line.amount, amount_before),
+        )
+
+    def _lines_before(self) -> dict[tuple[str, Decimal], Decimal]:
+        """Return the units of the customer's lines of last month by service and price."""
+        rows = DailyUsage.objects.filter(
+            bill__customer=self.bill.customer_id, bill__month=previous_month(self.bill.month)
+        ).values_list("service", "price_per_unit")
+        return {
+            (service, price): units
+            for service, price, units in rows.annotate(total=ExactSum("units")).order_by()
+        }
+
     def shown_lines(self) -> list[Line]:
         """Return the largest lines, in their order, or all of them."""
-        if self.all_lines:
-            return self.lines
         ordered = sorted(self.lines, key=lambda line: abs(line.amount), reverse=True)
+        if self.all_lines:
+            most = set(ordered[:MOST_LINES])
+            return [line for line in self.lines if line in most]
         largest, room = set(ordered[:1]), LINES_BYTES
         for line in ordered[:LINES_SHOWN]:
             # The page has the service twice: as text, and in the link to the line's records.
@@ -227,17 +264,20 @@ class BillPage:
         last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
         amounts = self.examined.days
         early = sum((amount for day, amount in amounts.items() if day < first), Decimal(0))
-        values = [self._value("before", early, "late")] if early else []
+        values = []
+        if early:
+            before = first - dt.timedelta(days=1)
+            values.append(self._value("earlier", early, "days before", until=f"{before}"))
         day, today = first, day_of(self.now)
         while day <= last:
-            values.append(
-                self._value(f"{day}", amounts.get(day, Decimal(0)), "today" * (day == today))
-            )
+            amount, mark = amounts.get(day, Decimal(0)), "today" * (day == today)
+            values.append(self._value(f"{day}", amount, mark, since=f"{day}", until=f"{day}"))
             day += dt.timedelta(days=1)
         return bar_chart(values)
 
-    def _value(self, label: str, amount: Decimal, mark: str) -> Value:
-        return Value(label, amount, formats.exact_money(amount, self.currency), mark)
+    def _value(self, label: str, amount: Decimal, mark: str, **days: str) -> Value:
+        url = self.records_url(**days) if amount and self.may_see_records else ""
+        return Value(label, amount, formats.exact_money(amount, self.currency), mark, url)
 
     def _neighbours(self) -> tuple[Neighbour | None, Neighbour | None]:
         bills = Bill.objects.filter(customer=self.bill.customer_id)

@@ -192,4 +192,5 @@ class BillAdmin(ReadOnlyAdmin):
             row,
             all_lines=request.GET.get("lines") == "all",
             history_before=number_of(request.GET.get("before", "")),
+            may_see_records=request.user.has_perm("usage.view_usagerecord"),
         ).context()

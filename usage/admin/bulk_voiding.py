@@ -161,7 +161,7 @@ class VoidMany(OfFilteredList):
         """Return the command that voids the same; "" if it has no such filter."""
         words = ["manage.py", "void_records"]
         for name, value in self.changelist.params.items():
-            if not value:
+            if not value or (name, value) == ("voids", "none"):  # the command never voids those
                 continue
             if name == "late":
                 words.append("--late")

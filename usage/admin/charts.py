@@ -10,15 +10,20 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 800, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 8, 10, 26
 _TICKS = 4
+_CUT_OVER, _CUT_AT = 10, 1.5
 
 
 class Value(NamedTuple):
-    """The value of one bar; `said` is its amount as text, `mark` a note such as "today"."""
+    """The value of one bar; `said` is its amount as text, `mark` a note such as "today".
+
+    `url` leads to the records behind it.
+    """
 
     label: str
     amount: Decimal
     said: str
     mark: str = ""
+    url: str = ""
 
 
 class Bar(NamedTuple):
@@ -31,6 +36,7 @@ class Bar(NamedTuple):
     height: float
     middle: float
     labelled: bool
+    is_cut: bool
 
 
 class Tick(NamedTuple):
@@ -54,8 +60,14 @@ class Chart(NamedTuple):
 
 
 def bar_chart(values: Sequence[Value]) -> Chart:
-    """Lay out bars on a scale that has zero and all the values."""
-    amounts = [float(value.amount) for value in values]
+    """Lay out bars on a scale that has zero and all the values.
+
+    A bar over ten times the next largest is cut, or no other could be seen.
+    """
+    whole = [float(value.amount) for value in values]
+    *_, next_largest, largest = sorted([0.0, 0.0, *whole])
+    limit = _CUT_AT * next_largest if 0 < _CUT_OVER * next_largest < largest else math.inf
+    amounts = [min(amount, limit) for amount in whole]
     lowest, highest = min([0.0, *amounts]), max([0.0, *amounts])
     step = _step((highest - lowest) / _TICKS)
     bottom, top = math.floor(lowest / step), max(math.ceil(highest / step), 1)
@@ -77,6 +89,7 @@ def bar_chart(values: Sequence[Value]) -> Chart:
                 height=round(ends[1] - ends[0], 1),
                 middle=round(_LEFT + (index + 0.5) * slot, 1),
                 labelled=index % max(1, round(len(values) / 16)) == 0,
+                is_cut=whole[index] > limit,
             )
         )
     numbers = [Decimal(repr(step)) * line for line in range(bottom, top + 1)]

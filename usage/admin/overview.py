@@ -172,8 +172,11 @@ def done(visit: Visit) -> dict[str, Any]:
     """Return the latest acts of staff."""
     if not visit.may_see("bill"):
         return {}
-    entries = HistoryEntry.objects.order_by("-id")[:SHOWN]
-    return {"done": [history_cells(entry) for entry in entries]}
+    entries = list(HistoryEntry.objects.order_by("-id")[: 2 * SHOWN])
+    # A void on another bill is in the histories of both bills.
+    acts = {(entry.action, entry.record_id or entry.pk): entry for entry in reversed(entries)}
+    latest = sorted(acts.values(), key=lambda entry: entry.pk, reverse=True)
+    return {"done": [history_cells(entry) for entry in latest[:SHOWN]]}
 
 
 def api_keys(visit: Visit) -> dict[str, Any]:
@@ -242,11 +245,13 @@ def _days(visit: Visit, found: Figures) -> list[Value]:
     for amount in found.of(visit.currency):
         amounts[amount.day] = EXACT.add(amounts[amount.day], amount.amount)
     days = [visit.today - dt.timedelta(days=back) for back in reversed(range(_DAYS_SHOWN))]
+    # The bills of earlier months are not read, so their days would look empty.
+    days = [day for day in days if day >= visit.last_month]
     return [
         Value(
             f"{day}",
             amounts[day],
-            _money(amounts[day], visit.currency),
+            formats.exact_money(amounts[day], visit.currency),
             "today" * (day == visit.today),
         )
         for day in days

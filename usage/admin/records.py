@@ -37,6 +37,7 @@ from usage.admin.forms import ReasonForm
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.paging import KeysetChangeList, Position
 from usage.admin.rows import DOTS, bill_url, record_cells, record_url, with_cells
+from usage.attention.duplicates import twins_of
 from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import VOID_PREFIX
@@ -254,4 +255,5 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             "void_url": record_url(void.pk) if void else None,
             "voids_url": record_url(row.voids_id) if row.voids_id else None,
             "voidable": void is None and row.voids_id is None,
+            "twins": [(twin, record_url(twin)) for twin in twins_of(row)],
         }

@@ -192,3 +192,10 @@ def test_day_findings_lead_to_the_records_of_the_day(
 
     assert urlsplit(row.finding.url).path == list_of("usagerecord")
     assert len(admin_client.get(row.finding.url).context["cl"].result_list) == 1
+
+
+def test_a_record_names_the_record_it_repeats(admin_client: Client, bill: Bill) -> None:
+    for request_id, other in (("cdn:210", "cdn:210-again"), ("cdn:210-again", "cdn:210")):
+        page = text_of(admin_client.get(page_of(bill.records.get(pk=request_id))))
+        assert "Same as</dt><dd><a href=" in page
+        assert f">{other}</a>" in page

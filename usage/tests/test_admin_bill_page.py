@@ -14,7 +14,7 @@ from usage.ledger.close import close
 from usage.ledger.void import void
 from usage.models import Bill, Customer, UsageRecord
 from usage.tests.conftest import DatabaseClock
-from usage.tests.staff import page_of, report, text_of
+from usage.tests.staff import page_of, report, staff, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -142,7 +142,7 @@ def test_the_chart_has_a_bar_for_every_day_and_one_for_what_came_before(
 
     bars = [bar.value for bar in shown(admin_client, bill)["chart"].bars]
 
-    assert [bar[:2] for bar in bars[:2]] == [("before", 7), ("2026-11-11", 5)]
+    assert [bar[:2] for bar in bars[:2]] == [("earlier", 7), ("2026-11-11", 5)]
     assert [bar.label for bar in bars if bar.mark == "today"] == ["2026-11-11"]
     assert len(bars) == 21
 
@@ -150,7 +150,7 @@ def test_the_chart_has_a_bar_for_every_day_and_one_for_what_came_before(
 def test_the_chart_is_a_table_too(admin_client: Client, customer: Customer) -> None:
     page = text_of(admin_client.get(page_of(spend(5))))
 
-    assert "2026-11-11 (today)</th>" in page
+    assert ">2026-11-11</a> (today)</th>" in page
     assert page.count('<td class="figure">$0.00</td>') >= 29
 
 
@@ -248,3 +248,77 @@ def test_the_scale_is_round_and_holds_every_bar(amounts: list[Any], said: list[s
         chart.ticks[-1].y <= bar.y and bar.y + bar.height <= chart.ticks[0].y + 0.1
         for bar in chart.bars
     )
+
+
+def test_a_bar_far_over_all_others_is_cut_and_says_so() -> None:
+    values = [
+        Value(f"{day}", Decimal(amount), f"${amount}") for day, amount in enumerate((1, 2, 99))
+    ]
+
+    bars = bar_chart(values).bars
+
+    assert [bar.is_cut for bar in bars] == [False, False, True]
+    assert bars[1].height > bars[2].height / 2
+
+
+def test_a_bar_ten_times_the_next_is_whole() -> None:
+    values = [Value(f"{day}", Decimal(amount), "") for day, amount in enumerate((1, 10))]
+
+    assert not any(bar.is_cut for bar in bar_chart(values).bars)
+
+
+def test_a_day_leads_to_its_records(
+    admin_client: Client, customer: Customer, now: dt.datetime
+) -> None:
+    close(spend(9), by="Sam")
+    spend(7, occurred_at=now - dt.timedelta(days=40))
+    bill = spend(5, occurred_at=now)
+
+    bars = {bar.value.label: bar.value for bar in shown(admin_client, bill)["chart"].bars}
+
+    for label in ("earlier", "2026-11-11"):
+        (record,) = admin_client.get(bars[label].url).context["cl"].result_list
+        assert record.amount == bars[label].amount
+    assert bars["2026-11-30"].url == ""
+
+
+def test_a_line_shows_last_month_and_the_change(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-10-10T12:00:00Z")
+    spend(10)
+    database_clock.set("2026-11-11T12:00:00Z")
+    spend(15)
+    bill = spend(1, service="New")
+
+    new, old = sorted(shown(admin_client, bill)["lines"], key=lambda line: line.amount_before)
+
+    assert (old.units_before, old.amount_before, old.change) == (
+        "10",
+        "$10.00",
+        "+50.0\N{NO-BREAK SPACE}%",
+    )
+    assert (new.units_before, new.amount_before, new.change) == ("", "", "")
+
+
+def test_all_lines_are_500_at_most(
+    admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usage.admin.bill_page.MOST_LINES", 45)
+    for number in range(50):
+        bill = report(service=f"S{number}")
+
+    response = admin_client.get(page_of(bill), {"lines": "all"})
+
+    assert len(response.context["lines"]) == 45
+    assert "5 smaller lines, all of them in the CSV" in text_of(response)
+
+
+def test_without_the_permission_to_see_records_no_link_leads_there(
+    admin_client: Client, customer: Customer
+) -> None:
+    bill = spend(5)
+
+    page = text_of(staff("view_bill").get(page_of(bill)))
+
+    assert "/admin/usage/usagerecord/" not in page

@@ -8,6 +8,7 @@ import pytest
 from django.test import Client
 
 from usage.ledger.close import close
+from usage.ledger.void import void
 from usage.models import Bill, Customer, HistoryEntry
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
@@ -116,6 +117,18 @@ def test_the_chart_has_the_last_31_days_and_marks_today(
     assert [bar.label for bar in bars if bar.mark == "today"] == ["2026-11-23"]
     assert [bar.amount for bar in bars if bar.amount] == [30, 1]
     assert len(bars) == 31
+
+
+def test_the_chart_leaves_out_the_days_of_months_that_are_not_read(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    spend(7, occurred_at=database_clock.set("2027-01-30T12:00:00Z"))
+    database_clock.set("2027-03-01T12:00:00Z")
+    spend(7)
+
+    bars = [bar.value for bar in shown(admin_client)["chart"].bars]
+
+    assert (bars[0].label, len(bars)) == ("2027-02-01", 29)
 
 
 def test_services_are_listed_by_amount_and_those_left_out_are_added_up(
@@ -263,6 +276,17 @@ def test_late_usage_of_this_month_and_what_was_done_are_shown(
     assert HistoryEntry.objects.count() == 1
     database_clock.set("2026-12-01T00:00:00Z")
     assert not shown(admin_client)["late_records"]
+
+
+def test_a_void_on_another_bill_is_one_act(admin_client: Client, bill: Bill) -> None:
+    close(bill, by="Sam")
+    void(bill.records.get(), reason="Wrong.", by="Sam")
+
+    assert HistoryEntry.objects.filter(action="voided").count() == 2
+    assert [entry.did for entry in shown(admin_client)["done"]] == [
+        "voided a record",
+        "closed the bill",
+    ]
 
 
 # Who sees what

@@ -149,7 +149,7 @@ def test_no_page_of_month_end_has_a_serious_violation_or_is_too_wide(
         call_command("check_usage")
     hold(due[1], by="Kim", reason="Disputed.")
     current = Bill.objects.latest("period_start")
-    violations = []
+    violations: list[str] = []
 
     def look(what: str) -> None:
         violations.extend(f"{what}: {violation}" for violation in staff.inaccessible())
