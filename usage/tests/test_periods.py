@@ -6,7 +6,14 @@ import pytest
 from pytest_django import Settings
 
 from usage import periods
-from usage.periods import day_of, grace_end, is_open_to_usage, month_bounds, month_of
+from usage.periods import (
+    day_of,
+    grace_end,
+    is_open_to_usage,
+    last_due_month,
+    month_bounds,
+    month_of,
+)
 
 MILLISECOND = dt.timedelta(milliseconds=1)
 
@@ -94,3 +101,10 @@ def test_a_month_is_open_from_the_skew_before_it_to_the_end_of_grace(
     now: str, is_open: bool
 ) -> None:
     assert is_open_to_usage(dt.date(2026, 10, 1), utc(now)) is is_open
+
+
+def test_a_month_is_due_once_it_takes_no_more_usage() -> None:
+    end_of_grace = grace_end(dt.date(2026, 10, 1))
+
+    assert last_due_month(end_of_grace) == dt.date(2026, 9, 1)
+    assert last_due_month(end_of_grace + MILLISECOND) == dt.date(2026, 10, 1)

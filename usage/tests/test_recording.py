@@ -46,6 +46,17 @@ def test_an_id_with_other_content_is_a_conflict_and_changes_nothing(
     assert Bill.objects.get().total == Decimal("2.90")
 
 
+def test_case_matters_in_a_service_and_in_an_id(customer: Customer, post: Post) -> None:
+    post(usage_body(request_id="cdn:A", service="CDN Storage"))
+
+    other_service = post(usage_body(request_id="cdn:A", service="cdn storage"))
+    other_id = post(usage_body(request_id="cdn:a", service="CDN Storage"))
+
+    assert other_service.json()["conflicting_fields"] == ["service"]
+    assert other_id.status_code == 201
+    assert UsageRecord.objects.count() == 2
+
+
 def test_a_committed_transaction_leaves_what_it_answered(
     guards_lifted_for_teardown: None, customer: Customer, post: Post
 ) -> None:
