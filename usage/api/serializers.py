@@ -39,7 +39,8 @@ class RequestIdSerializerField(serializers.Field[Any, Any, Any, Any]):
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise ValidationError("Send a string.", code="type")
-        validators.validate_request_id(data)
+        if not validators.is_request_id(data):
+            raise ValidationError(validators.REQUEST_ID_RULE, code="invalid")
         return data
 
 

@@ -98,7 +98,9 @@ class TrafficCounter:
         if not self._today.begins <= now < self._today.ends:
             self._today = _Day.at(now)
         with self._lock:
-            self._counts[api_key_id, self._today.day].update(counts)
+            counted = self._counts[api_key_id, self._today.day]
+            for name, number in counts.items():
+                counted[name] += number
             if refusals:
                 self._remember(api_key_id, refusals)
         if self._thread is None:
