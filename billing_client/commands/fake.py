@@ -55,11 +55,11 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
         out.write(f"{line}\n")
         out.flush()
 
+    # `kill` ends a run in the background as Ctrl-C ends one in a terminal.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with FakeServer(port=options.port, facts=options.facts, seed=options.seed, say=say) as fake:
-        say(f"Listening on {fake.url}; set BILLING_URL to it, and BILLING_API_KEY to any text.")
-        # `kill` ends a run in the background as Ctrl-C ends one in a terminal.
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
+            say(f"Listening on {fake.url}; set BILLING_URL to it, and BILLING_API_KEY to any text.")
             fake.wait()
         except KeyboardInterrupt:
             say("Interrupted: graded by the calls so far.")

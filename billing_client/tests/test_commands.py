@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from billing_client import __version__
 from billing_client.commands import main as entry
 from billing_client.commands.main import main
-from billing_client.tests.outboxes import NO_SERVICE, ROOT, fact, hurried
+from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import FaultyServer, stall
+from billing_client.tests.outboxes import NO_SERVICE, ROOT, eventually, fact, hurried
 
 
 def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,3 +77,39 @@ def test_settings_may_be_given_before_a_command_or_after_it(
     setting = ["--outbox", str(tmp_path)]
     assert main([*setting, "status"] if order == "before" else ["status", *setting]) == 0
     assert capsys.readouterr().out
+
+
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which `make test &` has ignored
+from billing_client.commands.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", ["record", "send"])
+def test_ctrl_c_while_the_service_does_not_answer_is_quiet(
+    command: str, server: FaultyServer, tmp_path: Path
+) -> None:
+    (tmp_path / "usage.csv").write_text(
+        "request_id,customer_id,service,units_consumed,price_per_unit,occurred_at\n"
+        "one,1,x,1,1,2026-11-22T10:00:00Z\n"
+    )
+    usage = ["--customer", "1", "--service", "x", "--units", "1", "--price", "1", "--id", "one"]
+    arguments = usage if command == "record" else [str(tmp_path / "usage.csv")]
+    server.script.extend([stall] * 9)
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTIBLE, command, *arguments],
+        cwd=ROOT,
+        env=os.environ | {"BILLING_URL": server.url, "BILLING_API_KEY": KEY},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        eventually(lambda: bool(server.seen))
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    if command == "send":
+        assert "1 lines: 0 recorded, 0 refused, 1 not sent or without an answer." in out
+        assert "Stopped: Interrupted." in out

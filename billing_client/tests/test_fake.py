@@ -25,7 +25,7 @@ from billing_client.tests.outboxes import ROOT
 
 FACTS = 16
 # Patience and faults in tenths; Retry-After counts in whole seconds.
-QUICK = Times(patience=3.0, outage=1.2, retry_after=1, silence=1.2, quiet=0.1, idle=0.1)
+QUICK = Times(patience=8.0, outage=1.2, retry_after=1, silence=1.2, quiet=0.1, idle=0.1)
 Record = dict[str, Any]
 
 
