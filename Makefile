@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
 SQLITE := DATABASE_URL=sqlite:///db.sqlite3
 PYTEST := $(RUN) pytest --numprocesses 2 --dist loadfile $(ARGS)
-# Both runs together must cover what is to be covered.
+# Coverage is measured over both runs together.
 COVERED := --cov --cov-report= --cov-fail-under=0
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"

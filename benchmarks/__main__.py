@@ -15,7 +15,7 @@ _SIZES = [10_000, 1_000_000, 10_000_000]
 
 
 def main() -> int:
-    """Measure, print and write the report; 1 if a figure is not what it must be."""
+    """Measure, print and write the report; 1 if a figure misses its bound."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="only the first rows, in three minutes; writes nothing"
@@ -55,7 +55,7 @@ def main() -> int:
         report.PATH.write_text("\n".join(lines) + "\n")
     missed = [figure.label for figure in figures if figure.verdict == "MISSED"]
     if missed:
-        sys.stderr.write(f"Not what they must be: {'; '.join(missed)}.\n")
+        sys.stderr.write(f"Figures that miss their bounds: {'; '.join(missed)}.\n")
     return 1 if missed else 0
 
 
@@ -64,7 +64,7 @@ def _say(text: str) -> None:
 
 
 def _first(url: str, rounds: int, seconds: float, *, quick: bool) -> tuple[list[Figure], list[str]]:
-    """Ingest beside the peers; and if not quick, what stands beside that."""
+    """Ingest beside the peers; and if not quick, SQLite, the client and the outbox."""
     with ingest.sides(url) as sides:
         started = ", ".join(
             f"{side.name} {side.start_seconds:.1f} s"

@@ -32,7 +32,7 @@ class Books(Protocol):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the server finds it by."""
+        """The variables by which the server finds it."""
 
     def stored(self) -> int:
         """How many records there are, once the requests under way have ended."""
@@ -49,7 +49,7 @@ class Database(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the service, the peers and pgbench find it by."""
+        """The variables by which the service, the peers and pgbench find it."""
         given = parse_dsn(self.url)
         libpq = {name: given[key] for key, name in _LIBPQ.items() if key in given}
         return {**libpq, "PGDATABASE": given["dbname"], "DATABASE_URL": self.url}

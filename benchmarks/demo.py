@@ -141,7 +141,7 @@ def _report(
 
 
 def _add_traffic(api_key: ApiKey, now: dt.datetime) -> None:
-    """Add what the key's traffic shows: a count for each day, and refusals."""
+    """Add traffic of the key: a count for each day, and refusals."""
     from usage.models import Refusal, Traffic  # noqa: PLC0415 - after django.setup()
 
     for days in range(30):

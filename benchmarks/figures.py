@@ -1,4 +1,4 @@
-"""Figures and what they must be."""
+"""Figures and their bounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """How the value compares with what it must and should be."""
+        """How the value compares with its bound."""
         if self.bound is None:
             return "stated"
         sign = -1 if self.bound.at_most else 1

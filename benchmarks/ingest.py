@@ -104,7 +104,7 @@ def _naive(server_url: str) -> Iterator[Server]:
 
 
 def loads(sides: Sides, *, quick: bool) -> list[Load]:
-    """What is measured in each round, in this order or, every other round, in the opposite."""
+    """The loads of each round, in this order or, every other round, in the opposite."""
     some = [
         Load(NEW, sides.ours),
         Load(FLOOR, sides.floor),
@@ -120,7 +120,7 @@ def loads(sides: Sides, *, quick: bool) -> list[Load]:
 def measure(
     sides: Sides, *, rounds: int, seconds: float, quick: bool, say: Callable[[str], None]
 ) -> Rounds:
-    """Make every load once a round; the replays are of what was new in their round."""
+    """Make every load once a round; the replays repeat the new records of their round."""
     results = Rounds()
 
     def note(made: Load, result: Result) -> None:

@@ -1,4 +1,4 @@
--- What wrk sends: records that nobody has sent before, or (replays) has sent just now.
+-- The requests of wrk: new records, or (replays) those that it has sent just now.
 -- Arguments: name=… (of this load, in every id), key=… (the whole Authorization), size=… (records a request; 0: not an array),
 -- customers=…, replays=… (every request is one of this many earlier ones), mix=… (one in so many is).
 
@@ -9,7 +9,7 @@ local SERVICES = {
 }
 
 local threads = {}
-sent, created, replayed, other = 0, 0, 0, 0 -- requests; records by what the answers say of them
+sent, created, replayed, other = 0, 0, 0, 0 -- requests; records by their answers
 
 function setup(thread)
   threads[#threads + 1] = thread

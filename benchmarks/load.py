@@ -19,7 +19,7 @@ _loads = (f"{os.getpid():x}{number:x}" for number in itertools.count())
 
 
 class Load(NamedTuple):
-    """What is sent to whom; `size` 0 is one record that is not in an array."""
+    """A load on one server; `size` 0 is one record that is not in an array."""
 
     label: str
     server: Server

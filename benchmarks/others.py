@@ -1,4 +1,4 @@
-"""What is measured beside the comparisons: SQLite, and the database's limit."""
+"""Measured beside the comparisons: SQLite, and the database's limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class File(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the service finds it by."""
+        """The variables by which the service finds it."""
         return {"DATABASE_URL": self.url}
 
     def rows(self, sql: str) -> list[tuple[int, ...]]:
@@ -48,7 +48,7 @@ class File(NamedTuple):
             return connection.execute(sql).fetchall()
 
     def stored(self) -> int:
-        """How many records there are, once nobody writes any more."""
+        """How many records there are, once no request is under way."""
         before = -1
         while (now := self.rows("SELECT count(*) FROM usage_usagerecord")[0][0]) != before:
             before = now

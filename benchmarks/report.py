@@ -1,4 +1,4 @@
-"""The report: what was measured, on what, by which commands."""
+"""The report: figures, machine and commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def machine(database: Database) -> list[str]:
         f"Python {platform.python_version()}, {postgresql}, {libraries}.",
         f"Durability: {', '.join(settings)}.",
         f"Each side: gunicorn with gunicorn.conf.py and {WORKERS} workers. Load: {loads}.",
-        "After every load the answers were compared with what was stored.",
+        "After every load the answers were compared with the stored records.",
         f"Load of the machine at the end: {os.getloadavg()[0]:.1f}.",
     ]
 
@@ -69,7 +69,7 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def figures(made: Sequence[Figure]) -> list[str]:
-    """The ratios, with what they must and should be."""
+    """The ratios, with their bounds and aims."""
     rows = [["figure", "median", "rounds from–to", "must", "aim", ""]]
     for figure in made:
         sign = "≤" if figure.bound and figure.bound.at_most else "≥"

@@ -1,6 +1,6 @@
 """Takes the pictures in docs/: `python -m benchmarks.screenshots`, or `make screenshots`.
 
-A throwaway database is filled like that of the demo, at an instant that stands still; the service
+A throwaway database is filled like that of the demo, at a fixed instant; the service
 runs in this process, and Chromium looks at it.
 """
 

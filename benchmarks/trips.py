@@ -39,7 +39,7 @@ class Call(NamedTuple):
 
 
 class Trip(NamedTuple):
-    """What was called, in order."""
+    """The calls of one trip, in order."""
 
     name: str
     calls: list[Call]

@@ -1,7 +1,7 @@
 """The service without one of its optimisations, for gunicorn; WITHOUT in the environment names it.
 
 Each optimisation has one address in the product, and only that address is replaced here: the
-product has no switch. `python -m benchmarks --without NAME` measures what it gains.
+product has no switch. `python -m benchmarks --without NAME` measures the gain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Databases of their own for tests whose transactions are real, and the check of what is in them.
+"""Databases of their own for tests whose transactions are real, and a check of their contents.
 
 The check reads the tables with the bare drivers and adds up by itself: no code of the service
 takes part in it.
@@ -116,7 +116,7 @@ def filled(url: str) -> Books:
 
 @contextlib.contextmanager
 def copied(books: Books) -> Iterator[Books]:
-    """A copy of a database that nobody is connected to."""
+    """A copy of a database without connections."""
     if books.is_sqlite:
         with empty_database() as url:
             copy = books._replace(url=url)
@@ -181,7 +181,7 @@ def assert_books_balance(
 ) -> None:
     """Assert that these customers' bills, records and daily usage agree to the last digit.
 
-    If `answered` is given, the answers to what was recorded, exactly these are stored.
+    If `answered` is given, the answers of all recorded facts, exactly these are stored.
     """
     tables = {
         name: [row for row in books.table(f"usage_{name}") if row["customer_id"] in of]

@@ -1,4 +1,4 @@
-"""What the tests of the service share."""
+"""Fixtures of the service's tests."""
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator
@@ -136,7 +136,7 @@ def books(books_to_copy: Books) -> Iterator[Books]:
 
 @pytest.fixture
 def own_books(books: Books, django_db_blocker: DjangoDbBlocker) -> Iterator[Books]:
-    """The same, and what the test does in this process happens there."""
+    """The same, and this process works on it too."""
     with django_db_blocker.unblock(), default_database(books.url):
         yield books
 

@@ -127,7 +127,7 @@ class Service:
         self.process.wait(PATIENCE_SECONDS)
 
     def log(self) -> str:
-        """Return what the service has written."""
+        """Return the service's log."""
         self._log.seek(0)
         return self._log.read()
 

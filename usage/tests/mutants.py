@@ -49,7 +49,7 @@ MUTANTS = _mutants()
 
 
 def times_applied(mutant: Mutant) -> int:
-    """How often the text that a mutant changes stands in its file: once, or it tests nothing."""
+    """How often a file contains the text that the mutant changes; it must be once."""
     return (ROOT / mutant.file).read_text().count(mutant.old)
 
 
@@ -129,7 +129,7 @@ def main() -> int:
     ):
         for mutant, fault, seconds in pool.map(lambda one: _examine(one, copies), chosen):
             faults += bool(fault)
-            print(  # noqa: T201 - what it is for
+            print(  # noqa: T201 - a command
                 f"{fault or 'killed'} in {seconds:.0f} s: {mutant.file}: {mutant.old.strip()!r}"
                 f" → {mutant.new.strip()!r}",
                 flush=True,

@@ -28,5 +28,5 @@ if default["ENGINE"] == "usage.database.sqlite":
 # Hashing a password the way production does takes longer than most tests.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-# What a page keeps for the next one would let a test see what was there before.
+# A cached page would let a test see the data of another.
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
