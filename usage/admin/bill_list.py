@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from django.urls import reverse
+
 from usage.admin import formats
-from usage.admin.filters import TotalFilter
+from usage.admin.filters import MonthFilter, TotalFilter
 from usage.admin.paging import KeysetChangeList, Position
 from usage.models import Bill, DailyUsage
 from usage.money import EXACT
@@ -20,6 +22,14 @@ COUNTED = 5_000
 
 class BillChangeList(KeysetChangeList):
     """Bills, the latest month first; also by their totals, of which open bills have no column."""
+
+    @property
+    def month_url(self) -> str:
+        """The page of the chosen month's closed bills, or an empty text."""
+        chosen = [spec for spec in self.filter_specs if isinstance(spec, MonthFilter)]
+        if not (chosen and chosen[0].applied):
+            return ""
+        return reverse("admin:usage_bill_month", args=[chosen[0].text])
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
         if not self._total_filters():

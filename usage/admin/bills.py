@@ -28,6 +28,7 @@ from usage.admin.filters import (
     StateFilter,
     number_of,
 )
+from usage.admin.hand_over import ClosedFile, ControlFile, HandOver
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells, period_of
 from usage.admin.statement import Statement
@@ -145,6 +146,18 @@ class BillAdmin(ReadOnlyAdmin):
                     name=f"usage_bill_{address.split('/')[-2]}",
                 )
                 for address, view in addresses.items()
+            ),
+            *(
+                path(
+                    f"month/<str:month>/{address}",
+                    self.admin_site.admin_view(view.as_view(model_admin=self)),
+                    name=name,
+                )
+                for address, view, name in (
+                    ("", HandOver, "usage_bill_month"),
+                    ("closed.csv", ClosedFile, "usage_bill_month_closed"),
+                    ("control.csv", ControlFile, "usage_bill_month_control"),
+                )
             ),
             *self.export_urls(),
             *super().get_urls(),

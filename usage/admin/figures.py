@@ -10,7 +10,7 @@ import datetime as dt
 import heapq
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
@@ -19,10 +19,12 @@ from django.core.cache import cache
 from django.db import Error
 from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
+from usage.currencies import digits_of
 from usage.database.postgresql import waiting
-from usage.database.sums import AmountSum
+from usage.database.sums import AmountSum, ExactSum
 from usage.database.transactions import is_unavailable
 from usage.models import Customer, DailyUsage
+from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
 
 SHOWN = 10
@@ -66,6 +68,8 @@ class Figures(NamedTuple):
     open_bills: dict[str, int]
     largest: dict[str, list[int]]
     prices: list[PriceRange]
+    # What the lines of this month's bills add up to, each rounded, by currency.
+    rounded: dict[str, Decimal]
 
     @property
     def month(self) -> dt.date:
@@ -113,7 +117,15 @@ def _read_unless_unavailable(now: dt.datetime) -> Figures | None:
 def _read(now: dt.datetime) -> Figures:
     month = month_of(now)
     months = (previous_month(month), month)
-    return Figures(now, _amounts(months), *_open_bills(months), _prices(*months))
+    number, largest, rounded = _bills(*months)
+    return Figures(
+        now,
+        _amounts(months),
+        number,
+        largest,
+        _prices(*months),
+        rounded,
+    )
 
 
 def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
@@ -126,26 +138,34 @@ def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
     return [Amount(*row) for row in rows]
 
 
-def _open_bills(
-    months: tuple[dt.date, dt.date],
-) -> tuple[dict[str, int], dict[str, list[int]]]:
+def _bills(
+    before: dt.date, month: dt.date
+) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Decimal]]:
+    """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
     rows = (
-        DailyUsage.objects.filter(bill__month__in=months, bill__closed_at=None)
-        .values_list("bill__currency", "bill_id")
-        .annotate(amount=AmountSum("units", "price_per_unit"))
+        DailyUsage.objects.filter(bill__month__in=(before, month))
+        .filter(Q(bill__closed_at=None) | Q(bill__month=month))
+        .values_list("bill__currency", "bill__month", "bill__closed_at", "bill_id")
+        .annotate(price=F("price_per_unit"), name=F("service"), units_sum=ExactSum("units"))
         .order_by()
     )
-    number: Counter[str] = Counter()
-    largest: dict[str, list[tuple[Decimal, int]]] = defaultdict(list)
-    for currency, bill_id, amount in rows:
-        number[currency] += 1
-        keep = heapq.heappush if number[currency] <= SHOWN else heapq.heappushpop
-        keep(largest[currency], (amount, bill_id))
-    ids = {
-        currency: [bill_id for _, bill_id in sorted(bills, reverse=True)]
-        for currency, bills in largest.items()
+    open_bills: dict[str, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
+    rounded: dict[str, Decimal] = defaultdict(Decimal)
+    for currency, of_month, closed_at, bill_id, price, _, units in rows.iterator():
+        amount = round_amount(exact_amount(units, price), digits_of(currency))
+        if of_month == month:
+            rounded[currency] = EXACT.add(rounded[currency], amount)
+        if closed_at is None:
+            totals = open_bills[currency]
+            totals[bill_id] = EXACT.add(totals[bill_id], amount)
+    number = {currency: len(totals) for currency, totals in open_bills.items()}
+    largest = {
+        currency: heapq.nlargest(
+            SHOWN, totals, key=lambda bill_id, of=totals: (of[bill_id], bill_id)
+        )
+        for currency, totals in open_bills.items()
     }
-    return dict(number), ids
+    return number, largest, dict(rounded)
 
 
 def _prices(before: dt.date, month: dt.date) -> list[PriceRange]:

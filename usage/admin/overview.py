@@ -61,6 +61,7 @@ class Accrued(NamedTuple):
     amount: str
     before: str
     change: str
+    rounding: str
 
 
 class ServiceRow(NamedTuple):
@@ -237,6 +238,7 @@ def _accrued(visit: Visit, found: Figures, currency: str) -> Accrued:
         _money(amount, currency),
         _money(before, currency),
         formats.change(amount, before),
+        formats.exact_money(EXACT.subtract(found.rounded.get(currency, amount), amount), currency),
     )
 
 
@@ -253,9 +255,18 @@ def _days(visit: Visit, found: Figures) -> list[Value]:
             amounts[day],
             formats.exact_money(amounts[day], visit.currency),
             "today" * (day == visit.today),
+            _day_url(visit, day),
         )
         for day in days
     ]
+
+
+def _day_url(visit: Visit, day: dt.date) -> str:
+    """Return the address of the records of a day, if the user may see records."""
+    if not visit.may_see("usagerecord"):
+        return ""
+    query = {"since": f"{day}", "until": f"{day}"}
+    return reverse("admin:usage_usagerecord_changelist", query=query)
 
 
 def _services(visit: Visit, found: Figures) -> list[ServiceRow]:

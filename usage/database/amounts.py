@@ -22,7 +22,7 @@ class AmountAtLeast(models.Func):
         super().__init__(models.F("units"), models.F("price_per_unit"))
         self.amount = amount
 
-    def as_sql(
+    def as_sql(  # type: ignore[override]  # takes no template
         self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any
     ) -> tuple[str, list[Any]]:
         units, price = (compiler.compile(column)[0] for column in self.source_expressions)

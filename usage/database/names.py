@@ -24,7 +24,7 @@ class NameField(models.CharField):  # type: ignore[type-arg]  # generic only in 
 
 
 @NameField.register_lookup
-class NameContains(lookups.IContains):  # type: ignore[type-arg]  # generic only in the stubs
+class NameContains(lookups.IContains):
     """Finds a part of a name in any normal form and any case.
 
     SQLite's own LIKE knows the case of ASCII letters alone. PostgreSQL knows that of the letters

@@ -83,7 +83,7 @@ def test_it_is_kept_for_ten_minutes_at_most_and_tried_again_after_one(
         monkeypatch.setattr(figures, "_read_unless_unavailable", lambda now: None)
     with time_machine.travel(now, tick=False) as clock:
         first = figures.figures(now)
-        newer = figures.Figures(now + dt.timedelta(days=1), [], {}, {}, [])
+        newer = figures.Figures(now + dt.timedelta(days=1), [], {}, {}, [], {})
         monkeypatch.setattr(figures, "_read_unless_unavailable", lambda now: newer)
         clock.shift(seconds - 1)
         assert figures.figures(now) == first

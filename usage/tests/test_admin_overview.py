@@ -131,6 +131,25 @@ def test_the_chart_leaves_out_the_days_of_months_that_are_not_read(
     assert (bars[0].label, len(bars)) == ("2027-02-01", 29)
 
 
+def test_the_bars_lead_to_the_records_of_their_days(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(units=Decimal("0.001"), price_per_unit=Decimal("0.001"))
+
+    bar = shown(admin_client)["chart"].bars[-1].value
+
+    assert admin_client.get(bar.url).context["summary"] == "1 record: $0.000001"
+
+
+def test_the_overview_says_by_how_much_the_bills_differ_by_rounding(
+    admin_client: Client, customer: Customer
+) -> None:
+    for service in ("a", "b"):
+        report(service=service, units=Decimal(1), price_per_unit=Decimal("0.006"))
+
+    assert shown(admin_client)["accrued"].rounding == "$0.008"
+
+
 def test_services_are_listed_by_amount_and_those_left_out_are_added_up(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:

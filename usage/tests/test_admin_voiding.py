@@ -12,7 +12,6 @@ from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import messages_of, page_of, report, staff, text_of
 
 pytestmark = pytest.mark.django_db
-
 REASON = {"reason": "Counted twice."}
 
 
@@ -120,3 +119,16 @@ def test_the_change_permission_is_enough(record: UsageRecord) -> None:
     void = record.void_record
     assert void is not None
     assert void.voided_by == "Sam"
+
+
+def test_the_page_of_a_voided_record_says_who_voided_it_and_why(
+    admin_client: Client, customer: Customer
+) -> None:
+    report(request_id="wrong")
+    record = UsageRecord.objects.get()
+    void(record, reason="Sent twice.\nThe team knows.", by="Kim")
+
+    page = text_of(admin_client.get(page_of(record)))
+
+    for said in ("Kim", "Sent twice.\nThe team knows.", "void wrong"):
+        assert said in page
