@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 
-from usage import metrics
+from usage.metrics import RequestSummary, instruments, request_summary
 
 logger = logging.getLogger("billing.access")
 logger_of_staff = logging.getLogger("billing.staff")
@@ -35,9 +35,10 @@ def observe(get_response: GetResponse) -> GetResponse:
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         began = time.perf_counter()
-        summary = metrics.RequestSummary()
-        metrics.request_summary.set(summary)
-        metrics.REQUESTS_IN_PROGRESS.inc()
+        summary = RequestSummary()
+        request_summary.set(summary)
+        if instruments is not None:
+            instruments.requests_in_progress.inc()
         response = get_response(request)
         # After the answer was sent, so that a worker that is killed has counted no record of
         # which its caller was not told.
@@ -52,18 +53,18 @@ def observe(get_response: GetResponse) -> GetResponse:
 def _sent(
     request: HttpRequest,
     response: HttpResponseBase,
-    summary: metrics.RequestSummary,
+    summary: RequestSummary,
     began: float,
 ) -> None:
     seconds = time.perf_counter() - began
-    metrics.REQUESTS_IN_PROGRESS.dec()
-    metrics.REQUEST_SECONDS.labels(_route(request.path_info), str(response.status_code)).observe(
-        seconds
-    )
-    for outcome, count in (+summary.outcomes).items():
-        metrics.RECORDS.labels(outcome).inc(count)
-    if response.status_code == 503:
-        metrics.UNAVAILABLE.labels(summary.sqlstate_class).inc()
+    if instruments is not None:
+        route = _route(request.path_info)
+        instruments.requests_in_progress.dec()
+        instruments.request_seconds.labels(route, str(response.status_code)).observe(seconds)
+        for outcome, count in (+summary.outcomes).items():
+            instruments.records.labels(outcome).inc(count)
+        if response.status_code == 503:
+            instruments.unavailable.labels(summary.sqlstate_class).inc()
     if settings.ACCESS_LOG:
         logger.info(
             "%s %s %d in %.1f ms",

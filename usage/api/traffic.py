@@ -26,7 +26,7 @@ from usage.api.problems import Problem
 from usage.api.serializers import camel_case, read_customer_id
 from usage.database.postgresql import waiting
 from usage.database.transactions import is_unavailable
-from usage.metrics import TRAFFIC_WAITING, request_summary
+from usage.metrics import instruments, request_summary
 from usage.models import Counts, Refusal, RefusalNote, Traffic
 from usage.models.traffic import CODE_LENGTH, DETAIL_LENGTH, KEPT_REFUSALS
 from usage.periods import day_of, midnight
@@ -82,12 +82,14 @@ class TrafficCounter:
 
     def recorded(self, api_key_id: int, *, created: int, replayed: int) -> None:
         """Count records that were answered as stored."""
-        request_summary.get().outcomes.update(created=created, replayed=replayed)
+        if summary := request_summary.get():
+            summary.outcomes.update(created=created, replayed=replayed)
         self._add(api_key_id, created=created, replayed=replayed)
 
     def refused(self, api_key_id: int, refused: Sequence[RefusedItem]) -> None:
         """Count refusals and conflicts, and remember the last of them."""
-        request_summary.get().outcomes.update(problem.code for problem, _ in refused)
+        if summary := request_summary.get():
+            summary.outcomes.update(problem.code for problem, _ in refused)
         conflicts = sum(problem.status == 409 for problem, _ in refused)
         now = timezone.now()
         last = [_note(now, problem, sent) for problem, sent in refused[-KEPT_REFUSALS:]]
@@ -130,7 +132,8 @@ class TrafficCounter:
             self._failed(error, counts, refusals, committing=committing)
         else:
             self._is_waiting = False
-            TRAFFIC_WAITING.set(0)
+            if instruments is not None:
+                instruments.traffic_waiting.set(0)
 
     def _failed(
         self,
@@ -148,7 +151,8 @@ class TrafficCounter:
         if not self._is_waiting:
             logger.warning("The traffic of API keys waits for the database.", exc_info=error)
         self._is_waiting = True
-        TRAFFIC_WAITING.set(len(counts))
+        if instruments is not None:
+            instruments.traffic_waiting.set(len(counts))
         with self._lock:
             newer, self._notes = self._notes, {}
             for key, added in counts.items():

@@ -52,7 +52,8 @@ class UsageView(APIView):
         self.perform_authentication(request)
         self.check_permissions(request)
         self.api_client = cast("ApiClient", request.user)
-        request_summary.get().api_client = self.api_client.name
+        if summary := request_summary.get():
+            summary.api_client = self.api_client.name
 
     def post(self, request: Request) -> HttpResponse:
         """Record the usage in the body, one record or an array of them."""
@@ -212,7 +213,8 @@ def _problem_of_error(error: Exception) -> Problem | None:
             )
         case DatabaseUnavailable() | Error() if is_unavailable(error):
             logger.warning("The database is unavailable.", exc_info=error)
-            request_summary.get().sqlstate_class = sqlstate_class(error)
+            if summary := request_summary.get():
+                summary.sqlstate_class = sqlstate_class(error)
             return problems.unavailable()
     return None
 

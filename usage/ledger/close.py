@@ -14,7 +14,7 @@ from usage.attention.bills import examine
 from usage.attention.findings import Examined
 from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
-from usage.metrics import CLOSE_LOCK_SECONDS
+from usage.metrics import instruments
 from usage.models import Bill, BillingTimeZone, HistoryEntry, Hold
 from usage.money import EXACT, plain
 
@@ -65,7 +65,8 @@ def _close(
         sql = STATEMENTS[connection.vendor](cursor)
         asked = time.perf_counter()
         sql.take_close_lock([bill.customer_id], exclusive=True)
-        CLOSE_LOCK_SECONDS.labels("close").observe(time.perf_counter() - asked)
+        if instruments is not None:
+            instruments.close_lock_seconds.labels("close").observe(time.perf_counter() - asked)
     BillingTimeZone.objects.confirm()
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.

@@ -23,6 +23,7 @@ from itertools import islice
 from threading import BoundedSemaphore
 from typing import NamedTuple
 
+from django.conf import settings
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
@@ -43,7 +44,7 @@ from usage.ledger.facts import (
 from usage.ledger.group_commit import GroupCommit
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
-from usage.metrics import CLOSE_LOCK_SECONDS, GROUP_SIZE
+from usage.metrics import instruments
 from usage.models import Bill, BillingTimeZone
 from usage.models.daily_usage import SLOTS
 from usage.models.time_zone import confirm_zone
@@ -97,7 +98,8 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
     The group waits for no close and is not repeated, so that a request which is in trouble, or
     whose customer's bill is being closed, holds up no other.
     """
-    GROUP_SIZE.observe(len(requests))
+    if instruments is not None:
+        instruments.group_commit_requests.observe(len(requests))
     if len(requests) == 1:
         return [_record_alone(requests[0], time.monotonic())]
     try:
@@ -143,10 +145,12 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         sql = STATEMENTS[connection.vendor](cursor)
         asked = time.perf_counter()
         sql.take_close_lock(customer_ids, wait=wait)
-        CLOSE_LOCK_SECONDS.labels("record").observe(time.perf_counter() - asked)
+        if instruments is not None:
+            instruments.close_lock_seconds.labels("record").observe(time.perf_counter() - asked)
 
         now, zone, bills = sql.accounts(customer_ids)
-        confirm_zone(zone)
+        if zone != settings.TIME_ZONE:
+            confirm_zone(zone)  # another name of it will do
         targets = [_target(fact, voiding, bills, now) for fact in facts]
         # Stored ids are answered first: only an id that is not stored is refused, or worth a new
         # bill. For a fact that has an open bill the insert below finds out.
