@@ -79,7 +79,8 @@ def bar_chart(values: Sequence[Value]) -> Chart:
     slot = (WIDTH - _LEFT - _RIGHT) / max(len(values), 1)
     bars = []
     for index, (value, amount) in enumerate(zip(values, amounts, strict=True)):
-        ends = sorted((height_of(0), height_of(amount)))
+        is_cut = whole[index] > limit
+        ends = sorted((height_of(0), height_of(top * step if is_cut else amount)))
         bars.append(
             Bar(
                 value,
@@ -89,7 +90,7 @@ def bar_chart(values: Sequence[Value]) -> Chart:
                 height=round(ends[1] - ends[0], 1),
                 middle=round(_LEFT + (index + 0.5) * slot, 1),
                 labelled=index % max(1, round(len(values) / 16)) == 0,
-                is_cut=whole[index] > limit,
+                is_cut=is_cut,
             )
         )
     numbers = [Decimal(repr(step)) * line for line in range(bottom, top + 1)]

@@ -64,7 +64,7 @@ def change(amount: Decimal, before: Decimal) -> str:
     if not before:
         return ""
     if before > 0 and amount > 10 * before:
-        return "more than ten times as much"
+        return "over 10 times"
     share = EXACT.divide(EXACT.multiply(EXACT.subtract(amount, before), Decimal(100)), abs(before))
     return f"{share:+,.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
