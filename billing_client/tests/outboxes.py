@@ -86,10 +86,10 @@ def orphan(directory: Path, *ids: str, kind: str = "usage", **more: Any) -> Path
     return segment.path
 
 
-def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+def start(script: str, *arguments: str | Path, first: str = "") -> subprocess.Popen[str]:
     moved(Path(arguments[1]), str(arguments[0]))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PREAMBLE + script, *map(str, arguments)],
+        [sys.executable, "-W", "error", "-c", first + PREAMBLE + script, *map(str, arguments)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -98,9 +98,9 @@ def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def run(script: str, *arguments: str | Path) -> tuple[int, str, str]:
+def run(script: str, *arguments: str | Path, first: str = "") -> tuple[int, str, str]:
     """The exit code and what was written, of a process that ends by itself."""
-    with start(script, *arguments) as process:
+    with start(script, *arguments, first=first) as process:
         try:
             out, err = process.communicate(timeout=60)
         finally:
