@@ -23,7 +23,7 @@ from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.ledger.close import close
 from usage.ledger.record import record
 from usage.ledger.void import VoidRefused, void
-from usage.models import Bill, UsageRecord
+from usage.models import Bill, Customer, UsageRecord
 from usage.tests.books import Books, assert_books_balance, default_database, verify_bills
 from usage.tests.cluster import PATIENCE_SECONDS, Cluster, cluster, wait_until
 from usage.tests.factories import FactFactory, usage_body
@@ -259,3 +259,23 @@ def test_a_frozen_server_is_given_up_and_comes_back(
         wait_until(lambda: service.caller().ready().status == 200)
         assert [first.status, *frozen] == [201, 503, 200, 503]
         assert caller.post(body).body == first.body
+
+
+def test_an_export_is_given_up_when_the_server_is_silent(
+    servers: Cluster, books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "SILENCE_SECONDS", SOON)
+    assert Customer.objects.exists()  # it is connected
+    servers.primary.freeze()
+    try:
+        with deadline.patient(), pytest.raises(OperationalError, match="did not answer in time"):
+            Customer.objects.exists()
+    finally:
+        servers.primary.thaw()
+
+
+def test_an_export_may_take_longer_than_a_request(servers: Cluster, books: Books) -> None:
+    with deadline.within(SOON), deadline.patient(), connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_sleep({2 * SOON})")
+
+        assert not circuit.is_open

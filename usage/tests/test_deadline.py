@@ -9,6 +9,7 @@ import pytest
 import time_machine
 
 from usage.database import deadline
+from usage.database.postgresql import waiting
 
 
 class Clock:
@@ -40,6 +41,13 @@ def test_a_limit_ends_after_its_seconds(clock: Clock) -> None:
         clock.now += 0.1
         assert current().is_over
     assert current() is None
+
+
+def test_a_request_has_8_seconds_and_a_probe_2(clock: Clock) -> None:
+    with waiting.request():
+        assert current().ends == clock.now + 8
+        with deadline.within(deadline.PROBE_SECONDS):
+            assert current().ends == clock.now + 2
 
 
 def test_an_inner_limit_is_no_longer_than_the_outer(clock: Clock) -> None:
