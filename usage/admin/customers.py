@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -86,8 +86,9 @@ class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only i
                 cleaned[name] = stored
                 continue
             # Sent again, the form is about the value that it shows now.
-            self.data = self.data.copy()
-            self.data[initial_name] = stored
+            data = cast("QueryDict", self.data).copy()
+            data[initial_name] = stored
+            self.data = data
             self.add_error(
                 name,
                 f"The {name} was changed to {stored!r} after this form was opened. Check it, then"

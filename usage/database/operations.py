@@ -8,7 +8,7 @@ from typing import Any
 from django.contrib.postgres import operations
 from django.db import IntegrityError, transaction
 from django.db.migrations.operations.models import AddConstraint
-from django.db.models import CheckConstraint
+from django.db.models import CheckConstraint, Q
 
 from usage.database.transactions import lift_statement_timeout
 
@@ -32,7 +32,9 @@ class AddCheck(operations.AddConstraintNotValid):
             return
         model = to_state.apps.get_model(app_label, self.model_name)
         rows = model.objects.using(schema_editor.connection.alias)
-        if broken := list(rows.filter(~self.constraint.condition).values_list("pk", flat=True)[:5]):
+        if broken := list(
+            rows.filter(~Q(self.constraint.condition)).values_list("pk", flat=True)[:5]
+        ):
             raise IntegrityError(
                 f"{model._meta.db_table} has rows that break {self.constraint.name}:"
                 f" {', '.join(map(str, broken))}. Correct them with sqlite3, then migrate again."
