@@ -6,8 +6,9 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
-from usage.models import ApiKey, Bill, Customer, UsageRecord
+from usage.models import AcceptedDuplicates, ApiKey, Bill, Customer, Hold, UsageRecord
 from usage.tests.staff import list_of, page_of, report
 
 pytestmark = pytest.mark.django_db
@@ -62,6 +63,61 @@ def test_staff_and_admins_void_records(member: Client, role: str, rows: list[Any
 
     assert response.status_code == (302 if role in STAFF_AND_ADMINS else 403)
     assert UsageRecord.objects.count() == (2 if role in STAFF_AND_ADMINS else 1)
+
+
+def test_staff_and_admins_hold_and_release_bills(
+    member: Client, role: str, rows: list[Any]
+) -> None:
+    bill = rows[1]
+    member.post(page_of(bill, "hold"), {"reason": "Disputed."})
+    assert Hold.objects.exists() == (role in STAFF_AND_ADMINS)
+
+    Hold.objects.get_or_create(bill=bill, defaults={"reason": "x", "by": "x", "at": timezone.now()})
+    member.post(page_of(bill, "release"))
+    assert Hold.objects.exists() == (role not in STAFF_AND_ADMINS)
+
+
+def test_staff_and_admins_close_bills_together(member: Client, role: str, rows: list[Any]) -> None:
+    form = {"bill": [f"{rows[1].pk}:2.9:"], "confirmed": "1"}
+
+    response = member.post("/admin/usage/bill/to-close/", form)
+
+    assert response.status_code == (302 if role in STAFF_AND_ADMINS else 403)
+    assert Bill.objects.get().is_closed == (role in STAFF_AND_ADMINS)
+
+
+def test_staff_and_admins_void_records_together(member: Client, role: str, rows: list[Any]) -> None:
+    form = {"up_to": timezone.now().isoformat(), "count": 1, "reason": "Counted twice."}
+
+    response = member.post("/admin/usage/usagerecord/void-many/?customer=123", form)
+
+    assert response.status_code == (302 if role in STAFF_AND_ADMINS else 403)
+    assert UsageRecord.objects.count() == (2 if role in STAFF_AND_ADMINS else 1)
+
+
+def test_staff_and_admins_accept_duplicates_and_lift_that(
+    member: Client, role: str, rows: list[Any]
+) -> None:
+    bill = rows[1]
+    bill.possible_duplicates.create(
+        service="x",
+        price_per_unit=1,
+        records=1,
+        amount=0,
+        pairs=[],
+        since=timezone.now(),
+    )
+    in_force = AcceptedDuplicates.objects.filter(lifted_at=None)
+
+    member.post(page_of(bill, "accept") + "?service=x", {"reason": "Right."})
+    assert in_force.exists() == (role in STAFF_AND_ADMINS)
+    member.post(page_of(bill, "lift") + "?service=x")
+    assert not in_force.exists()
+
+
+def test_every_role_sees_the_lists_of_month_end(member: Client, rows: list[Any]) -> None:
+    for name in ("attention", "to-close"):
+        assert member.get(f"/admin/usage/bill/{name}/").status_code == 200
 
 
 def test_admins_add_and_rename_customers(member: Client, role: str, rows: list[Any]) -> None:
