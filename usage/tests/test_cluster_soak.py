@@ -1,7 +1,5 @@
 """The experiments behind docs/reliability.md keep the promises: minutes, so only in `make soak`."""
 
-import os
-
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -9,7 +7,7 @@ from usage.tests.reliability import EXPERIMENTS, MOST_PROBE_SECONDS, MOST_SECOND
 
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif("SOAK" not in os.environ, reason="It takes minutes: make soak."),
+    pytest.mark.soak,
     pytest.mark.timeout(1800),
 ]
 
