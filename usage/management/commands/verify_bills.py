@@ -1,9 +1,14 @@
 """Verifies bills against the usage records themselves, for operators and cron."""
 
+import contextlib
 import datetime as dt
+from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
+import dj_database_url
 from django.core.management.base import CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill
@@ -21,9 +26,25 @@ class Command(ScheduledCommand):
             "--bill", type=int, action="append", metavar="ID", help="this bill; may be repeated"
         )
         parser.add_argument("--month", metavar="YYYY-MM", help="the bills of this month")
+        parser.add_argument(
+            "--read-from",
+            metavar="URL",
+            help="read this database, such as a standby; the result is kept in DATABASE_URL's",
+        )
 
-    def handle(self, *, bill: list[int] | None, month: str | None, **options: Any) -> None:
+    def handle(
+        self,
+        *,
+        bill: list[int] | None,
+        month: str | None,
+        read_from: str | None = None,
+        **options: Any,
+    ) -> None:
         self.is_kept = bill is None and month is None
+        with contextlib.nullcontext() if read_from is None else _reading(read_from):
+            self._verify(bill, month)
+
+    def _verify(self, bill: list[int] | None, month: str | None) -> None:
         bills = None if bill is None and month is None else Bill.objects.all()
         if bills is not None and bill is not None:
             bills = bills.filter(pk__in=_existing(bill))
@@ -44,6 +65,26 @@ class Command(ScheduledCommand):
         if differences:
             raise CommandError(f"{read}: {counted(differences, 'difference')}.")
         self.stdout.write(f"{read}: no difference.")
+
+
+@contextlib.contextmanager
+def _reading(url: str) -> Iterator[None]:
+    """Let queries of the block go to another database; raises CommandError for a wrong URL."""
+    try:
+        parsed = dj_database_url.parse(url)
+    except ValueError as error:
+        raise CommandError(
+            "--read-from is not the address of a database: give one like DATABASE_URL."
+        ) from error
+    primary = connections[DEFAULT_DB_ALIAS]
+    place = {name: parsed[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
+    other = primary.settings_dict | place | {"HOST": unquote(parsed["HOST"])}
+    connections[DEFAULT_DB_ALIAS] = type(primary)(other, DEFAULT_DB_ALIAS)
+    try:
+        yield
+    finally:
+        connections[DEFAULT_DB_ALIAS].close()
+        connections[DEFAULT_DB_ALIAS] = primary
 
 
 def _existing(ids: list[int]) -> list[int]:
