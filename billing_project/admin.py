@@ -9,6 +9,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.admin import AdminSite
 from django.contrib.admin.apps import AdminConfig
+from django.core.management import get_commands
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 from django.urls import reverse
 from django.utils.http import urlencode
@@ -27,6 +28,11 @@ class BillingSite(AdminSite):
     index_title = "Overview"
     index_template = "usage/admin/overview.html"
     site_url = None  # there is no other site to view
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        """Let in staff, unless named like a command, whose acts the history keeps by its name."""
+        is_command = request.user.get_username().casefold() in get_commands()
+        return super().has_permission(request) and not is_command
 
     def admin_view(self, view: Callable[..., Any], cacheable: bool = False) -> Any:  # noqa: FBT001, FBT002 - Django's
         """Let a form that is sent after its session ended come back with the reason typed in."""

@@ -12,11 +12,15 @@ from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
 from usage.database.transactions import DatabaseUnavailable
-from usage.ledger.close import BillNotBegun, BillOnHold, BillTotalTooLarge
+from usage.ledger.close import BillNotBegun, BillOnHold, BillTotalTooLarge, BillUnreadable
 from usage.ledger.hold import HoldRefused
 from usage.ledger.void import VoidRefused
+from usage.models.base import ActorRefused
 
-REFUSALS = (BillNotBegun, BillOnHold, BillTotalTooLarge, HoldRefused, VoidRefused)
+REFUSALS = (
+    *(BillNotBegun, BillOnHold, BillTotalTooLarge, BillUnreadable),
+    *(HoldRefused, VoidRefused, ActorRefused),
+)
 
 
 class AskAgain(Exception):

@@ -30,7 +30,14 @@ from usage.admin.rows import BillCells, bill_url, period_of, state_of
 from usage.attention.bills import examine
 from usage.attention.findings import Examined
 from usage.database.transactions import DatabaseUnavailable, database_now
-from usage.ledger.close import BillChanged, BillNotBegun, BillOnHold, BillTotalTooLarge, close
+from usage.ledger.close import (
+    BillChanged,
+    BillNotBegun,
+    BillOnHold,
+    BillTotalTooLarge,
+    BillUnreadable,
+    close,
+)
 from usage.models import Bill
 from usage.money import EXACT, plain
 from usage.verification import counted
@@ -186,7 +193,10 @@ class ToClose(View):
                     closed += 1
                 else:
                     already += 1
-            except (BillChanged, BillNotBegun, BillOnHold, BillTotalTooLarge) as error:
+            except (
+                *(BillChanged, BillNotBegun, BillOnHold),
+                *(BillTotalTooLarge, BillUnreadable),
+            ) as error:
                 left.append(f"Bill {bill.pk} of {bill.customer} was left open. {error}")
             except DatabaseUnavailable:
                 left.append(

@@ -20,12 +20,14 @@ from django.db import Error
 from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
 from usage.currencies import digits_of
+from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
 from usage.database.sums import AmountSum, ExactSum
 from usage.database.transactions import is_unavailable
 from usage.models import Customer, DailyUsage
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
+from usage.validators import HIGHEST_PRICE
 
 SHOWN = 10
 # Figures that take less are added up anew for every page. Others are kept a hundred times as long
@@ -130,7 +132,7 @@ def _read(now: dt.datetime) -> Figures:
 
 def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
     rows = (
-        DailyUsage.objects.filter(bill__month__in=months)
+        DailyUsage.objects.filter(bill__month__in=months, day__range=READABLE_DAYS)
         .values_list("bill__currency", "bill__month", "day", "service")
         .annotate(amount=AmountSum("units", "price_per_unit"))
         .order_by()
@@ -144,7 +146,8 @@ def _bills(
     """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
     rows = (
         DailyUsage.objects.filter(bill__month__in=(before, month))
-        .filter(Q(bill__closed_at=None) | Q(bill__month=month))
+        # A price that is not a number, which no check admits, is at most nothing.
+        .filter(Q(bill__closed_at=None) | Q(bill__month=month), price_per_unit__lte=HIGHEST_PRICE)
         .values_list("bill__currency", "bill__month", "bill__closed_at", "bill_id")
         .annotate(price=F("price_per_unit"), name=F("service"), units_sum=ExactSum("units"))
         .order_by()

@@ -32,6 +32,8 @@ def exact_money(amount: Decimal, currency: str) -> str:
 
 
 def _money(amount: Decimal, currency: str, *, digits: int, rounded: bool = True) -> str:
+    if not amount.is_finite():  # in a row that no check admits
+        return "NaN"
     # The digits are given, since Babel would take CLDR's, which are not ISO 4217's.
     pattern = f"¤#,##0.{'0' * digits}".rstrip(".")
     with localcontext(EXACT):  # Babel computes in the current context and fails beyond its digits

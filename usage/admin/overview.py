@@ -161,7 +161,9 @@ def late_usage(visit: Visit) -> dict[str, Any]:
     """Return the latest late usage of this month."""
     if not visit.may_see("usagerecord"):
         return {}
-    late = UsageRecord.objects.filter(late=True, recorded_at__gte=month_bounds(visit.month).start)
+    late = UsageRecord.objects.filter(
+        bill__in=Bill.objects.all(), late=True, recorded_at__gte=month_bounds(visit.month).start
+    )
     newest = with_cells(late).order_by("-recorded_at", "request_id")
     return {
         "late_records": [record_cells(record) for record in newest[:SHOWN]],

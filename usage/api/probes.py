@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
-from django.conf import settings
 from django.db import Error, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -17,8 +16,7 @@ from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.postgresql.session import REQUIRED, REQUIRED_TO_RECORD
 from usage.database.postgresql.validation import unmet
 from usage.database.postgresql.waiting import GivenUp
-from usage.models import Bill
-from usage.periods import month_bounds
+from usage.models import BillingTimeZone, OtherTimeZone
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +81,10 @@ def _missing() -> Iterator[str]:
         return
     if faults := triggers.faults(connection):
         yield f"Guards do not hold ({triggers.described(faults)}): run manage.py install_guards."
-    newest = Bill.objects.order_by("-pk").first()
-    if newest is not None and not _is_within_month(newest):
-        yield (
-            f"BILLING_TIME_ZONE is {settings.BILLING_TIME_ZONE}, but bills were opened in another"
-            " zone: set it back."
-        )
+    try:
+        BillingTimeZone.objects.confirm()
+    except OtherTimeZone as error:
+        yield str(error)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(f"LOCK TABLE {_TABLES} IN ROW EXCLUSIVE MODE")
@@ -111,11 +107,6 @@ def _reason(error: Error) -> str:
         if words in text:
             return reason
     return "The database cannot be reached: check DATABASE_URL and the server."
-
-
-def _is_within_month(bill: Bill) -> bool:
-    start, end = month_bounds(bill.month)
-    return start <= bill.period_start and bill.period_end <= end
 
 
 PROBES = {"/livez": livez, "/readyz": readyz}

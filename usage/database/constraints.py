@@ -5,6 +5,7 @@ None of them is ever null: a check that comes out null admits the row.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from string import Formatter
@@ -94,8 +95,8 @@ class OccurredInTime(PerEngine):
     sqlite_template = "(julianday({0}) - julianday({1}) BETWEEN -366 - 1e-8 AND 5.0 / 1440 + 1e-8)"
 
 
-_FIRST_YEAR, _AFTER_LAST_YEAR = "'1970-01-01'", "'9999-01-01'"
-_IN_RANGE = f"{{0}} >= {_FIRST_YEAR} AND {{0}} < {_AFTER_LAST_YEAR}"
+READABLE_DAYS = dt.date(1970, 1, 1), dt.date(9998, 12, 31)
+_IN_RANGE = "{0} >= '1970-01-01' AND {0} < '9999-01-01'"
 # What PostgreSQL's types admit and Python cannot read: infinity, other calendars, NaN.
 _POSTGRESQL_READABLE = {
     "dates": _IN_RANGE,

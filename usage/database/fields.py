@@ -141,7 +141,8 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
             return None
         if connection.vendor == "sqlite":
             return self.unscaled(value)
-        if value.as_tuple().exponent < -self.decimal_places:
+        # NaN, which no check admits, is passed on: verification names its row.
+        if value.is_finite() and value.as_tuple().exponent < -self.decimal_places:
             raise FieldError(f"{value} is not exact: the expression left the scale of its field.")
         return cast("Decimal", value)
 

@@ -61,6 +61,8 @@ class AmountSum(models.Aggregate):
 
     function = "SUM"
     name = "AmountSum"
+    # A row that is not a number, which no check admits, would make the whole sum none.
+    template = "%(function)s(%(distinct)sNULLIF(%(expressions)s, 'NaN'))"
     arity = 2
     arg_joiner = " * "
 

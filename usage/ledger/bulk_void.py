@@ -18,6 +18,7 @@ from usage.ledger.facts import DailyUsageOverflow, Recorded, Voiding
 from usage.ledger.record import NO_ROOM
 from usage.ledger.void import VoidRefused, checked_reason, void_in_transaction
 from usage.models import HistoryEntry, UsageRecord
+from usage.models.base import actor_of
 from usage.models.usage_record import VOID_PREFIX
 from usage.money import EXACT
 
@@ -115,9 +116,10 @@ def void_all(records: Sequence[UsageRecord], *, reason: str, by: object, run: st
     `run`, which describes it. Raises VoidRefused, with nothing changed, for a reason that does not
     fit or a record that cannot be voided, and DatabaseUnavailable.
     """
-    reason = checked_reason(reason, str(by))
+    actor = actor_of(by)
+    reason = checked_reason(reason, actor)
     try:
-        return repeatable(lambda: _void_all(records, reason=reason, by=str(by), run=run))
+        return repeatable(lambda: _void_all(records, reason=reason, by=actor, run=run))
     except DailyUsageOverflow as error:
         raise VoidRefused(NO_ROOM.detail) from error
 

@@ -15,7 +15,7 @@ from usage.attention.findings import Examined
 from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import instruments
-from usage.models import Bill, BillingTimeZone, HistoryEntry, Hold
+from usage.models import Bill, BillingTimeZone, DailyUsage, HistoryEntry, Hold
 from usage.money import EXACT, plain
 
 
@@ -25,6 +25,10 @@ class BillNotBegun(Exception):
 
 class BillTotalTooLarge(Exception):
     """The total exceeds the exact range of the database; the bill stays open."""
+
+
+class BillUnreadable(Exception):
+    """The bill has a row that cannot be read, so it has no total; nothing was changed."""
 
 
 class BillOnHold(Exception):
@@ -51,7 +55,8 @@ def close(
     showed. The seconds for the transaction count from `began` on the monotonic clock.
     Returns False, and changes nothing, if the bill was closed already. `bill` is read again
     either way. Raises BillNotBegun, BillOnHold, BillChanged, BillTotalTooLarge,
-    DatabaseUnavailable, and ValidationError if `by` is empty or the reason is too long.
+    BillUnreadable, ActorRefused, DatabaseUnavailable, and ValidationError if `by` is empty or the
+    reason is too long.
     """
     shown = None if expected_total is None else (expected_total, frozenset(expected_flags))
     return repeatable(lambda: _close(bill, by=by, reason=reason, shown=shown), began=began)
@@ -81,6 +86,11 @@ def _close(
         )
     if hold := Hold.objects.filter(bill=bill).first():
         raise BillOnHold(f"The bill is on hold: {hold.reason} Release it before you close it.")
+    if DailyUsage.objects.filter(bill=bill).unreadable().exists():
+        raise BillUnreadable(
+            f"The bill has daily usage that cannot be read: run manage.py verify_bills --bill"
+            f" {bill.pk}, and correct the row that it names."
+        )
     if shown is None:
         total, detail = bill.total, ""
     else:

@@ -7,6 +7,7 @@ from django.db import connection
 from usage.database.transactions import database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, HistoryEntry, Hold
+from usage.models.base import actor_of
 
 
 class HoldRefused(Exception):
@@ -38,7 +39,7 @@ def _hold(bill: Bill, *, by: object, reason: str) -> None:
     if not reason:
         raise HoldRefused("Give a reason for the hold.")
     _, is_new = Hold.objects.get_or_create(
-        bill=bill, defaults={"reason": reason, "by": str(by), "at": now}
+        bill=bill, defaults={"reason": reason, "by": actor_of(by), "at": now}
     )
     if not is_new:
         raise HoldRefused("The bill is on hold already.")

@@ -6,6 +6,7 @@ from usage.database.transactions import repeatable
 from usage.ledger.facts import DailyUsageOverflow, Fact, Outcome, Recorded, Voiding
 from usage.ledger.record import NO_ROOM, Request, transact
 from usage.models import HistoryEntry, UsageRecord
+from usage.models.base import actor_of
 from usage.models.usage_record import VOID_PREFIX
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
@@ -19,9 +20,11 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
 
     It goes on the record's own bill while that is open, else on the current bill, and the history
     of both keeps it. `by` is the member of staff. Raises VoidRefused if the record is a void or
-    is voided already, or if `reason` or `by` is empty or too long, and DatabaseUnavailable.
+    is voided already, or if `reason` or `by` is empty or too long, ActorRefused, and
+    DatabaseUnavailable.
     """
-    voiding = Voiding(record.pk, record.bill_id, checked_reason(reason, str(by)), str(by))
+    actor = actor_of(by)
+    voiding = Voiding(record.pk, record.bill_id, checked_reason(reason, actor), actor)
     try:
         outcome = repeatable(lambda: _void(record, voiding))
     except DailyUsageOverflow as error:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar, cast
 
+from django.core.management import get_commands
 from django.db import models
 
 
 class Frozen(Exception):
     """What was asked would change something that never changes; nothing was changed."""
+
+
+class ActorRefused(Exception):
+    """A user has the name of a command, whose acts the history could not tell apart."""
+
+
+def actor_of(by: object) -> str:
+    """Return the name that the history keeps of a user or a command.
+
+    Raises ActorRefused if a user is named like one of the commands.
+    """
+    name = str(by)
+    if hasattr(by, "get_username") and name.casefold() in get_commands():
+        raise ActorRefused(f"{name} is the name of a command: act as a user of another name.")
+    return name
 
 
 class InsertMissing(models.Model):
@@ -29,6 +45,21 @@ Row = TypeVar("Row", bound=models.Model)
 
 class FrozenQuerySet(models.QuerySet[Row]):
     """Rows that can be read and added but neither changed nor deleted."""
+
+    def readable(self) -> Self:
+        """Return the rows that hold their table's check of what Python can read.
+
+        All do, unless they were there before the check, or somebody took it away.
+        """
+        return self.filter(self._readable())
+
+    def unreadable(self) -> Self:
+        """Return the other rows, of which no more than the key may be asked for."""
+        return self.filter(~self._readable())
+
+    def _readable(self) -> models.Q:
+        checks = (check for check in self.model._meta.constraints if "_readable" in check.name)
+        return models.Q(cast("models.CheckConstraint", next(checks)).condition)
 
     def update(self, **kwargs: Any) -> int:
         raise Frozen(f"{self._plural()} never change; nothing was updated.")

@@ -11,7 +11,7 @@ from django.db.models.functions import Length
 
 from usage.database.constraints import Readable
 from usage.database.transactions import database_now
-from usage.models.base import FrozenModel, FrozenQuerySet
+from usage.models.base import FrozenModel, FrozenQuerySet, actor_of
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ChangeQuerySet(FrozenQuerySet["Change"]):
             self.model(
                 **{row.named_in_history: row},
                 action=action,
-                actor=str(by),
+                actor=actor_of(by),
                 reason=reason.strip(),
                 at=at,
                 field=value.field,

@@ -33,7 +33,8 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
         """
         digits = {bill.pk: bill.digits for bill in bills}
         rows = (
-            self.filter(bill__in=list(digits))
+            self.readable()
+            .filter(bill__in=list(digits))
             .values_list("bill_id", "service", "price_per_unit")
             .annotate(ExactSum("units"), models.Sum("records"))
             .order_by("bill_id", "service", "price_per_unit")

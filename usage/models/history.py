@@ -9,7 +9,7 @@ from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
 from usage.database.constraints import Readable
-from usage.models.base import FrozenModel, FrozenQuerySet
+from usage.models.base import FrozenModel, FrozenQuerySet, actor_of
 from usage.models.bill import Bill
 from usage.models.usage_record import UsageRecord
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
@@ -32,13 +32,13 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
         """Add that the staff user `by` acted on a bill, or on a record of it.
 
         Call it in the transaction of the act. Raises ValidationError if the reason is too long or
-        `by` is empty.
+        `by` is empty, and ActorRefused.
         """
         entry = self.model(
             action=action,
             bill_id=bill_id,
             record_id=record_id,
-            actor=str(by),
+            actor=actor_of(by),
             reason=reason.strip(),
             detail=detail,
             at=at,

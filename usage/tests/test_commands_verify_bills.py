@@ -79,7 +79,7 @@ def test_the_command_looks_at_one_month_alone(bills: Bills, tampered: None) -> N
             ["--bill", "99999999999999999999", "--bill", "-1"],
             "There is no bill -1, 99999999999999999999: give ids of existing bills.",
         ),
-        (["--month", "October"], "'October' is no month: give one such as 2026-10."),
+        (["--month", "October"], "'October' is not a month. Use YYYY-MM."),
         (["--month", "2026-09"], "There is no such bill of 2026-09: give a month that has one."),
     ],
 )
@@ -89,6 +89,7 @@ def test_the_command_refuses_what_it_could_not_verify(
     with pytest.raises(CommandError) as error:
         verify_bills(*arguments)
     assert str(error.value) == said
+    assert error.value.returncode == 2
 
 
 def test_the_command_refuses_a_bill_that_is_not_of_the_month(bills: Bills) -> None:

@@ -3,6 +3,7 @@
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
@@ -137,3 +138,24 @@ def test_recording_asks_for_the_zone_in_a_statement_that_it_sends_anyway(bill: B
     # On PostgreSQL it is part of a statement that was prepared, so its text is not sent.
     asking = [query["sql"] for query in queries if "usage_billingtimezone" in query["sql"]]
     assert len(asking) == (1 if connection.vendor == "sqlite" else 0)
+
+
+@pytest.mark.parametrize("path", ["", "usage/bill/", "usage/bill/export.csv", "login/"])
+def test_a_process_in_another_zone_shows_no_page_but_says_why(
+    path: str, vienna: Settings, admin_client: Client
+) -> None:
+    response = admin_client.get(f"/admin/{path}")
+
+    assert response.status_code == 503
+    text = response.content.decode()
+    assert "kept in the time zone UTC, but BILLING_TIME_ZONE is Europe/Vienna" in text
+    assert "Nothing is lost" in text
+
+    vienna.TIME_ZONE = vienna.BILLING_TIME_ZONE = "UTC"
+    assert admin_client.get("/admin/usage/bill/").status_code == 200
+
+
+def test_the_probe_of_a_process_in_another_zone_says_so(vienna: Settings, client: Client) -> None:
+    response = client.get("/readyz")
+    assert response.status_code == 503
+    assert "BILLING_TIME_ZONE is Europe/Vienna" in response.json()["missing"][0]

@@ -179,7 +179,15 @@ TAMPERINGS = {
     ),
     "time of a close, to none": (
         "UPDATE usage_bill SET closed_at = NULL WHERE id = {old}",
-        ["old I5 0 0"],
+        ["old I5 0 0", "old history 0 0"],
+    ),
+    "state of a closed bill": (
+        "UPDATE usage_bill SET closed_at = NULL, closed_total = NULL WHERE id = {old}",
+        ["old history 0 0"],
+    ),
+    "history of a close": (
+        "DELETE FROM usage_historyentry WHERE action = 'closed'",
+        ["old history 0 0"],
     ),
     "total of an open bill": (
         "UPDATE usage_bill SET closed_total = 5 * {money} WHERE id = {bob}",
@@ -187,7 +195,7 @@ TAMPERINGS = {
     ),
     "close of an open bill": (
         "UPDATE usage_bill SET closed_at = '2026-12-05 00:00:00' WHERE id = {bob}",
-        ["bob I5 0 -2"],
+        ["bob I5 0 -2", "bob history 0 0"],
     ),
     "currency of a bill": (
         "UPDATE usage_bill SET currency = 'JPY' WHERE id = {new}",
@@ -244,7 +252,7 @@ TAMPERINGS = {
     ),
     "close of a bill": (
         "UPDATE usage_bill SET closed_at = '2026-10-20 11:00:00' WHERE id = {old}",
-        ["old I7 0 0", "old I6 10 0.2", "old I6 58 2.9"],
+        ["old history 0 0", "old I7 0 0", "old I6 10 0.2", "old I6 58 2.9"],
     ),
     "customer of a bill": (
         "UPDATE usage_bill SET customer_id = 456 WHERE id = {old}",

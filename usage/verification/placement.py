@@ -10,14 +10,29 @@ from itertools import groupby
 from operator import attrgetter, or_
 from typing import Any
 
-from django.db.models import Count, F, Min, Q, QuerySet, lookups
+from django.db.models import Count, F, Min, OuterRef, Q, QuerySet, Subquery, lookups
 
 from usage.database.sums import ExactSum
-from usage.models import Bill, Customer, DailyUsage, UsageRecord
+from usage.models import Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
 from usage.models.usage_record import VOID_PREFIX
 from usage.money import EXACT, exact_amount
 from usage.periods import CLOCK_SKEW, Period, month_bounds
 from usage.verification.difference import Difference, counted, plain
+
+
+def states(bills: QuerySet[Bill]) -> Iterator[Difference]:
+    """Compare whether and when bills are closed with what their history says."""
+    closing = HistoryEntry.objects.filter(bill=OuterRef("pk"), action=HistoryEntry.Action.CLOSED)
+    rows = bills.annotate(said=Subquery(closing.values("at")[:1])).filter(
+        Q(closed_at__isnull=True, said__isnull=False)
+        | Q(closed_at__isnull=False, said__isnull=True)
+        | Q(closed_at__lt=F("said"))
+        | Q(closed_at__gt=F("said"))
+    )
+    names = ("pk", "closed_at", "said")
+    for pk, *instants in rows.order_by("pk").values_list(*names).iterator():
+        state, said = (f"closed at {at}" if at else "open" for at in instants)
+        yield Difference(pk, "history", f"it is {state}, but its history says that it is {said}.")
 
 
 def periods(bills: QuerySet[Bill]) -> Iterator[Difference]:

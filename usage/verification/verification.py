@@ -17,10 +17,12 @@ from django.db.models import Q, QuerySet
 
 from usage.database.transactions import snapshot
 from usage.models import Bill, BillingTimeZone, DailyUsage, UsageRecord
+from usage.models.bill import BillQuerySet
 from usage.money import EXACT, exact_amount, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, plain, signed
 from usage.verification.sums import Day, folded, recorded, side_by_side
+from usage.verification.unreadable import unreadable_rows
 
 _BILLS_AT_ONCE = 500
 
@@ -28,32 +30,42 @@ _BILLS_AT_ONCE = 500
 class Verification:
     """One reading of some bills, or of all; `bills` and `records` count what was read."""
 
-    def __init__(self, bills: QuerySet[Bill] | None = None) -> None:
+    def __init__(self, bills: BillQuerySet | None = None) -> None:
         self.bills = 0
         self.records = 0
-        self._bills = Bill.objects.all() if bills is None else bills
+        self._bills = Bill.objects.with_unreadable() if bills is None else bills
         self._usage = Q() if bills is None else Q(bill__in=bills.order_by().values("pk"))
 
     def differences(self) -> Iterator[Difference]:
         """Yield every difference, all from one state of the database."""
+        bills = self._bills
         records = UsageRecord.objects.filter(self._usage)
         daily_usage = DailyUsage.objects.filter(self._usage)
         with snapshot():
             BillingTimeZone.objects.confirm()
-            yield from self._sums(records, daily_usage)
-            yield from placement.periods(self._bills)
+            if rows := list(unreadable_rows(bills, daily_usage, records)):
+                yield from (row.difference for row in rows)
+                # What is on a bill that cannot be read can be compared with nothing.
+                known = ~Q(bill__in=[row.bill_id for row in rows if row.model is Bill])
+                bills = bills.readable()
+                records = records.readable().filter(known)
+                daily_usage = daily_usage.readable().filter(known)
+            yield from self._sums(bills, records, daily_usage)
+            yield from placement.states(bills)
+            yield from placement.periods(bills)
             yield from placement.misplaced_records(records)
             yield from placement.misplaced_daily_usage(daily_usage)
             yield from placement.voids(records)
 
     def _sums(
         self,
+        bills: QuerySet[Bill],
         records: QuerySet[UsageRecord, UsageRecord],
         daily_usage: QuerySet[DailyUsage, DailyUsage],
     ) -> Iterator[Difference]:
         usage = side_by_side(recorded(records), folded(daily_usage))
         by_bill = attrgetter("bill_id")
-        parts: Iterator[Shown | Day] = merge(_shown(self._bills), usage, key=by_bill)
+        parts: Iterator[Shown | Day] = merge(_shown(bills), usage, key=by_bill)
         for _, found in groupby(parts, key=by_bill):
             yield from self._compared(found)
 

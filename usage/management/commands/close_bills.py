@@ -7,8 +7,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from usage.attention.bills import examine
-from usage.database.transactions import DatabaseUnavailable, database_now
-from usage.ledger.close import BillChanged, BillOnHold, BillTotalTooLarge, close
+from usage.database.transactions import database_now
+from usage.ledger.close import BillChanged, BillOnHold, close
 from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill, BillingTimeZone
 from usage.verification import counted
@@ -37,20 +37,24 @@ class Command(ScheduledCommand):
         for bill, expected_total, why_not in _due(except_flagged=except_flagged):
             try:
                 if why_not:
-                    self.stdout.write(f"Left for staff {bill}: {why_not}")
+                    self._say(f"Left for staff {bill}: {why_not}")
                     left += 1
                 elif dry_run or close(bill, by="close_bills", expected_total=expected_total):
                     said = "Would close" if dry_run else "Closed"
-                    self.stdout.write(f"{said} {_described(bill)}")
+                    self._say(f"{said} {_described(bill)}")
                     done += 1
             except (BillChanged, BillOnHold) as error:
-                self.stdout.write(f"Left for staff {bill}: {error}")
+                self._say(f"Left for staff {bill}: {error}")
                 left += 1
-            except (BillTotalTooLarge, DatabaseUnavailable) as error:
+            except Exception as error:  # noqa: BLE001 - no bill may keep the others open
                 self.stderr.write(f"Left open {bill}: {error}")
                 failed += 1
+        for bill_id in Bill.objects.with_unreadable().unreadable().values_list("pk", flat=True):
+            self.stderr.write(f"Passed over bill {bill_id}: it cannot be read, see verify_bills.")
+            failed += 1
         self.counted = done
-        self.stdout.write(f"{counted(done, 'bill')} {'would be closed' if dry_run else 'closed'}.")
+        if done or dry_run:  # cron mails what is printed, every hour
+            self._say(f"{counted(done, 'bill')} {'would be closed' if dry_run else 'closed'}.")
         if failed:
             raise CommandError(
                 f"{counted(failed, 'bill')} could not be closed: run the command again."
@@ -59,6 +63,11 @@ class Command(ScheduledCommand):
             raise CommandError(
                 f"{counted(left, 'bill')} left for staff.", returncode=LEFT_FOR_STAFF
             )
+
+    def _say(self, line: str) -> None:
+        """Print at once: a run that is killed has told what it did."""
+        self.stdout.write(line)
+        self.stdout.flush()
 
 
 def _due(*, except_flagged: bool) -> Iterator[tuple[Bill, Decimal | None, str]]:

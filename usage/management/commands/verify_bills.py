@@ -15,9 +15,14 @@ from usage.models import Bill
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
 
+NOT_VERIFIED = 2  # the exit status, like that of a database that is away: see manage.py
+
 
 class Command(ScheduledCommand):
-    """Prints one line for each difference; the exit status is 1 if there is any."""
+    """Prints one line for each difference.
+
+    The exit status is 1 if there is any, and 2 if the bills could not be verified.
+    """
 
     help = "Computes bills again from their usage records, and says where they differ."
 
@@ -45,13 +50,16 @@ class Command(ScheduledCommand):
             self._verify(bill, month)
 
     def _verify(self, bill: list[int] | None, month: str | None) -> None:
-        bills = None if bill is None and month is None else Bill.objects.all()
+        bills = None if bill is None and month is None else Bill.objects.with_unreadable()
         if bills is not None and bill is not None:
             bills = bills.filter(pk__in=_existing(bill))
         if bills is not None and month is not None:
             bills = bills.filter(month=_first_day(month))
             if not bills.exists():
-                raise CommandError(f"There is no such bill of {month}: give a month that has one.")
+                raise CommandError(
+                    f"There is no such bill of {month}: give a month that has one.",
+                    returncode=NOT_VERIFIED,
+                )
         verification = Verification(bills)
         differences = 0
         for difference in verification.differences():
@@ -90,10 +98,12 @@ def _reading(url: str) -> Iterator[None]:
 def _existing(ids: list[int]) -> list[int]:
     """Return the ids; raises CommandError if a bill does not exist, and could not be verified."""
     possible = [bill_id for bill_id in ids if 0 < bill_id <= LARGEST_ID]  # SQLite takes no others
-    missing = set(ids) - set(Bill.objects.filter(pk__in=possible).values_list("pk", flat=True))
+    found = Bill.objects.with_unreadable().filter(pk__in=possible).values_list("pk", flat=True)
+    missing = set(ids) - set(found)
     if missing:
         raise CommandError(
-            f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills."
+            f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills.",
+            returncode=NOT_VERIFIED,
         )
     return ids
 
@@ -102,4 +112,6 @@ def _first_day(month: str) -> dt.date:
     try:
         return dt.datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007 - a month has no zone
     except ValueError as error:
-        raise CommandError(f"{month!r} is no month: give one such as 2026-10.") from error
+        raise CommandError(
+            f"{month!r} is not a month. Use YYYY-MM.", returncode=NOT_VERIFIED
+        ) from error
