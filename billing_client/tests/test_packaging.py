@@ -9,11 +9,16 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import billing_client
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 
 PROJECT = Path(billing_client.__file__).parent
+
+# The first test waits for the installation, which is long on a busy machine.
+pytestmark = pytest.mark.timeout(600)
 
 SCRIPT = """
 import importlib.util, sys

@@ -17,6 +17,9 @@ from billing_client import ConflictError, Usage
 from billing_client.tests.conftest import KEY, PROJECT
 from billing_client.tests.faulty import FaultyServer
 
+# The first test waits for the installation, which is long on a busy machine.
+pytestmark = pytest.mark.timeout(600)
+
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 
 
