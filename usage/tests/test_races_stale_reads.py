@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 
 from usage.ledger import close as closing
 from usage.ledger.close import close
-from usage.ledger.facts import Conflict, DailyAddition, Fact, Outcome, Recorded
+from usage.ledger.facts import CloseLockBusy, Conflict, DailyAddition, Fact, Outcome, Recorded
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, DailyUsage, UsageRecord
@@ -257,3 +257,19 @@ def test_a_bill_waits_for_a_change_of_currency_that_is_under_way(
 
     assert isinstance(recording.result(PATIENCE_SECONDS)[0], Recorded)
     assert Bill.objects.get().currency == "EUR"
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time.")
+@pytest.mark.parametrize("customer_id", [1, 63, 64, 129])
+def test_recording_and_closing_of_a_customer_take_the_same_lock(customer_id: int) -> None:
+    def close_at_once() -> None:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                ENGINE(cursor).take_close_lock([customer_id], exclusive=True, wait=False)
+        finally:
+            connection.close()
+
+    with transaction.atomic(), connection.cursor() as cursor, ThreadPoolExecutor(1) as closer:
+        ENGINE(cursor).take_close_lock([customer_id])
+        with pytest.raises(CloseLockBusy):
+            closer.submit(close_at_once).result(PATIENCE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -76,3 +77,24 @@ def test_what_no_waiting_mends_is_an_error_at_once(other: Any, pauses: list[floa
         cursor.execute("ROLLBACK")
 
     assert not pauses
+
+
+def test_a_transaction_is_the_only_writer_from_its_beginning(own_books: Books) -> None:
+    with (
+        transaction.atomic(),
+        contextlib.closing(sqlite3.connect(own_books.path, timeout=0)) as other,
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+    ):
+        other.execute("BEGIN IMMEDIATE")
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [("journal_mode", "wal"), ("synchronous", 2), ("recursive_triggers", 1), ("foreign_keys", 1)],
+)
+def test_a_commit_is_on_the_disk_and_every_rule_holds(
+    own_books: Books, pragma: str, value: str | int
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"PRAGMA {pragma}")
+        assert cursor.fetchone() == (value,)
