@@ -144,7 +144,9 @@ class CustomerAdmin(WithHistory):
         bills = ("latest_bills",) if request.user.has_perm("usage.view_bill") else ()
         if not self.has_change_permission(request, obj):
             return ("id", *_CHANGED, *bills)
-        return ("id", "name", "is_another", "reference", "currency", "reason", *bills)
+        # The currency of a customer with bills cannot change, so no reason is asked for.
+        reason = () if obj.bills.exists() else ("reason",)
+        return ("id", "name", "is_another", "reference", "currency", *reason, *bills)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:

@@ -17,9 +17,10 @@ from usage.admin import formats
 from usage.admin.exports import csv_response, text
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.statement import number_of
+from usage.currencies import digits_of
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import Bill, DailyUsage, HistoryEntry
-from usage.money import EXACT, plain
+from usage.money import EXACT, plain, round_amount
 
 _BILLS_AT_ONCE = 500
 
@@ -127,7 +128,7 @@ class ControlFile(_OfMonth):
                 control.currency,
                 control.bills,
                 control.records,
-                plain(control.total),
+                f"{control.total:f}",
                 plain(control.exact_amount),
                 plain(control.rounding),
             )
@@ -146,8 +147,9 @@ def control_totals(month: dt.date) -> list[Control]:
     )
     of_currency = {currency: (records, amount) for currency, records, amount in amounts.order_by()}
     found = []
-    for currency, number, total in totals.order_by("currency"):
+    for currency, number, closed_total in totals.order_by("currency"):
         records, exact_amount = of_currency.get(currency, (0, Decimal(0)))
+        total = round_amount(closed_total, digits_of(currency))  # the column has more digits
         found.append(Control(currency, number, records, total, exact_amount))
     return found
 

@@ -203,6 +203,7 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         page_of(bill, "close"),
         page_of(bill, "verify"),
         page_of(bill, "statement"),
+        f"/admin/usage/bill/month/{bill.month:%Y-%m}/",
         page_of(record, "void"),
         page_of(api_key, "revoke"),
         page_of(api_key, "owner"),
