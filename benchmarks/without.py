@@ -76,6 +76,13 @@ def _hand_written_json() -> None:
     views.record_json = record_json
 
 
+def _remembered_values() -> None:
+    """Let each record make its decimals, services and times anew."""
+    from usage.api import remembering  # noqa: PLC0415 - before what uses it is imported
+
+    remembering.remembered = lambda function: function
+
+
 def _known_keys() -> None:
     """Let each request ask the database for its key."""
     from usage.api.authentication import known_keys  # noqa: PLC0415 - after django.setup()
@@ -95,6 +102,7 @@ OPTIMISATIONS: dict[str, Callable[[], None]] = {
     "prepared-statements": _prepared_statements,
     "fair-worker": _fair_worker,
     "hand-written-json": _hand_written_json,
+    "remembered-values": _remembered_values,
     "known-keys": _known_keys,
     "endpoint-first": _endpoint_first,
 }

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 
+from usage.api.problems import USAGE_PATH
 from usage.metrics import RequestSummary, instruments, request_summary
 
 logger = logging.getLogger("billing.access")
@@ -21,7 +22,7 @@ _ABOUT_CUSTOMERS = tuple(
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 _ROUTES = (
-    ("/api/v1/usage", "usage"),
+    (USAGE_PATH.rstrip("/"), "usage"),
     ("/api/", "api"),
     ("/admin/", "admin"),
     ("/livez", "probe"),

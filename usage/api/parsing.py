@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from email.message import Message
-from functools import lru_cache
 from typing import Any
 
 from django.http import HttpRequest
 
 from usage.api.problems import Problem, invalid_json
+from usage.api.remembering import remembered
 
 MOST_BYTES = 2 * 1024 * 1024
 # A refused body is read to its end, since many clients look for an answer only after they have sent
@@ -82,7 +82,7 @@ def check_media_type(request: HttpRequest) -> None:
         )
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _is_json(content_type: str) -> bool:
     message = Message()
     message["Content-Type"] = content_type

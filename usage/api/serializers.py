@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -15,6 +14,7 @@ from rest_framework import serializers
 from usage import validators
 from usage.api.instants import read_instant
 from usage.api.problems import InvalidField, validation_error
+from usage.api.remembering import remembered
 from usage.ledger.facts import Fact
 from usage.models.customer import LARGEST_ID
 
@@ -24,8 +24,6 @@ _DIGITS = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
 _MOST_UNKNOWN_FIELDS = 20
-# Reports name few services, prices and small numbers of units, again and again.
-_MOST_REMEMBERED = 1024
 
 
 def _string(pattern: str, longest: int) -> dict[str, Any]:
@@ -80,7 +78,7 @@ def read_customer_id(data: Any) -> int:
 class ServiceField(serializers.Field[Any, Any, Any, Any]):
     """A name, trimmed and normalised."""
 
-    normal = staticmethod(lru_cache(_MOST_REMEMBERED)(validators.normal_service))
+    normal = staticmethod(remembered(validators.normal_service))
 
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
@@ -93,8 +91,7 @@ class DecimalSerializerField(serializers.Field[Any, Any, Any, Any]):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # True is not 1 here, and both are hashed alike.
-        self._remembered = lru_cache(_MOST_REMEMBERED, typed=True)(self._exact)
+        self._remembered = remembered(self._exact)
 
     def to_internal_value(self, data: Any) -> Decimal:
         if not isinstance(data, str | int | Decimal):
@@ -196,7 +193,7 @@ class RecordReader:
         self._checks = [
             (name, field.to_internal_value, field.required) for name, field in self.fields.items()
         ]
-        self._check_amount = lru_cache(_MOST_REMEMBERED)(validators.validate_amount)
+        self._check_amount = remembered(validators.validate_amount)
 
     def read(self, data: Any) -> Fact:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-from functools import lru_cache
 from typing import Any, assert_never, cast
 
 from django.db import Error
@@ -20,6 +19,7 @@ from usage.api.authentication import ApiClient, ApiKeyAuthentication
 from usage.api.openapi import UsageSchema
 from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
 from usage.api.problems import InvalidField, Problem
+from usage.api.remembering import remembered
 from usage.api.serializers import MOST_RECORDS, RecordReader
 from usage.api.shares import shares
 from usage.api.traffic import traffic
@@ -239,17 +239,16 @@ def record_json(record: StoredRecord) -> str:
     )
 
 
-# Reports name few services, prices and small numbers of units, again and again.
-_plain = lru_cache(maxsize=1024)(plain)
-_service = lru_cache(maxsize=256)(_json)
+_plain = remembered(plain)
+_service = remembered(_json)
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _month(month: dt.date) -> str:
     return f"{month:%Y-%m}"
 
 
-@lru_cache(maxsize=64)
+@remembered
 def _rfc3339(instant: dt.datetime) -> str:
     utc = instant.astimezone(dt.UTC).replace(tzinfo=None)
     return utc.isoformat(timespec="milliseconds") + "Z"
