@@ -6,7 +6,7 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from usage.ledger.close import close
-from usage.models import Bill, Customer, UsageRecord
+from usage.models import Bill, Customer, DailyUsage, UsageRecord
 from usage.tests.conftest import DatabaseClock, Post
 from usage.tests.factories import CustomerFactory, usage_body
 
@@ -44,6 +44,16 @@ def test_an_id_with_other_content_is_a_conflict_and_changes_nothing(
     assert response.status_code == 409
     assert response.json()["conflicting_fields"] == ["units_consumed"]
     assert Bill.objects.get().total == Decimal("2.90")
+
+
+def test_records_of_one_day_service_and_price_add_up_in_one_row(
+    customer: Customer, post: Post
+) -> None:
+    post(usage_body(units_consumed=58))
+    post(usage_body(units_consumed="0.5"))
+
+    row = DailyUsage.objects.get()
+    assert (row.units, row.records) == (Decimal("58.5"), 2)
 
 
 def test_case_matters_in_a_service_and_in_an_id(customer: Customer, post: Post) -> None:
