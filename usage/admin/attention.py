@@ -40,6 +40,7 @@ class FindingCells(NamedTuple):
     since: str
     url: str
     pairs: list[tuple[str, str, str, str]]
+    checked_at: SafeString | str
     accept_url: str
 
 
@@ -71,6 +72,9 @@ def finding_cells(finding: Finding, bill: Bill) -> FindingCells:
             (second, record_url(second), first, record_url(first))
             for second, first in finding.pairs
         ],
+        checked_at=formats.moment(finding.checked_at, timespec="minutes")
+        if finding.checked_at
+        else "",
         accept_url=accept_url,
     )
 

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.db.models import Case, Q, When
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+)
 from django.urls import reverse
 from django.views.generic import View
 
@@ -23,6 +30,7 @@ from usage.admin.attention import (
     finding_cells,
     last_check,
 )
+from usage.admin.filters import number_of
 from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.paging import NAMES_BYTES, bytes_of
@@ -105,11 +113,13 @@ class ToClose(View):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         now = database_now()
-        due = Bill.objects.due(now).select_related("customer", "hold").order_by("pk")
+        check = last_check()
+        flagged = Case(When(pk__in=check.flagged if check else [], then=0), default=1)
+        due = Bill.objects.due(now).select_related("customer", "hold")
         number = due.count()
-        after = request.GET.get("after", "")
-        if after.isascii() and after.isdecimal() and len(after) < 19:
-            due = due.filter(pk__gt=int(after))
+        due = due.annotate(place=flagged).order_by("place", "pk")
+        if after := request.GET.get("after", ""):
+            due = due.filter(_after(after))
         page = list(due[: BILLS_SHOWN + 1])
         shown = _fitting(page[:BILLS_SHOWN])
         examined = examine(shown, now)
@@ -117,7 +127,7 @@ class ToClose(View):
             (_row(bill, examined[bill.pk], now) for bill in shown),
             key=lambda row: (not row.is_blocked, row.is_held),
         )
-        check = last_check()
+        last = shown[-1] if len(page) > len(shown) else None
         return self.page(
             "usage/admin/to_close.html",
             title="To close",
@@ -126,7 +136,7 @@ class ToClose(View):
             sums=_sums((bill, examined[bill.pk].total) for bill in shown),
             chosen=sum(not (row.is_blocked or row.is_held) for row in rows),
             checked_at=formats.moment(check.finished_at) if check else None,
-            next_after=shown[-1].pk if len(page) > len(shown) else None,
+            next_after=f"{last.place}-{last.pk}" if last else "",
         )
 
     def post(self, request: HttpRequest) -> HttpResponse:
@@ -225,6 +235,14 @@ class ToClose(View):
         for text in left:
             messages.warning(self.request, text)
         return HttpResponseRedirect(self.address)
+
+
+def _after(text: str) -> Q:
+    """Match the bills after the one that a page's address names by its place and its id."""
+    place, _, bill_id = text.partition("-")
+    if place not in {"0", "1"} or (number := number_of(bill_id)) is None:
+        raise Http404("The page's address is damaged. Go back to the first page.")
+    return Q(place__gt=place) | Q(place=place, pk__gt=number)
 
 
 def _count(text: str | None) -> int:

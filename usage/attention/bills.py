@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db.models import Min
+from django.db.models import Min, Subquery
 
 from usage.attention.findings import (
     DAY_FACTOR,
@@ -23,7 +23,7 @@ from usage.attention.findings import (
     Kind,
 )
 from usage.database.sums import AmountSum, ExactSum
-from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates
+from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates, UsageCheck
 from usage.money import EXACT
 from usage.periods import day_of, grace_end, month_bounds, previous_month
 
@@ -262,7 +262,10 @@ def _duplicates(
 ) -> dict[int, list[Finding]]:
     """Return what the last `check_usage` kept, without what staff accepted."""
     customers = {bill.pk: bill.customer_id for bill in bills}
-    kept = PossibleDuplicates.objects.filter(bill__in=list(customers))
+    last_check = UsageCheck.objects.order_by("-finished_at").values("finished_at")[:1]
+    kept = PossibleDuplicates.objects.filter(bill__in=list(customers)).annotate(
+        checked_at=Subquery(last_check)
+    )
     findings: dict[int, list[Finding]] = defaultdict(list)
     for row in kept.order_by("service", "price_per_unit"):
         right = {one.service for one in accepted[customers[row.bill_id]]}
@@ -278,6 +281,7 @@ def _duplicates(
                     row.service,
                     row.price_per_unit,
                     pairs,
+                    row.checked_at,
                 )
             )
     return findings

@@ -40,7 +40,8 @@ class Kind(enum.Enum):
 class Finding(NamedTuple):
     """One finding about a bill, or about an API key.
 
-    `amount` is in the bill's currency. `since` is a day of the billing time zone.
+    `amount` is in the bill's currency. `since` is a day of the billing time zone. `checked_at` is
+    when `check_usage` found it, if it did.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Finding(NamedTuple):
     service: str = ""
     price: Decimal | None = None
     pairs: tuple[tuple[str, str], ...] = ()
+    checked_at: dt.datetime | None = None
 
     @property
     def flag(self) -> str:

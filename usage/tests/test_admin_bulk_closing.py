@@ -11,10 +11,10 @@ from django.urls import reverse
 from usage.admin import bulk_closing
 from usage.ledger.close import close
 from usage.ledger.hold import hold
-from usage.models import Bill, HistoryEntry
+from usage.models import Bill, HistoryEntry, UsageCheck
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
-from usage.tests.staff import messages_of, queries, report, staff, text_of
+from usage.tests.staff import messages_of, page_of, queries, report, staff, text_of
 
 pytestmark = pytest.mark.django_db
 
@@ -214,3 +214,26 @@ def test_the_list_costs_the_same_for_more_bills(
 
 def test_the_first_page_leads_to_the_list(admin_client: Client, bills: list[Bill]) -> None:
     assert f'href="{reverse("admin:usage_bill_to-close")}"' in text_of(admin_client.get("/admin/"))
+
+
+def test_bills_that_the_last_check_flagged_are_on_the_first_page(
+    admin_client: Client, bills: list[Bill], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_closing, "BILLS_SHOWN", 1)
+    UsageCheck.objects.create(
+        finished_at=bills[3].period_end, bills=4, blocking=1, informing=0, flagged=[bills[3].pk]
+    )
+
+    urls, after = [], ""
+    while len(urls) < 4:
+        context = admin_client.get(TO_CLOSE, {"after": after}).context
+        urls += [row.bill.url for row in context["rows"]]
+        after = context["next_after"]
+
+    assert urls == [page_of(bill) for bill in (bills[3], *bills[:3])]
+    assert after == ""
+
+
+@pytest.mark.parametrize("after", ["x", "1-x", "2-1", "1-" + "9" * 30])
+def test_a_damaged_address_is_not_found(admin_client: Client, after: str) -> None:
+    assert admin_client.get(TO_CLOSE, {"after": after}).status_code == 404
