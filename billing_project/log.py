@@ -34,7 +34,7 @@ class OutageFilter(logging.Filter):
         self._told: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drops what was told already, and Django's second line about each 503."""
+        """Drops repeated causes, and Django's second line about each 503."""
         self._tell_counts()
         if getattr(record, "status_code", None) == 503 and not record.exc_info:
             return False

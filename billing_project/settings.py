@@ -1,4 +1,4 @@
-"""The settings of the service, read from the environment; what is not allowed there is denied.
+"""The settings of the service, read from the environment; they deny by default.
 
 A file ``.env`` beside manage.py, such as `make run` writes, is read too; the environment wins.
 """
@@ -21,7 +21,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 
 class Environment(Env):
-    """Reads .env as it is written: a password may contain ${b}, which stands for nothing else."""
+    """Reads .env literally: ${b} in a password is not replaced."""
 
     def _load_dotenv(self, path: str | Path, *, override: bool = False) -> None:
         for name, value in dotenv_values(path, interpolate=False).items():
@@ -89,7 +89,7 @@ DEBUG = switch("DEBUG", default=False)
 
 SECRET_KEY = env.str("SECRET_KEY", default="")
 if DEBUG and not SECRET_KEY:
-    SECRET_KEY = "insecure-and-only-for-a-service-that-nobody-else-can-reach"  # noqa: S105 - no secret
+    SECRET_KEY = "insecure-and-only-for-a-service-that-no-one-else-can-reach"  # noqa: S105 - no secret
 if not SECRET_KEY:
     raise ImproperlyConfigured(
         "SECRET_KEY is not set: set it to 50 or more random characters that only this service "
@@ -276,7 +276,7 @@ ROOT_URLCONF = "billing_project.urls"
 WSGI_APPLICATION = "billing_project.wsgi.application"
 
 INSTALLED_APPS = [
-    "usage",  # first, so that its templates stand before those they extend
+    "usage",  # first, so that its templates are found before those they extend
     "billing_project.admin.BillingAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -324,7 +324,7 @@ AUTHENTICATION_BACKENDS = [
     "axes.backends.AxesStandaloneBackend",
     "django.contrib.auth.backends.ModelBackend",
 ]
-# By name and address together: all staff may share one address, and nobody elsewhere can lock
+# By name and address together: all staff may share one address, and no one elsewhere can lock
 # a colleague out.
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_CLIENT_IP_CALLABLE = "billing_project.proxies.client_address"
@@ -347,7 +347,7 @@ FORWARDED_ALLOW_IPS = setting(
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = dt.timedelta(minutes=15)
 AXES_RESET_ON_SUCCESS = True
-AXES_DISABLE_ACCESS_LOG = True  # the admin's own log and the bills' history say what was done
+AXES_DISABLE_ACCESS_LOG = True  # the admin's own log and the bills' history have the acts
 AXES_VERBOSE = False
 AXES_LOCKOUT_TEMPLATE = "usage/admin/locked.html"
 AXES_ENABLE_ADMIN = False  # two of its three lists would always be empty: usage/admin/locks.py
@@ -362,7 +362,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 FIXTURE_DIRS = [BASE_DIR / "fixtures"]
 
-# The API: a view that says nothing of its own lets nobody in.
+# The API: a view without settings of its own lets no one in.
 
 REST_FRAMEWORK: dict[str, Any] = {
     "DEFAULT_AUTHENTICATION_CLASSES": [],

@@ -74,8 +74,8 @@ def csv_response(
 ) -> FileResponse:
     """Return a file of UTF-8 and commas.
 
-    It is complete before the answer begins, and its length is sent with it: a file that was cut
-    off looks whole to who cannot know how long it should be. However long the database takes, it
+    The file is complete before the answer begins, and its length is sent with it. Without the
+    length, a file that was cut off looks whole. The database may take as long as it needs, but
     may not be silent for more than 8 seconds.
     """
     # On the disk, since it has as many rows as there are; FileResponse closes it.

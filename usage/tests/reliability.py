@@ -1,4 +1,4 @@
-"""What the service loses when its servers fail: the experiments behind docs/reliability.md.
+"""Losses when servers fail: the experiments behind docs/reliability.md.
 
 `python -m usage.tests.reliability` makes all of them and prints the table, in about half an hour;
 with the name of one it makes that. Seconds count here, so the machine must have nothing else to do.
@@ -168,7 +168,7 @@ class Load:
 
 
 class Findings(NamedTuple):
-    """What the surviving server holds after one round."""
+    """The state of the surviving server after one round."""
 
     lost: int
     doubled: int
@@ -176,7 +176,7 @@ class Findings(NamedTuple):
 
 
 def find(books: Books, load: Load) -> Findings:
-    """Compare what was sent and acknowledged with the records; their books must balance."""
+    """Compare sent and acknowledged facts with the records; the books must balance."""
     records = books.table("usage_usagerecord")
     stored = {row["request_id"] for row in records}
     acknowledged = load.acknowledged.keys() | load.by_clients

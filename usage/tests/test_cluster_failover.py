@@ -1,4 +1,4 @@
-"""A primary with a synchronous standby: what the service acknowledged survives the primary."""
+"""A primary with a synchronous standby: acknowledged records survive the primary."""
 
 from __future__ import annotations
 

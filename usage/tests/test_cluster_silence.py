@@ -1,7 +1,7 @@
 """A server that lives and does not answer: requests give up, threads stay free, nothing is lost.
 
-A synchronous standby that does not exist stands for one that is frozen, and for a slow disk: every
-commit waits, as long as the test wants.
+The synchronous standby of most tests does not exist, so every commit waits as long as the test
+wants: as with a frozen standby or a slow disk.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def recorded(request_id: str, customer_id: int = 1) -> Any:
 
 
 def left_waiting(servers: Cluster, act: Callable[[], object]) -> None:
-    """Do it with a commit that is not on the standby, although what it wrote can be read."""
+    """Do it with a commit that is visible although the standby does not have it."""
     servers.hold_commits()
     assert_given_up(act)
     servers.end_waiting_commits()
@@ -194,7 +194,7 @@ def served(books: Books, monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> 
 def test_threads_stay_free_while_commits_hang(
     servers: Cluster, books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No request's time ever ends here: what is answered is answered because of the circuit."""
+    """No request's time ends here: only the circuit can answer one."""
     with (
         served(books, monkeypatch, seconds=10 * PATIENCE_SECONDS) as service,
         ThreadPoolExecutor(2 * THREADS) as pool,

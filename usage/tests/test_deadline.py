@@ -1,4 +1,4 @@
-"""How long the database may keep work waiting, by a clock that nobody can set."""
+"""How long the database may keep work waiting, by a clock that no one can set."""
 
 from __future__ import annotations
 

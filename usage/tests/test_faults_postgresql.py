@@ -1,4 +1,4 @@
-"""PostgreSQL fails under a running service: what is answered, and that each fact is stored once."""
+"""PostgreSQL fails under a running service: the answers, and each fact stored once."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_commit_whose_answer_is_lost_is_stored_once(
 
     answer = caller.post(body)
 
-    # The second attempt finds what the first one stored.
+    # The second attempt finds the record of the first.
     assert answer.status == 200
     assert answer.headers["Idempotent-Replayed"] == "true"
     assert_books_balance(service.books, of=[customer], answered=[answer.json])
@@ -191,7 +191,7 @@ def test_workers_killed_between_insert_and_fold_leave_nothing_behind(service: Se
         service.kill_workers()
         with pytest.raises((OSError, HTTPException)):
             lost.result(PATIENCE_SECONDS)
-        # What it has inserted is nobody's to see.
+        # No one else sees its uncommitted rows.
         assert_books_balance(service.books, of=[customer], answered=[])
 
     answer = retried(service.caller(), body)

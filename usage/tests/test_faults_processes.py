@@ -33,7 +33,7 @@ def service(books: Books, django_db_blocker: DjangoDbBlocker) -> Iterator[Servic
 
 
 class Progress:
-    """How many answers have come, for somebody who waits for the next."""
+    """Counts answers, and lets a thread wait for the next one."""
 
     def __init__(self) -> None:
         self._answers = 0

@@ -1,4 +1,4 @@
-"""What the write path repeats, what it gives up on as unavailable, and what it must not hide."""
+"""The write path repeats transactions, gives up on an unavailable database, and hides no bug."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def other(own_books: Books) -> Iterator[Any]:
-    """A cursor of somebody else's transaction, which is open."""
+    """A cursor in an open transaction of another connection."""
     with contextlib.closing(own_books.connect()) as stranger:
         cursor = stranger.cursor()
         cursor.execute("BEGIN")
@@ -165,7 +165,7 @@ def test_a_deadlock_is_repeated(own_books: Books, before: Any, other: Any) -> No
 
 
 def wait_for_waiter(books: Books, waiter: Any) -> None:
-    """Return once somebody waits for a lock."""
+    """Return once a transaction waits for a lock."""
     for _ in range(10_000):
         if books.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]:
             return
@@ -245,7 +245,7 @@ def test_a_locked_file_is_tried_again(own_books: Books, before: Any, other: Any)
 
 @pytest.fixture
 def locked(own_books: Books, other: Any) -> Iterator[None]:
-    """A database in which somebody else holds a lock for longer than anybody waits."""
+    """A database whose lock is held for longer than the service waits."""
     if own_books.is_sqlite:
         other.execute("ROLLBACK")
         other.execute("BEGIN IMMEDIATE")
@@ -361,7 +361,7 @@ def longest_wait() -> float:
 
 
 class Clock:
-    """Stands in for the time module."""
+    """Replaces the time module."""
 
     def __init__(self, longest_wait: float) -> None:
         self.now = time.monotonic()

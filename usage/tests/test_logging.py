@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def written(clock: Clock) -> Iterator[io.StringIO]:
-    """What is written by the handler of the service."""
+    """The output of a handler with the service's filter."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(log.OutageFilter())

@@ -1,4 +1,4 @@
-"""Django's PostgreSQL with limits on waiting, and sessions that pin what the promises rest on."""
+"""Django's PostgreSQL backend with limits on waiting and with pinned session settings."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _addresses(conn_params: dict[str, Any]) -> Iterator[dict[str, Any]]:
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except OSError:
-            yield named  # libpq says what is wrong with the name
+            yield named  # libpq's own error names the host
             continue
         for hostaddr in dict.fromkeys(str(address[0]) for *_, address in found):
             yield named | {"hostaddr": hostaddr}

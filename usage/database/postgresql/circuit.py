@@ -1,4 +1,4 @@
-"""Keeps threads free while the database does not answer, so that something still does."""
+"""Keeps threads free while the database does not answer, so that probes are still answered."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ PINNED = {
     "usage.truncate_allowed": "off",
 }
 # What weaker settings of synchronous_commit promise is lost in a crash, or with the primary. The
-# stronger remote_apply is left alone. Pinned by a statement, since it depends on what it was.
+# stronger remote_apply is left alone. Pinned by a statement, because it depends on the old value.
 PIN_COMMIT = (
     "SELECT set_config('synchronous_commit', CASE current_setting('synchronous_commit')"
     " WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false)"
