@@ -13,14 +13,21 @@ from typing import Any, Literal, NoReturn, Self, SupportsIndex
 from billing_client.answers import read_batch, read_record
 from billing_client.batches import Batch, Batches
 from billing_client.calls import Call
-from billing_client.config import Limits, api_key_of, endpoint_of
+from billing_client.config import (
+    KEEP_BYTES,
+    KEEP_DAYS,
+    MOST_BYTES,
+    MOST_RECORDS,
+    Bounds,
+    Limits,
+    api_key_of,
+    endpoint_of,
+)
 from billing_client.decimals import Number
 from billing_client.errors import BillingError, ConfigurationError, ValidationError
-from billing_client.outbox.directory import KEEP_BYTES, KEEP_DAYS
 from billing_client.outbox.events import Flushed, OnEvent, Stats
 from billing_client.outbox.outbox import Outbox
 from billing_client.outbox.resend import Resent
-from billing_client.outbox.sender import MOST_BYTES, MOST_RECORDS, Bounds
 from billing_client.receipts import Receipt, Receipts
 from billing_client.sending import Sending
 from billing_client.transport import Transport

@@ -17,6 +17,11 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "/api/v1/usage/"
 # Sockets take up to 24 days. A longer timeout would mean for ever, which no call should take.
 LONGEST_SECONDS = 86_400
+# How much may wait in an outbox, and how much is kept of what it delivered.
+MOST_RECORDS = 1_000_000
+MOST_BYTES = 1024**3
+KEEP_DAYS = 40  # the service's grace for late usage, and a month
+KEEP_BYTES = 256 * 1024**2
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -51,6 +56,36 @@ class Limits:
 
 def _is_a(value: object, number: type | UnionType) -> bool:
     return isinstance(value, number) and not isinstance(value, bool)
+
+
+class Bounds:
+    """How much an outbox may have on disk. Raises ConfigurationError.
+
+    records     records of this process that wait
+    size        bytes that wait in the whole directory
+    keep_days   how long the files of what was delivered are kept
+    keep_bytes  how many bytes of them are kept; less where ``size`` would be exceeded
+    """
+
+    def __init__(
+        self,
+        records: int = MOST_RECORDS,
+        size: int = MOST_BYTES,
+        keep_days: int = KEEP_DAYS,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> None:
+        self.records = _whole("outbox_max_records", records, least=1)
+        self.size = _whole("outbox_max_bytes", size, least=1)
+        self.keep_days = _whole("outbox_keep_days", keep_days, least=0, most=36_500)
+        self.keep_bytes = _whole("outbox_keep_bytes", keep_bytes, least=0)
+
+
+def _whole(name: str, value: object, *, least: int, most: int = 2**50) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigurationError(
+            f"{name} is {value!r}, expected a whole number from {least} to {most}."
+        )
+    return value
 
 
 def endpoint_of(url: str | None) -> str:

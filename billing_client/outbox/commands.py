@@ -280,12 +280,21 @@ def _wanted(path: Path, options: argparse.Namespace) -> Iterator[tuple[Path, int
             yield file, offset, one
 
 
+def _settle(file: Path, offset: int) -> None:
+    """Mark a refused record in place: it was enqueued again, or given up."""
+    number = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.pwrite(number, MOVED, offset)
+    finally:
+        os.close(number)
+
+
 def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     moved = 0
     with closing(Segment.create(path, "usage")) as segment:
         for file, offset, one in _wanted(path, options):
             segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
-            Directory(path).settle_rejected(file, offset)
+            _settle(file, offset)
             moved += 1
         if not moved:
             segment.path.unlink()
@@ -298,7 +307,7 @@ def _discard(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     for file, offset, one in list(_wanted(path, options)):
         # Written with its reason first, as settled from the start.
         Directory(path).reject({**one, "discarded": options.reason}, MOVED)
-        Directory(path).settle_rejected(file, offset)
+        _settle(file, offset)
         moved += 1
     _say(out, f"{moved} records were discarded: {options.reason}")
     return int(moved == 0)

@@ -20,13 +20,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from billing_client.config import KEEP_BYTES, KEEP_DAYS
 from billing_client.errors import ConfigurationError
-from billing_client.outbox.segment import MOVED, PENDING, TIME, write
+from billing_client.outbox.segment import PENDING, TIME, write
 
 logger = logging.getLogger(__name__)
 
-KEEP_DAYS = 40  # the service's grace for late usage, and a month
-KEEP_BYTES = 256 * 1024**2
 _REMOVED = "removed-"
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -70,16 +69,16 @@ class Directory:
     def claim(self, url: str) -> str | None:
         """Remember the service if the directory is new.
 
-        Returns a sentence that says why nothing may be sent to it, None if all is well. Raises
-        OSError.
+        Returns a sentence that says why nothing may be sent to it, None if all is well.
         """
         known = self.service()
         if known is None:
-            now = datetime.now(UTC)
-            if any(self.path.glob("usage-*.sqlite3")):
-                # Version 1 of this library did not keep what it delivered.
-                (self.kept_path / f"{_REMOVED}{now.strftime(TIME)}-version-1").touch()
-            self.remember(url, now)
+            with suppress(OSError):  # a full disk, which sending frees; the next call tries again
+                now = datetime.now(UTC)
+                if any(self.path.glob("usage-*.sqlite3")):
+                    # Version 1 of this library did not keep what it delivered.
+                    (self.kept_path / f"{_REMOVED}{now.strftime(TIME)}-version-1").touch()
+                self.remember(url, now)
             known = self.service()
         if known is None or known[0] == url:
             return None
@@ -178,14 +177,6 @@ class Directory:
                     with suppress(ValueError):  # cut by a full disk: it stayed in its segment
                         yield path, offset, json.loads(line)
                 offset += len(line) + 1
-
-    def settle_rejected(self, path: Path, offset: int) -> None:
-        """A refused record is refused no more: it was enqueued again, or given up."""
-        number = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.pwrite(number, MOVED, offset)
-        finally:
-            os.close(number)
 
 
 def usable(directory: str | os.PathLike[str]) -> Path:

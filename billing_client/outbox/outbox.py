@@ -17,19 +17,19 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from time import monotonic
 from uuid import uuid4
 
 from billing_client.answers import read_verdicts
 from billing_client.batches import Batch
+from billing_client.config import Bounds
 from billing_client.errors import ConfigurationError, OutboxError, OutboxFull
 from billing_client.outbox.directory import Directory, is_full, usable
 from billing_client.outbox.events import EventLog, Flushed, OnEvent, OutboxWarning, Stats, some
 from billing_client.outbox.resend import Resent, resend
 from billing_client.outbox.segment import HAS_LOCKS, Closed, Row, Segment, line_of
-from billing_client.outbox.sender import Bounds, Files, Sender
+from billing_client.outbox.sender import Files, Sender
 from billing_client.receipts import Receipt
 from billing_client.transport import Transport
 from billing_client.usage import Usage
@@ -78,8 +78,7 @@ class Outbox:
                 f"This process has another open client for the outbox in {self.path}; share one,"
                 " or close each: every client has a thread and files of its own."
             )
-        with suppress(OSError):  # a full disk, of which usable() told; the sender tries again
-            self._directory.claim(self._url)
+        self._directory.claim(self._url)
         self.here()
         _watched[id(self)] = self
 
@@ -129,9 +128,7 @@ class Outbox:
         on_progress: Callable[[int], object] | None,
     ) -> Resent:
         """Send once more what was delivered since then; see BillingClient.resend."""
-        refusal = self._directory.claim(self._url)
-        if refusal:
-            raise ConfigurationError(refusal)
+        self._check_service()
         seconds = FOREVER if timeout is None else timeout
         return resend(self._directory, self._ask, since, seconds, on_progress)
 
@@ -176,7 +173,7 @@ class Outbox:
     def _begun(self, process: tuple[int, int]) -> tuple[Files, Sender]:
         """All that a process must not share with its parent."""
         files = Files(self._directory, self._bounds, fsync=self._fsync, closed=self.closed)
-        sender = Sender(files, self._ask, self._url, self._events)
+        sender = Sender(files, self._ask, self._events)
         # Many threads of a child may be the first at once, and all have to get the same.
         here = self._processes.setdefault(process, (files, sender))
         for other in tuple(self._processes):
@@ -208,21 +205,25 @@ class Outbox:
         finally:
             segment.close()
 
+    def _check_service(self) -> None:
+        # Before each request: accept-service may have changed it, or another client claimed it.
+        refusal = self._directory.claim(self._url)
+        if refusal:
+            raise ConfigurationError(refusal)
+
     def _ask(self, rows: Sequence[Row]) -> Sequence[Receipt | None]:
-        return ask(self._transport, rows, seconds=self._seconds)
+        """Send the records once; each one's receipt, None where there is none to be trusted."""
+        self._check_service()
+        batch = Batch()
+        for row in rows:
+            batch.add(row.request_id, row.record)
+        request = self._transport.prepare(batch.body(), trace_id=uuid4().hex)
+        answer = self._transport.post(request, seconds=self._seconds)
+        return read_verdicts(answer, batch.request_ids)
 
 
 def _pending(files: Files) -> int:
-    return sum(segment.pending for segment in files.all())
-
-
-def ask(transport: Transport, rows: Sequence[Row], *, seconds: float) -> list[Receipt | None]:
-    """Send the records once; return each one's receipt, None where there is none to be trusted."""
-    batch = Batch()
-    for row in rows:
-        batch.add(row.request_id, row.record)
-    request = transport.prepare(batch.body(), trace_id=uuid4().hex)
-    return read_verdicts(transport.post(request, seconds=seconds), batch.request_ids)
+    return sum(segment.pending for segment in files.open)
 
 
 class _Forks:

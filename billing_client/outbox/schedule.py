@@ -104,11 +104,12 @@ class Waiting:
         """The customers that records wait for."""
         return tuple(customer for customer in tuple(self._queues) if customer != CLOCK)
 
-    def add(self, customer: int, segment: Segment, offset: int) -> None:
-        """A record begins to wait, at a place of a segment."""
+    def add(self, customer: int, segment: Segment, length: int) -> None:
+        """A record begins to wait: the last of a segment, whose line is so long."""
         if customer not in self._queues:
             self._queues[customer] = Queue(CLOCK_WAIT if customer == CLOCK else FIRST_WAIT)
-        self._queues[customer].places.append((segment, offset))
+        # Behind the newline that begins the line; no other thread writes to such a segment.
+        self._queues[customer].places.append((segment, segment.length() - length + 1))
 
     def take(self, limit: int) -> list[Row]:
         """The next records that are due: one of each customer, or all if the customer exists."""

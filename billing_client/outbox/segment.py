@@ -115,7 +115,8 @@ class Segment:
 
     def __init__(self, path: Path, file: Descriptor | None, out: Descriptor | None = None) -> None:
         self.path = path
-        self.waits = path.name.startswith("waiting-")
+        self.adopted = out is None
+        self.waits = not self.adopted and path.name.startswith("waiting-")
         self.began = time.monotonic()
         self.pending = self.size = self.written = self.writers = 0
         self._delivered = False
@@ -168,17 +169,13 @@ class Segment:
         segment._delivered = b"\n" + DELIVERED in data or not tail.startswith(_START[: len(tail)])
         return segment
 
-    def append(self, line: bytes, *, fsync: bool = False) -> int:
-        """Write a record; it outlives this process when this returns.
-
-        Returns where it is, if no other thread appends. Raises OSError or Closed.
-        """
+    def append(self, line: bytes, *, fsync: bool = False) -> None:
+        """Write a record; it outlives this process when this returns. Raises OSError or Closed."""
         out = self._out
         self.writers += 1
         try:
             if out is None:
                 raise Closed
-            offset = os.fstat(out.number).st_size + 1
             # The number is read and used in one step: a signal handler may fork before it, and
             # the child then goes on here with its copy closed.
             if os.write(out.number, line) < len(line):
@@ -194,7 +191,10 @@ class Segment:
         self.pending += 1
         self.size += len(line)
         self.written += len(line)
-        return offset
+
+    def length(self) -> int:
+        """The bytes of the file."""
+        return os.fstat(self._open().number).st_size
 
     def take(self, limit: int) -> list[Row]:
         """The next records that have no outcome, at most so many and so many bytes."""

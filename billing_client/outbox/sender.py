@@ -8,7 +8,6 @@ file that is appended to keeps its name.
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 import threading
@@ -19,15 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 
+from billing_client.config import Bounds
 from billing_client.errors import (
     BillingError,
-    ConfigurationError,
     OutboxFull,
     RateLimitedError,
     UnavailableError,
 )
 from billing_client.outbox.delivery import Ask, Missing, Pause, Verdict, deliver
-from billing_client.outbox.directory import KEEP_BYTES, KEEP_DAYS, Directory, is_full
+from billing_client.outbox.directory import Directory, is_full
 from billing_client.outbox.events import Event, EventLog
 from billing_client.outbox.schedule import CLOCK, Pace, Waiting
 from billing_client.outbox.segment import DELIVERED, MOVED, Closed, Row, Segment, Unfit, line_of
@@ -38,8 +37,6 @@ from billing_client.outbox.sqlite_files import take_over
 
 logger = logging.getLogger(__name__)
 
-MOST_RECORDS = 1_000_000
-MOST_BYTES = 1024**3
 # A segment is put aside once it is sent and has this size or age; in an outage it grows on.
 SEGMENT_BYTES = 2 * 1024**2
 SEGMENT_SECONDS = 24 * 3600.0
@@ -51,45 +48,14 @@ LONGEST_REST_SECONDS = 30.0
 _LONGEST_WAIT = 3600.0
 
 
-class Bounds:
-    """How much may be on disk.
-
-    records     records of this process that wait
-    size        bytes that wait in the whole directory
-    keep_days   how long the files of what was delivered are kept
-    keep_bytes  how many bytes of them are kept; less where ``size`` would be exceeded
-    """
-
-    def __init__(
-        self,
-        records: int = MOST_RECORDS,
-        size: int = MOST_BYTES,
-        keep_days: int = KEEP_DAYS,
-        keep_bytes: int = KEEP_BYTES,
-    ) -> None:
-        self.records = _whole("outbox_max_records", records, least=1)
-        self.size = _whole("outbox_max_bytes", size, least=1)
-        self.keep_days = _whole("outbox_keep_days", keep_days, least=0, most=36_500)
-        self.keep_bytes = _whole("outbox_keep_bytes", keep_bytes, least=0)
-
-
-def _whole(name: str, value: object, *, least: int, most: int = 2**50) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ConfigurationError(
-            f"{name} is {value!r}, expected a whole number from {least} to {most}."
-        )
-    return value
-
-
 class Files:
-    """What this process writes to, and one at a time what an ended process left."""
+    """What this process writes to, and what it adopted from an ended one."""
 
     def __init__(self, directory: Directory, bounds: Bounds, *, fsync: bool, closed: bool) -> None:
         # Written in C, so that a KeyboardInterrupt cannot leave it taken.
         self.guard = RLock()
         self.directory = directory
-        self.own: list[Segment] = []
-        self.orphan: Segment | None = None
+        self.open: list[Segment] = []
         self.closed = closed
         self._bounds = bounds
         self._fsync = fsync
@@ -109,31 +75,27 @@ class Files:
                 else:
                     return
 
-    def append_to(self, kind: str, line: bytes) -> tuple[Segment, int]:
-        """Write to a segment of this kind; return it, and the place if no other thread writes."""
+    def append_to(self, kind: str, line: bytes) -> Segment:
+        """Write to the segment of this kind, or a new one. Raises Closed or OSError."""
         with self.guard:
             if self.closed:
                 raise Closed
             segment = self._active.get(kind)
             if segment is None or segment.written > LONGEST_SEGMENT:
                 segment = Segment.create(self.directory.path, kind)
-                self.own.append(segment)
+                self.open.append(segment)
                 self._active[kind] = segment
             try:
-                return segment, segment.append(line, fsync=self._fsync)
+                segment.append(line, fsync=self._fsync)
             finally:
                 self._let_go_if_closed()
+            return segment
 
-    def adopt(self, orphan: Segment) -> None:
+    def adopt(self, segment: Segment) -> None:
         """Send the segment of an ended process; nothing is taken once this one is closed."""
         with self.guard:
-            self.orphan = orphan
+            self.open.append(segment)
             self._let_go_if_closed()
-
-    def all(self) -> list[Segment]:
-        """What is open."""
-        orphan = self.orphan
-        return [*self.own, *([orphan] if orphan else [])]
 
     def retire(self, segment: Segment) -> None:
         """Put a segment aside that is sent, if it is large or old, or the disk was full."""
@@ -142,7 +104,7 @@ class Files:
             small = segment.written < min(SEGMENT_BYTES, self.directory.keep_bytes)
             in_use = segment in self._active.values() and young and small
             # It may have been appended to, or given up, since the thread looked.
-            settled = segment in self.all() and segment.is_settled()
+            settled = segment in self.open and segment.is_settled()
             if settled and (self._disk_was_full or not in_use):
                 self._part_with(segment)
                 self._disk_was_full = False
@@ -150,7 +112,7 @@ class Files:
     def let_go(self) -> None:
         """Give up every segment that is not written to; what waits in it stays on disk."""
         with self.guard:
-            for segment in self.all():
+            for segment in tuple(self.open):
                 if not segment.writers:
                     self._part_with(segment)
 
@@ -162,13 +124,13 @@ class Files:
     def abandon(self) -> None:
         """Close the copies of a parent's descriptors; the parent keeps its locks."""
         self.closed = True  # for a call that was interrupted for the fork, and goes on here too
-        for segment in self.all():
+        for segment in tuple(self.open):
             segment.abandon()
 
     def oldest(self) -> float | None:
         """When the oldest record of this process was enqueued, in seconds since 1970."""
         with suppress(Closed):
-            return min((row.at for one in tuple(self.own) for row in one.take(1)), default=None)
+            return min((row.at for one in tuple(self.open) for row in one.take(1)), default=None)
         return None
 
     def _let_go_if_closed(self) -> None:
@@ -176,10 +138,7 @@ class Files:
             self.let_go()
 
     def _part_with(self, segment: Segment) -> None:
-        if segment is self.orphan:
-            self.orphan = None
-        else:
-            self.own.remove(segment)
+        self.open.remove(segment)
         self._active = {kind: one for kind, one in self._active.items() if one is not segment}
         try:
             if segment.is_settled():
@@ -191,9 +150,10 @@ class Files:
     def _check_room(self, size: int, request_id: str) -> None:
         directory, records = self.directory, 0
         size += directory.others_size
-        for segment in self.own:
-            records += segment.pending
-            size += segment.size
+        for segment in self.open:
+            if not segment.adopted:
+                records += segment.pending
+                size += segment.size
         while size + directory.kept_size > self._bounds.size and directory.make_room():
             pass
         if records >= self._bounds.records or size > self._bounds.size:
@@ -209,7 +169,7 @@ class Files:
         self._disk_was_full = True
         if self.directory.make_room():
             return True
-        for segment in tuple(self.own):
+        for segment in tuple(self.open):
             if segment.is_settled():
                 self._part_with(segment)
         return self.directory.make_room()
@@ -248,7 +208,7 @@ class Flush(Wakeup):
 class Sender:
     """Sends in one thread, which lives until stop() or the end of the process."""
 
-    def __init__(self, files: Files, ask: Ask, url: str, events: EventLog) -> None:
+    def __init__(self, files: Files, ask: Ask, events: EventLog) -> None:
         self.paused_reason: str | None = None
         self.last_error: str | None = None
         self.wakeup = Wakeup()
@@ -258,7 +218,6 @@ class Sender:
         self.rejected = 0
         self._files = files
         self._ask = ask
-        self._url = url
         self._events = events
         self._hurry = Wakeup()
         self._flushes: list[Flush] = []
@@ -375,64 +334,52 @@ class Sender:
     # What to send
 
     def _take(self) -> list[Row]:
-        """Take turns, so that neither own records, others', nor waiting ones wait for the rest."""
-        sources = (self._take_own, self._take_orphan, self._take_waiting)
-        for _ in sources:
-            self._turn = (self._turn + 1) % len(sources)
-            rows = sources[self._turn]()
-            if rows:
-                return rows
-        return []
-
-    def _take_own(self) -> list[Row]:
-        for segment in tuple(self._files.own):
-            rows = [] if segment.waits else segment.take(self.pace.limit)
-            if rows:
-                return rows
-            self._files.retire(segment)
-        return []
-
-    def _take_waiting(self) -> list[Row]:
-        return self.waiting.take(self.pace.limit)
-
-    def _take_orphan(self) -> list[Row]:
-        if self._files.orphan is None and not self._found and monotonic() >= self._scan_due:
-            self._scan()
-        while self._files.orphan is not None or self._found:
-            orphan = self._files.orphan or self._adopt(self._found.pop(0))
-            if orphan is not None:
-                rows = orphan.take(self.pace.limit)
-                if rows or not orphan.is_settled():
+        rows = self.waiting.take(self.pace.limit)
+        while not rows:
+            self._adopt()
+            # Begin with another segment each time, so that none waits for the others.
+            self._turn += 1
+            segments = tuple(self._files.open)
+            first = self._turn % (len(segments) or 1)
+            for segment in (*segments[first:], *segments[:first]):
+                rows = [] if segment.waits else segment.take(self.pace.limit)
+                if rows:
                     return rows
-                self._files.retire(orphan)
-        return []
+                self._files.retire(segment)
+            if not self._found or self._has_adopted():
+                break
+        return rows
+
+    def _has_adopted(self) -> bool:
+        return any(segment.adopted for segment in self._files.open)
+
+    def _adopt(self) -> None:
+        """Open the next segment of an ended process, unless one is open."""
+        if not self._found and monotonic() >= self._scan_due:
+            self._scan()
+        while self._found and not self._has_adopted():
+            path = self._found.pop(0)
+            try:
+                segment = Segment.adopt(path)
+            except Unfit as unfit:
+                self._report(path, f"is left alone: {unfit}")
+            except OSError as error:
+                # Without a free descriptor, or before a chown; it is looked at again.
+                self._report(path, f"cannot be opened yet: {error}")
+            else:
+                if segment is not None:
+                    self._reported.discard(path)
+                    self._files.adopt(segment)
+                    if segment.pending:
+                        self._events.tell(Event("adopted", segment.pending, path.name))
 
     def _scan(self) -> None:
         self._scan_due = monotonic() + RESCAN_SECONDS
         directory = self._files.directory
-        own = {segment.path for segment in self._files.own}
-        directory.prune(own)
+        ours = {segment.path for segment in self._files.open}
+        directory.prune(ours)
         take_over(directory, lambda line: self._files.append_to("usage", line), self._report)
-        self._found = [path for path in directory.segments() if path not in own]
-
-    def _adopt(self, path: Path) -> Segment | None:
-        try:
-            orphan = Segment.adopt(path)
-        except Unfit as unfit:
-            self._report(path, f"is left alone: {unfit}")
-            return None
-        except OSError as error:
-            if error.errno in {errno.EMFILE, errno.ENFILE}:
-                self._found.clear()  # the next look may find a descriptor
-            else:
-                self._report(path, f"cannot be opened yet: {error}")
-            return None
-        if orphan is not None:
-            self._reported.discard(path)
-            self._files.adopt(orphan)
-            if orphan.pending:
-                self._events.tell(Event("adopted", orphan.pending, path.name))
-        return orphan
+        self._found = [path for path in directory.segments() if path not in ours]
 
     def _report(self, path: Path, why: str) -> None:
         if path not in self._reported:
@@ -445,7 +392,6 @@ class Sender:
         try:
             self._settle([_damaged(row) for row in rows if not row.record])
             rows = [row for row in rows if row.record]
-            self._check_service()
             for verdicts in deliver(self._ask, rows, self.pace.too_large):
                 self._settle(verdicts)
         except Pause as pause:
@@ -458,11 +404,6 @@ class Sender:
             self.paused_reason = None
             self._events.tell(Event("resumed"))
         return 0.0
-
-    def _check_service(self) -> None:
-        refusal = self._files.directory.claim(self._url)
-        if refusal:
-            raise Pause(refusal)
 
     def _settle(self, verdicts: Sequence[Verdict]) -> None:
         """Keep these verdicts, and those that a full disk did not let us keep before."""
@@ -506,7 +447,7 @@ class Sender:
             # To a file of those that wait, so that this one can be put aside once it is sent.
             line = line_of(row.record, stamped=row.stamped, at=row.at)
             customer = CLOCK if verdict.fate == "in_the_future" else row.customer_id
-            self.waiting.add(customer, *self._files.append_to("waiting", line))
+            self.waiting.add(customer, self._files.append_to("waiting", line), len(line))
             segment.mark(row, MOVED)
 
     def _tell(self, verdicts: Sequence[Verdict]) -> None:

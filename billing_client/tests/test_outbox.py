@@ -13,6 +13,8 @@ import time_machine
 
 from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
 from billing_client.outbox import schedule
+from billing_client.outbox.schedule import Waiting
+from billing_client.outbox.segment import Segment, line_of
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
     FaultyServer,
@@ -275,6 +277,29 @@ def test_after_seven_days_an_unknown_customer_is_rejected(
     assert (contents(tmp_path), rejected(tmp_path)) == (
         (["never"], []) if waits else ([], ["never"])
     )
+
+
+def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(schedule, "monotonic", lambda: now)
+    segment = Segment.create(tmp_path, "waiting")
+    waiting = Waiting()
+    line = line_of(fact("one").to_json(), stamped=False)
+    segment.append(line)
+    waiting.add(404, segment, len(line))
+    intervals = []
+    for _ in range(13):
+        seconds = waiting.seconds()
+        assert seconds is not None
+        now += seconds - 0.01
+        assert waiting.take(10) == []
+        now += 0.02
+        assert len(waiting.take(10)) == 1
+        waiting.still_waits(404)
+        intervals.append(round(seconds))
+    assert intervals == [5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
 
 
 # Faults of the network

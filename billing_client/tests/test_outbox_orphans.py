@@ -70,7 +70,7 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
                 for k in range(20):
                     names.add(f"{n}:{k}")
                     billing.enqueue(fact(f"{n}:{k}"))
-                assert all(segment.path.exists() for segment in inside(billing)[0].own)
+                assert all(segment.path.exists() for segment in inside(billing)[0].open)
     finally:
         for adopter in adopters:
             adopter.kill()
@@ -100,7 +100,7 @@ def test_after_close_no_file_is_taken(server: FaultyServer, tmp_path: Path) -> N
         taken = Segment.adopt(orphan(tmp_path, "one"))
         assert taken is not None
         inside(billing)[0].adopt(taken)
-        assert inside(billing)[0].orphan is None
+        assert inside(billing)[0].open == []
     assert contents(tmp_path) == ["one"]
 
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from billing_client import RateLimitedError
 from billing_client.outbox import sender
+from billing_client.outbox.delivery import deliver
+from billing_client.outbox.segment import Segment
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
-from billing_client.tests.outboxes import NO_SERVICE, eventually, fact, hurried, rejected, sent_ids
+from billing_client.tests.outboxes import (
+    NO_SERVICE,
+    eventually,
+    fact,
+    hurried,
+    orphan,
+    rejected,
+    sent_ids,
+)
 
 BATCH = 500
 
@@ -126,3 +138,14 @@ def test_batches_are_bounded_by_bytes(server: FaultyServer, tmp_path: Path) -> N
             billing.enqueue(fact(f"{n:0127}x", service="𝄞" * 100))
         assert billing.flush(20).pending == 0
     assert max(len(seen.body) for seen in server.seen) <= 512 * 1024
+
+
+def test_too_many_requests_are_no_refusal_of_a_record(tmp_path: Path) -> None:
+    segment = Segment.adopt(orphan(tmp_path, "one", "two"))
+    assert segment is not None
+
+    def ask(rows: object) -> Any:
+        raise RateLimitedError("The service answered 429")
+
+    with pytest.raises(RateLimitedError):
+        list(deliver(ask, segment.take(2), lambda size: None))

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from billing_client import BillingClient, OutboxWarning, RateLimitedError
-from billing_client.outbox import outbox, schedule
-from billing_client.outbox.delivery import deliver
+from billing_client import BillingClient, OutboxWarning
+from billing_client.outbox import outbox
 from billing_client.outbox.outbox import Outbox
-from billing_client.outbox.schedule import Waiting
-from billing_client.outbox.segment import Segment, line_of
+from billing_client.outbox.segment import Segment
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse
 from billing_client.tests.outboxes import (
@@ -25,7 +22,6 @@ from billing_client.tests.outboxes import (
     hurried,
     inside,
     moved,
-    orphan,
     run,
 )
 
@@ -209,38 +205,6 @@ def test_no_retry_after_stops_the_sending_for_more_than_an_hour(
     assert stats.next_attempt_seconds is not None
     assert 3500 < stats.next_attempt_seconds < 3700
     assert "The next attempt is due in 36" in (stats.last_error or "")
-
-
-def test_too_many_requests_are_no_refusal_of_a_record(tmp_path: Path) -> None:
-    segment = Segment.adopt(orphan(tmp_path, "one", "two"))
-    assert segment is not None
-
-    def ask(rows: object) -> Any:
-        raise RateLimitedError("The service answered 429")
-
-    with pytest.raises(RateLimitedError):
-        list(deliver(ask, segment.take(2), lambda size: None))
-
-
-def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(schedule, "monotonic", lambda: now)
-    segment = Segment.create(tmp_path, "waiting")
-    waiting = Waiting()
-    waiting.add(404, segment, segment.append(line_of(fact("one").to_json(), stamped=False)))
-    intervals = []
-    for _ in range(13):
-        seconds = waiting.seconds()
-        assert seconds is not None
-        now += seconds - 0.01
-        assert waiting.take(10) == []
-        now += 0.02
-        assert len(waiting.take(10)) == 1
-        waiting.still_waits(404)
-        intervals.append(round(seconds))
-    assert intervals == [5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
 
 
 def test_whatever_goes_wrong_in_the_thread_it_goes_on(
