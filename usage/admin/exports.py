@@ -58,6 +58,7 @@ BILL_COLUMNS = (
     "period_end",
     "state",
     "total",
+    "reference",
 )
 
 
@@ -135,13 +136,14 @@ def bill_row(bill: Any) -> Sequence[Any]:
     return (
         bill.pk,
         bill.customer_id,
-        text(bill.customer.name),
+        text(bill.customer_name),
         bill.currency,
         f"{bill.month:%Y-%m}",
         bill.period_start.isoformat(timespec="milliseconds"),
         bill.period_end.isoformat(timespec="milliseconds"),
         "closed" if bill.is_closed else "open",
         f"{bill.cells.amount:f}",
+        text(bill.customer_reference),
     )
 
 

@@ -163,9 +163,12 @@ def _bills(
             totals[bill_id] = EXACT.add(totals[bill_id], amount)
     number = {currency: len(totals) for currency, totals in open_bills.items()}
     largest = {
-        currency: heapq.nlargest(
-            SHOWN, totals, key=lambda bill_id, of=totals: (of[bill_id], bill_id)
-        )
+        currency: [
+            bill_id
+            for _, bill_id in heapq.nlargest(
+                SHOWN, ((total, bill_id) for bill_id, total in totals.items())
+            )
+        ]
         for currency, totals in open_bills.items()
     }
     return number, largest, dict(rounded)

@@ -277,3 +277,14 @@ def test_whatever_was_used_lines_records_page_and_frozen_total_agree(
     exact = sum(Decimal(record["amount"]) for record in records)
     assert exact == sum(Decimal(line["exact_amount"]) for line in lines)
     assert {record["currency"] for record in records} == {currency}
+
+
+def test_a_closed_bill_is_exported_with_the_name_it_was_closed_under(
+    admin_client: Client, customer: Customer
+) -> None:
+    Customer.objects.update(reference="D-4711")
+    close(report(), by="Sam")
+    Customer.objects.update(name="Renamed", reference="D-0")
+
+    (row,) = rows_at(admin_client, reverse("admin:usage_bill_export"))
+    assert (row["customer"], row["reference"]) == ("Alice", "D-4711")

@@ -3,6 +3,7 @@
 from decimal import Decimal
 
 import pytest
+from django.db import connection
 from django.test import Client
 from pytest_django.fixtures import Settings
 
@@ -157,6 +158,18 @@ def test_a_statement_costs_the_same_at_any_number_of_records(
     assert len(statements) <= 15
     (voids,) = about_records(statements)
     assert "LIMIT" in voids
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL reads small tables whole")
+def test_the_voids_are_found_by_their_own_index(admin_client: Client, bill: Bill) -> None:
+    with queries() as statements:
+        admin_client.get(page_of(bill, "statement"))
+
+    (voids,) = about_records(statements)
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {voids}")
+        plan = " ".join(row[3] for row in cursor.fetchall())
+    assert "INDEX record_voids" in plan
 
 
 @pytest.mark.parametrize(("permission", "status"), [("view_bill", 200), ("view_customer", 403)])
