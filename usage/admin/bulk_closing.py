@@ -120,8 +120,8 @@ class ToClose(View):
         due = due.annotate(place=flagged).order_by("place", "pk")
         if after := request.GET.get("after", ""):
             due = due.filter(_after(after))
-        page = list(due[: BILLS_SHOWN + 1])
-        shown = _fitting(page[:BILLS_SHOWN])
+        page: list[Any] = list(due[: BILLS_SHOWN + 1])
+        shown: list[Any] = _fitting(page[:BILLS_SHOWN])
         examined = examine(shown, now)
         rows = sorted(
             (_row(bill, examined[bill.pk], now) for bill in shown),

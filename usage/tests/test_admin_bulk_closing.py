@@ -224,7 +224,8 @@ def test_bills_that_the_last_check_flagged_are_on_the_first_page(
         finished_at=bills[3].period_end, bills=4, blocking=1, informing=0, flagged=[bills[3].pk]
     )
 
-    urls, after = [], ""
+    urls: list[str] = []
+    after = ""
     while len(urls) < 4:
         context = admin_client.get(TO_CLOSE, {"after": after}).context
         urls += [row.bill.url for row in context["rows"]]
