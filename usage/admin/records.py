@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
@@ -25,6 +25,7 @@ from usage.admin.filters import (
     CustomerChoice,
     CustomerFilter,
     LateFilter,
+    ListFilter,
     PriceFilter,
     RecordedSinceFilter,
     RecordedUntilFilter,
@@ -83,7 +84,8 @@ class RecordChangeList(KeysetChangeList):
         rows = self.queryset.order_by(*ordering)
         if position:
             rows = rows.filter(position.after())
-        filters = [spec for spec in self.filter_specs if spec.applied]
+        specs = cast("list[ListFilter]", self.filter_specs)
+        filters = [spec for spec in specs if spec.applied]
         indexed = [spec for spec in filters if spec.is_indexed]
         others = [spec for spec in filters if not spec.is_indexed and not spec.is_range]
         if self.query or (not others and len(indexed) < 2):
@@ -165,6 +167,7 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         RecordedSinceFilter,
         RecordedUntilFilter,
         LateFilter,
+        ListFilter,
         VoidsFilter,
     )
     search_fields = ("request_id__exact",)
