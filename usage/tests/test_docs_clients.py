@@ -26,6 +26,10 @@ from usage.tests.books import default_database
 from usage.tests.live import Service
 from usage.tests.relay import FaultyRelay
 
+# They wait for half a minute, and need long to start on a busy machine.
+PATIENCE_SECONDS = 300
+pytestmark = pytest.mark.timeout(2 * PATIENCE_SECONDS)
+
 FACTS = 16
 CUSTOMER = 2**53 + 1  # a float rounds it
 SILENCE_SECONDS = 8 if "SOAK" in os.environ else 1
@@ -79,7 +83,7 @@ def run(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
 
@@ -112,9 +116,10 @@ class Trials:
         return self._graded[language].result()
 
     def _grade(self, language: str) -> list[Finding]:
-        times = Times(outage=3.0, retry_after=2)
+        times = Times(outage=3.0, retry_after=2, quiet=0.2, idle=5.0, start=1.0)
         with FakeServer(facts=FACTS, times=times) as fake:
             run(language, self._folder(f"{language} graded"), fake.url, "a key", "graded")
+            fake.wait()  # until it has noted its last answer too
             # Each call of the command curl is a process, and so a connection, of its own.
             return fake.grader.findings(may_reconnect=language == "curl")
 
