@@ -104,34 +104,6 @@ def test_the_end_of_a_subinterpreter_does_not_abort_the_process(
     assert list(server.service.stored) == ["one"]
 
 
-LACKING = """
-import os, sys
-import random, requests  # which need the hook of forks where there are forks
-for name in ("fcntl", "_sqlite3", "sqlite3"):
-    sys.modules[name] = None
-del os.register_at_fork
-from billing_client import BillingClient, ConfigurationError
-billing = BillingClient(sys.argv[1], "k" * 40)
-billing.record_usage(
-    customer_id=1, service="x", units_consumed=1, price_per_unit=1, request_id="one"
-)
-try:
-    BillingClient(sys.argv[1], "k" * 40, outbox=sys.argv[2])
-except ConfigurationError as error:
-    print(error, flush=True)
-os._exit(0)
-"""
-
-
-def test_only_the_outbox_needs_what_some_platforms_lack(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    code, out, err = run("", server.url, tmp_path, first=LACKING)
-    assert (code, err) == (0, "")
-    assert "locks of files that Linux and macOS have" in out
-    assert list(server.service.stored) == ["one"]
-
-
 # Ends, and what is left
 
 

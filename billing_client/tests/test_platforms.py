@@ -56,3 +56,4 @@ def test_everything_but_the_outbox_works(run: list[str], server: FaultyServer) -
 
 def test_the_outbox_says_what_it_lacks(run: list[str]) -> None:
     assert run[2].startswith("ConfigurationError: ")
+    assert "locks of files that Linux and macOS have" in run[2]
