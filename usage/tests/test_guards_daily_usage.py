@@ -1,8 +1,13 @@
 """Daily usage keeps its key, changes on open bills alone and is never deleted."""
 
-import pytest
-from django.db import models
+import datetime as dt
+from decimal import Decimal
 
+import pytest
+from django.db import IntegrityError, connection, models, transaction
+
+from usage.ledger.facts import DailyAddition
+from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, DailyUsage, Frozen
 from usage.tests.factories import CustomerFactory
 from usage.tests.guarded import any_connection, on_sqlite, refused, run
@@ -21,6 +26,19 @@ def test_daily_usage_of_a_closed_bill_never_changes(column: str, closed: Bill) -
 def test_daily_usage_does_not_land_on_a_closed_bill(closed: Bill) -> None:
     refused(run(inserted_day(closed.pk, OTHER)), "usage goes on an open bill")
     refused(run(inserted_day(closed.pk, SAME, conflict=FOLD)), "usage goes on an open bill")
+
+
+def test_a_refusal_by_the_database_is_not_taken_for_an_overflow(closed: Bill) -> None:
+    addition = DailyAddition(
+        123, closed.pk, "Storage", Decimal(1), dt.date(2026, 11, 10), 0, Decimal(1), 1
+    )
+
+    with (
+        pytest.raises(IntegrityError, match="usage goes on an open bill"),
+        transaction.atomic(),
+        connection.cursor() as cursor,
+    ):
+        STATEMENTS[connection.vendor](cursor).add_to_daily_usage([addition])
 
 
 def test_daily_usage_does_not_land_on_anothers_bill(opened: Bill) -> None:

@@ -1,12 +1,13 @@
-"""Which errors of a database are worth another try, which are its fault, and which are ours."""
+"""Which errors of a database are worth another try, which are its fault; and its clock."""
 
+import datetime as dt
 import sqlite3
 
 import psycopg2
 import pytest
 from django.db import Error
 
-from usage.database.transactions import is_repeatable, is_unavailable
+from usage.database.transactions import instant, is_repeatable, is_unavailable
 
 
 def of_postgresql(state: str) -> Error:
@@ -85,3 +86,16 @@ def test_what_would_fail_again_is_the_databases_fault(error: Error) -> None:
 def test_what_is_our_own_fault_is_not_hidden(error: Error) -> None:
     assert not is_repeatable(error)
     assert not is_unavailable(error)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "2026-11-23 12:00:00.123999",
+        dt.datetime(2026, 11, 23, 12, 0, 0, 123_999, dt.UTC),
+        dt.datetime(2026, 11, 23, 13, 0, 0, 123_999, dt.timezone(dt.timedelta(hours=1))),
+    ],
+    ids=["SQLite", "PostgreSQL", "PostgreSQL in another zone"],
+)
+def test_the_clock_is_read_in_utc_and_cut_to_the_millisecond(read: str | dt.datetime) -> None:
+    assert instant(read) == dt.datetime(2026, 11, 23, 12, 0, 0, 123_000, dt.UTC)
