@@ -8,8 +8,10 @@ from typing import Any
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from usage.money import EXACT, exact_amount
-from usage.validators import PRICE_DIGITS, UNITS_DIGITS
+from usage.money import EXACT
+
+# SQLite keeps units and prices as whole numbers, scaled by their 6 and 12 decimal places.
+_PLACES_OF_PRODUCT = 6 + 12
 
 
 class AmountAtLeast(models.Func):
@@ -33,7 +35,4 @@ class AmountAtLeast(models.Func):
 
 def amount_at_least(units: int, price: int, amount: str) -> bool:
     """Compare the product of two scaled numbers, which would leave 64 bits; for SQL on SQLite."""
-    return exact_amount(
-        Decimal(units).scaleb(-UNITS_DIGITS["decimal_places"], EXACT),
-        Decimal(price).scaleb(-PRICE_DIGITS["decimal_places"], EXACT),
-    ) >= Decimal(amount)
+    return EXACT.scaleb(Decimal(units * price), -_PLACES_OF_PRODUCT) >= Decimal(amount)
