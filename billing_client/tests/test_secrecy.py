@@ -236,15 +236,15 @@ def test_an_error_carries_the_id_the_service_logged_it_under(
 
 
 MALFORMED_PROXIES = [
-    "http://user:pass[word@127.0.0.1:9",
-    "http://user:pass]word@127.0.0.1:9",
-    "http://user:pass/word@127.0.0.1:9",
-    "http://user:password@127.0.0.1:99999",
-    "http://user:password@127.0.0.1:port",
-    "http://user:password@:3128",
-    "http://user:password@",
-    "http://user:pass\u2028word@127.0.0.1:9",
-    "user:password@127.0.0.1:9",
+    "http://alice:s3[cr3t@127.0.0.1:9",
+    "http://alice:s3]cr3t@127.0.0.1:9",
+    "http://alice:s3/cr3t@127.0.0.1:9",
+    "http://alice:s3cr3t@127.0.0.1:99999",
+    "http://alice:s3cr3t@127.0.0.1:port",
+    "http://alice:s3cr3t@:3128",
+    "http://alice:s3cr3t@",
+    "http://alice:s3\u2028cr3t@127.0.0.1:9",
+    "alice:s3cr3t@127.0.0.1:9",
 ]
 
 
@@ -264,7 +264,7 @@ def test_a_malformed_proxy_is_never_quoted(
     ):
         billing.record_usage(**FACT)
     shown = "".join(traceback.format_exception(caught.value)) + caplog.text
-    assert not re.search("pass|word|user", shown.replace("in which a password", ""))
+    assert not re.search("alice|s3|cr3t", shown)
 
 
 @pytest.mark.parametrize("label", ["a" * 70, "a..b"])
