@@ -167,7 +167,6 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         RecordedSinceFilter,
         RecordedUntilFilter,
         LateFilter,
-        ListFilter,
         VoidsFilter,
     )
     search_fields = ("request_id__exact",)
