@@ -25,9 +25,12 @@ _PAGES = {
     "overview": "/admin/",
     "customer page": f"/admin/usage/customer/{_WHALE}/change/",
     "bill page": "/admin/usage/bill/{bill}/change/",
+    "statement": "/admin/usage/bill/{bill}/statement/",
     "bill list": "/admin/usage/bill/",
+    "bill list by total": "/admin/usage/bill/?total_from=1000",
     "record list": "/admin/usage/usagerecord/",
     "record list of the bill": "/admin/usage/usagerecord/?bill={bill}",
+    "record list by amount": f"/admin/usage/usagerecord/?customer={_WHALE}&amount=1000",
 }
 _VISITS = 15
 

@@ -149,13 +149,19 @@ def _bills(
         # A price that is not a number, which no check admits, is at most nothing.
         .filter(Q(bill__closed_at=None) | Q(bill__month=month), price_per_unit__lte=HIGHEST_PRICE)
         .values_list("bill__currency", "bill__month", "bill__closed_at", "bill_id")
-        .annotate(price=F("price_per_unit"), name=F("service"), units_sum=ExactSum("units"))
+        .annotate(
+            digits=F("bill__minor_unit_digits"),
+            price=F("price_per_unit"),
+            name=F("service"),
+            units_sum=ExactSum("units"),
+        )
         .order_by()
     )
     open_bills: dict[str, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
     rounded: dict[str, Decimal] = defaultdict(Decimal)
-    for currency, of_month, closed_at, bill_id, price, _, units in rows.iterator():
-        amount = round_amount(exact_amount(units, price), digits_of(currency))
+    for currency, of_month, closed_at, bill_id, kept_digits, price, _, units in rows.iterator():
+        digits = digits_of(currency) if kept_digits is None else kept_digits
+        amount = round_amount(exact_amount(units, price), digits)
         if of_month == month:
             rounded[currency] = EXACT.add(rounded[currency], amount)
         if closed_at is None:

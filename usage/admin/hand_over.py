@@ -17,7 +17,7 @@ from usage.admin import formats
 from usage.admin.exports import csv_response, text
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.statement import number_of
-from usage.currencies import digits_of
+from usage.currencies import cldr_digits, digits_of
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import Bill, DailyUsage, HistoryEntry
 from usage.money import EXACT, plain, round_amount
@@ -149,7 +149,9 @@ def control_totals(month: dt.date) -> list[Control]:
     found = []
     for currency, number, closed_total in totals.order_by("currency"):
         records, exact_amount = of_currency.get(currency, (0, Decimal(0)))
-        total = round_amount(closed_total, digits_of(currency))  # the column has more digits
+        # The column has more digits. Bills of an older version were rounded to CLDR's.
+        digits = max(digits_of(currency), cldr_digits(currency))
+        total = round_amount(closed_total, digits)
         found.append(Control(currency, number, records, total, exact_amount))
     return found
 

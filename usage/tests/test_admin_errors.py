@@ -95,3 +95,39 @@ def test_a_crash_says_so_in_the_style_of_the_pages(
     assert "Something went wrong" in page
     assert "look whether it was done before you send it again" in page
     assert "A bug." not in page
+
+
+DOCTORED = ["0", "-1", "1.5", "0" * 30 + "1", "9" * 30, "9" * 5000, "%00", "%D9%A3", "_", "%C3%BC"]
+
+
+@pytest.mark.parametrize("doctored", DOCTORED)
+@pytest.mark.parametrize("model", ["customer", "bill", "usagerecord", "apikey"])
+def test_no_doctored_address_is_a_server_error(
+    admin_client: Client, customer: Customer, model: str, doctored: str
+) -> None:
+    report()
+    pages = {
+        "customer": ("change", "history"),
+        "bill": ("change", "close", "verify", "statement", "hold"),
+        "usagerecord": ("change", "void"),
+        "apikey": ("change", "history", "revoke", "owner", "traffic"),
+    }
+
+    for page in pages[model]:
+        response = admin_client.get(f"/admin/usage/{model}/{doctored}/{page}/")
+        assert response.status_code in {200, 302, 404}, page
+
+
+@pytest.mark.parametrize("doctored", DOCTORED)
+@pytest.mark.parametrize("model", ["customer", "bill", "usagerecord", "apikey"])
+def test_no_doctored_value_is_a_server_error(
+    admin_client: Client, customer: Customer, model: str, doctored: str
+) -> None:
+    bill = report()
+    names = ("p", "q", "bill", "customer", "reported_by", "service", "price", "amount", "since")
+
+    for name in (*names, "recorded_until", "month", "state", "total_from", "total_until", "voids"):
+        address = f"/admin/usage/{model}/?{name}={doctored}"
+        assert admin_client.get(address).status_code in {200, 302, 400}, address
+    for page in (page_of(bill), page_of(customer, "history")):
+        assert admin_client.get(f"{page}?before={doctored}").status_code == 200
