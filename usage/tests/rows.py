@@ -83,7 +83,13 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
             "by": "carol",
             "at": NOW,
         },
-        UsageCheck: {"finished_at": NOW, "bills": 1, "blocking": 0, "informing": 0},
+        UsageCheck: {
+            "finished_at": NOW,
+            "bills": 1,
+            "blocking": 0,
+            "informing": 0,
+            "flagged": [],
+        },
         Refusal: {"at": NOW, "status": 400, "code": "invalid_json", "detail": "It is not JSON."},
     }
     return values[model] | changes
