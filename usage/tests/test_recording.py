@@ -75,6 +75,12 @@ def test_a_committed_transaction_leaves_what_it_answered(
     assert UsageRecord.objects.get().pk == response.json()["request_id"]
 
 
+def test_the_longest_id_and_service_are_recorded(customer: Customer, post: Post) -> None:
+    longest = usage_body(request_id="x" * 128, service="漢" * 100)
+
+    assert post(longest).status_code == 201
+
+
 def test_the_largest_customer_id_has_a_bill_like_any_other(post: Post) -> None:
     largest = CustomerFactory.create(id=2**63 - 1)
 
