@@ -62,6 +62,12 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
                 response.status_code = HTTPStatus.BAD_REQUEST
         return response
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["list_filters"] = request.GET.get("_changelist_filters", "")
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def names_of(self, row: Any) -> Sequence[str]:
         """Return the texts of a row that others chose, which may be long."""
         return ()

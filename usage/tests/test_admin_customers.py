@@ -137,6 +137,14 @@ def test_a_customer_has_a_reference(admin_client: Client, customer: Customer) ->
     assert found == [customer]
 
 
+def test_a_customers_page_leads_back_to_the_list_with_its_search(
+    admin_client: Client, customer: Customer
+) -> None:
+    page = text_of(admin_client.get(f"{page_of(customer)}?_changelist_filters=q%3DAli"))
+
+    assert 'href="/admin/usage/customer/?q=Ali"' in page
+
+
 def test_the_history_of_a_customer_outlives_the_account(customer: Customer) -> None:
     client = staff("view_customer", "change_customer")
     client.post(page_of(customer), {"name": "Alicia", "currency": "USD"})
