@@ -146,9 +146,11 @@ def test_flagged_bills_are_named_on_the_confirmation_and_closed_if_chosen(
 def test_many_bills_go_on_in_requests_that_stay_short(
     admin_client: Client, bills: list[Bill], chosen: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    times = iter(range(100))  # each look at the clock is a second later
-    monkeypatch.setattr("usage.admin.bulk_closing.time.monotonic", lambda: next(times))
-    monkeypatch.setattr(bulk_closing, "close", _without_began)
+    def use_up_the_seconds(bill: Bill, **others: Any) -> bool:
+        monkeypatch.setattr(bulk_closing, "SECONDS_PER_REQUEST", -1)
+        return close(bill, **others)
+
+    monkeypatch.setattr(bulk_closing, "close", use_up_the_seconds)
 
     response = confirmed(admin_client, chosen, reason="October.")
 
@@ -157,14 +159,12 @@ def test_many_bills_go_on_in_requests_that_stay_short(
     rest: dict[str, list[str]] = {}
     for name, value in response.context["values"]:
         rest.setdefault(name, []).append(str(value))
+    monkeypatch.setattr(bulk_closing, "SECONDS_PER_REQUEST", 1000)
+    monkeypatch.setattr(bulk_closing, "close", close)
     response = admin_client.post(TO_CLOSE, rest, follow=True)
     assert messages_of(response) == ["2 closed."]
     reasons = HistoryEntry.objects.filter(action="closed", actor="admin")
     assert [entry.reason for entry in reasons] == ["October.", "October."]
-
-
-def _without_began(bill: Bill, *, began: float, **others: Any) -> bool:
-    return close(bill, **others)
 
 
 @pytest.mark.parametrize("value", ["x", "1:2", "1:x:", "x:1:"])
