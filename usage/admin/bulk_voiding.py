@@ -35,7 +35,7 @@ from usage.verification import counted
 MOST_RECORDS = 5_000
 # A request begins no chunk after this; one may take the rest of its 8 seconds.
 SECONDS_PER_REQUEST = 2.0
-# The options of `manage.py void_records` that do what the list's filters do.
+# The list's filters as options of `manage.py void_records`.
 _OPTIONS = {
     "reported_by": "--key",
     "customer": "--customer",

@@ -39,7 +39,7 @@ class _ServiceDay(NamedTuple):
 
 
 def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
-    """Return what is found about each of these bills at the instant `now`, by bill id.
+    """Return amounts and findings of each of these bills at the instant `now`, by bill id.
 
     At most seven queries, whatever the number of bills and records.
     """
@@ -260,7 +260,7 @@ def _accepted(bills: Sequence[Bill]) -> dict[int, list[AcceptedDuplicates]]:
 def _duplicates(
     bills: Sequence[Bill], accepted: dict[int, list[AcceptedDuplicates]]
 ) -> dict[int, list[Finding]]:
-    """Return what the last `check_usage` kept, without what staff accepted."""
+    """Return the possible duplicates of the last `check_usage` that staff have not accepted."""
     customers = {bill.pk: bill.customer_id for bill in bills}
     last_check = UsageCheck.objects.order_by("-finished_at").values("finished_at")[:1]
     kept = PossibleDuplicates.objects.filter(bill__in=list(customers)).annotate(

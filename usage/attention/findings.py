@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What was read of a bill, and its findings; those that block are first.
+    """A bill's amounts and its findings; those that block are first.
 
     `days` are the exact amounts of its days. `accepted` are the services of the customer whose
     equal facts staff accepted.

@@ -26,7 +26,7 @@ _IDS_AT_ONCE = 500
 
 
 class Command(BaseCommand):
-    """A dry run unless told to apply. Killed and run again, it voids what is left."""
+    """A dry run unless told to apply. Killed and run again, it voids the rest."""
 
     help = (
         "Voids the records that all the options given match. Without --apply it only says what it"
@@ -74,7 +74,7 @@ class Command(BaseCommand):
 
 
 def _selections(options: dict[str, Any], up_to: dt.datetime) -> list[Selection]:
-    """Return what is chosen; a large file of ids in several parts."""
+    """Return the records chosen; a large file of ids in several parts."""
     records = UsageRecord.objects.filter(_condition(options))
     if not (path := options["ids"]):
         if not records.query.has_filters():
