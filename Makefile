@@ -43,7 +43,7 @@ check: $(VENV)/development
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
 
 check-tests:
-	@$(SQLITE) $(PYTEST) --no-cov -m "not (live or browser or cluster)"
+	@$(SQLITE) $(PYTEST) --no-cov --hypothesis-profile few -m "not (live or browser or cluster)"
 
 # Both at once: each waits for its own servers half of the time.
 test: lint

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("all", deadline=None)  # a busy machine misses any deadline
+settings.register_profile("few", settings.get_profile("all"), max_examples=15)  # `make check`
+settings.load_profile("all")
 
 MARKS = {
     "live_service": "live",

@@ -23,6 +23,7 @@ from billing_client.fake.server import READ_ELSEWHERE, FakeServer
 from billing_client.tests.conftest import KEY
 from billing_client.tests.outboxes import ROOT
 
+pytestmark = pytest.mark.live  # starts processes
 FACTS = 16
 # Patience and faults in tenths; Retry-After counts in whole seconds.
 QUICK = Times(patience=8.0, outage=1.2, retry_after=1, silence=1.2, quiet=0.1, idle=0.1)

@@ -12,6 +12,7 @@ import pytest
 
 from billing_client.tests.outboxes import ROOT
 
+pytestmark = pytest.mark.live  # starts processes
 MINORS = (12, 13, 14)
 TOOLS = ["requests", "backoff", "pytest", "pytest-timeout", "hypothesis", "time-machine", "psutil"]
 SETTINGS = """[pytest]

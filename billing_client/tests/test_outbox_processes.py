@@ -27,6 +27,7 @@ from billing_client.tests.outboxes import (
     start,
 )
 
+pytestmark = pytest.mark.live  # starts processes
 IDS = 100_000 if SOAK else 3_000
 
 # To a file: a pipe would fill up, and hold up who writes to it until somebody reads.

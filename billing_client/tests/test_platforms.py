@@ -12,6 +12,7 @@ from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import ROOT
 
+pytestmark = pytest.mark.live  # starts processes
 WITHOUT = """
 import os, sys
 for name in ("fcntl", "_sqlite3", "sqlite3"):

@@ -16,6 +16,7 @@ from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 from billing_client.transport import _Process
 
+pytestmark = pytest.mark.live  # starts processes
 ROOT = Path(billing_client.__file__).parent.parent
 FACT: dict[str, Any] = {
     "customer_id": 123,

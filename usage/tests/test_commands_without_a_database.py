@@ -8,6 +8,7 @@ import pytest
 
 from usage.tests.books import Books
 
+pytestmark = pytest.mark.live  # starts processes
 NOWHERE = "postgres://nobody@127.0.0.1:9/nowhere"
 
 

@@ -19,6 +19,7 @@ from usage.tests.live import Service
 from usage.tests.metrics import Scraped, free_port
 from usage.tests.tools import tool
 
+pytestmark = pytest.mark.live  # starts processes
 ROOT = Path(settings.BASE_DIR)
 RULES = ROOT / "deploy/prometheus/billing.rules.yml"
 DASHBOARD = ROOT / "deploy/grafana/billing.json"

@@ -15,6 +15,7 @@ from usage.ledger.record import record
 from usage.models import Bill, UsageRecord
 from usage.tests.books import Books, assert_books_balance, verify_bills
 
+pytestmark = pytest.mark.live  # starts processes
 COMMAND = [
     *(sys.executable, "-u", "manage.py", "void_records", "--service", "Wrong"),
     *("--reason", "Counted twice.", "--apply"),

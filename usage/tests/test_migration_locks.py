@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.migrations.loader import MigrationLoader
 
 pytestmark = [
+    pytest.mark.live,
     pytest.mark.django_db,
     pytest.mark.skipif(connection.vendor != "postgresql", reason="squawk reads PostgreSQL's SQL."),
 ]
