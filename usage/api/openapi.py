@@ -45,7 +45,7 @@ class BillReferenceSerializer(serializers.Serializer[Any]):
     month = serializers.RegexField(r"^\d{4}-\d\d$", help_text="In the billing time zone.")
 
 
-class RecordSerializer(serializers.Serializer[Any]):
+class UsageRecordSerializer(serializers.Serializer[Any]):
     """A usage record as it is stored: the first answer and every replay have the same bytes."""
 
     request_id = serializers.CharField()
@@ -87,7 +87,7 @@ class ResultSerializer(serializers.Serializer[Any]):
 
     status = Int32Field()
     request_id = serializers.CharField(allow_null=True)
-    record = RecordSerializer(required=False)
+    record = UsageRecordSerializer(required=False)
     error = ProblemSerializer(required=False)
 
 
@@ -149,7 +149,7 @@ _SUMMARY = {"created": 1, "replayed": 0, "rejected": 1}
 _TITLES_AND_EXAMPLES: dict[str, tuple[str, Any]] = {
     "Usage": ("Usage", _USAGE),
     "Batch": ("Batch of usage", [_USAGE]),
-    "Record": ("Record", _RECORD),
+    "UsageRecord": ("Usage record", _RECORD),
     "BillReference": ("Bill", _BILL),
     "BatchAnswer": ("Answer to a batch", {"results": _RESULTS, "summary": _SUMMARY}),
     "Result": ("Result", _RESULTS[0]),
@@ -249,8 +249,8 @@ _REFUSALS: _Responses = {
     ),
 }
 _RECORD_RESPONSES: _Responses = {
-    201: OpenApiResponse(RecordSerializer, description="Recorded."),
-    200: OpenApiResponse(RecordSerializer, description="Replayed: recorded before, once."),
+    201: OpenApiResponse(UsageRecordSerializer, description="Recorded."),
+    200: OpenApiResponse(UsageRecordSerializer, description="Replayed: recorded before, once."),
     (404, CONTENT_TYPE): _problem("There is no such customer (`unknown_customer`)."),
     (409, CONTENT_TYPE): _problem(
         "The request_id is stored with other content (`request_id_conflict`), or only with another"

@@ -136,7 +136,7 @@ def test_ids_have_64_bits_in_requests_and_answers(described: dict[str, Any]) -> 
     schemas = described["components"]["schemas"]
     ids = [
         schemas["Usage"]["properties"]["customer_id"],
-        schemas["Record"]["properties"]["customer_id"],
+        schemas["UsageRecord"]["properties"]["customer_id"],
         schemas["BillReference"]["properties"]["id"],
     ]
 

@@ -66,7 +66,7 @@ import (
 	billing "github.com/GIT_USER_ID/GIT_REPO_ID"
 )
 
-func show(record *billing.Record) {
+func show(record *billing.UsageRecord) {
 	fmt.Println(record.CustomerId, record.UnitsConsumed, record.Amount, record.Bill.Id)
 }
 
