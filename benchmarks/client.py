@@ -63,7 +63,7 @@ def measure(
 
 
 def figures(results: Measured) -> list[Figure]:
-    """Its bounds: how much of what the service takes it makes use of."""
+    """Its bounds: the share of the service's rate that it reaches."""
     bounds = {1: Bound(0.6, 0.8), CONNECTIONS: Bound(0.55, 0.7)}
     return [
         ratio(

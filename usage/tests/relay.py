@@ -10,7 +10,7 @@ from billing_client.tests.faulty import Exchange, FaultyServer, Seen, honest, re
 class FaultyRelay(FaultyServer):
     """Takes the behaviour for each request from `script`; passes it on when that is empty.
 
-    `answered` holds what the service said, whatever the client came to see of it.
+    `answered` holds the service's answers, whether or not the client got them.
     """
 
     def __init__(self, port: int) -> None:
@@ -32,7 +32,7 @@ class FaultyRelay(FaultyServer):
         return answer.replace(b"Connection: close", b"Connection: keep-alive", 1)
 
     def deliver_late(self) -> list[bytes]:
-        """Pass on what was held back, and return the answers, which nobody waits for any more."""
+        """Pass on the held back requests, and return the answers, which no client waits for."""
         return [self.ask_service(request) for request in self.held_back]
 
     def _exchange(self, number: int, sock: socket.socket) -> bool:
@@ -62,8 +62,8 @@ def hold_back(exchange: Exchange) -> None:
     exchange.server.held_back.append(exchange.request)
 
 
-def somebody_elses_answer(exchange: Exchange) -> None:
-    """Let the service record the usage, and answer what the first caller of all was answered."""
+def answer_of_another_caller(exchange: Exchange) -> None:
+    """Let the service record the usage, and send the answer of the very first caller."""
     assert isinstance(exchange, Relayed)
     exchange.honest()
     exchange.sock.sendall(exchange.server.answered[0])

@@ -35,10 +35,10 @@ from billing_client.tests.faulty import (
 )
 from usage.tests.books import assert_books_balance, verify_bills
 from usage.tests.live import Service, at_once
-from usage.tests.relay import FaultyRelay, hold_back, somebody_elses_answer
+from usage.tests.relay import FaultyRelay, answer_of_another_caller, hold_back
 
 HTML = b"<html><h1>Please sign in</h1></html>"
-# What the client may meet: before the service heard of the usage, and after it was stored.
+# Faults before the service heard of the usage, and after it was stored.
 BEFORE = {
     "cut": cut,
     "stall": stall,
@@ -52,7 +52,7 @@ AFTER = {
     "truncated": truncate,
     "503 after commit": after_commit(reply(503)),
     "HTML after commit": after_commit(reply(200, HTML, Content_Type="text/html")),
-    "somebody else's answer": somebody_elses_answer,
+    "another caller's answer": answer_of_another_caller,
 }
 FAULTS = BEFORE | AFTER
 FACTS = 4500
@@ -293,7 +293,7 @@ def test_threads_that_share_a_client_through_random_faults(
     assert stored(live_service, customer) == expected
 
 
-# What the service itself refuses
+# Refusals of the service
 
 
 def test_refusals_stop_no_other_record(
@@ -301,7 +301,7 @@ def test_refusals_stop_no_other_record(
 ) -> None:
     first, second, third = facts(3)
     record(billing, first)
-    nobody = Usage(
+    stranger = Usage(
         customer_id=9_999_999, service="CDN Storage", units_consumed=1, price_per_unit=PRICE
     )
     other = Usage(
@@ -312,7 +312,7 @@ def test_refusals_stop_no_other_record(
         request_id=first.request_id,
     )
 
-    receipts = billing.record_many([second, nobody, other, third])
+    receipts = billing.record_many([second, stranger, other, third])
 
     assert [receipt.status for receipt in receipts] == [
         "created",

@@ -1,4 +1,4 @@
-"""What the client takes, the service takes, as the same fact; and what it refuses, so does that."""
+"""The client and the service accept the same values, as the same fact, and refuse the same."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ CUSTOMERS = (
 
 
 def as_sent(value: Any) -> str:
-    """The value in JSON as somebody without the client would write it."""
+    """The value in JSON as a caller without the client would write it."""
     if isinstance(value, Decimal):
         return str(value) if value else "0"
     return json.dumps(value.isoformat() if isinstance(value, datetime) else value)

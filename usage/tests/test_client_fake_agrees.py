@@ -36,7 +36,7 @@ CAMEL = {
     "unitsConsumed": "2.5",
     "pricePerUnit": 0.4,
 }
-# What is sent, one after the other; the last answer is compared.
+# Bodies that are sent one after the other; the last answers are compared.
 SENT: dict[str, list[Any]] = {
     "a new record": [SOUND],
     "a record under the sample data's names": [CAMEL],

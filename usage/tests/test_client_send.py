@@ -85,7 +85,7 @@ def test_a_file_is_recorded_once_though_its_sending_is_killed_twice(
         process = started(path, relay, live_service)
 
         def kill(exchange: Exchange, process: subprocess.Popen[str] = process) -> None:
-            """Store what was sent; its sender never hears of it."""
+            """Store the records, and kill their sender before it hears of it."""
             exchange.honest()
             process.kill()
 
