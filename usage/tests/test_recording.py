@@ -75,6 +75,14 @@ def test_a_committed_transaction_leaves_what_it_answered(
     assert UsageRecord.objects.get().pk == response.json()["request_id"]
 
 
+def test_a_service_is_trimmed_and_composed(customer: Customer, post: Post) -> None:
+    first = post(usage_body(request_id="spelled", service=" Cafe\u0301 "))
+    again = post(usage_body(request_id="spelled", service="Caf\u00e9"))
+
+    assert first.json()["service"] == "Caf\u00e9"
+    assert again.content == first.content
+
+
 def test_the_longest_id_and_service_are_recorded(customer: Customer, post: Post) -> None:
     longest = usage_body(request_id="x" * 128, service="漢" * 100)
 
