@@ -10,7 +10,7 @@ from django.db import IntegrityError, connection, models, transaction
 from django.db.models import Avg, ExpressionWrapper, F, Max, Min, OuterRef, Q, Subquery, Sum, Value
 from django.db.models.functions import Coalesce, Greatest
 from django.db.utils import DatabaseError
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from usage.database.constraints import CleanText
@@ -65,6 +65,7 @@ def decimals(max_digits: int, decimal_places: int) -> st.SearchStrategy[Decimal]
 
 
 def test_any_units_and_prices_come_back_digit_for_digit(bill: Bill) -> None:
+    @settings(deadline=None)
     @given(units=decimals(18, 6), price=decimals(18, 12).map(abs))
     @example(units=Decimal("999999999999.999999"), price=Decimal("999999.999999999999"))
     @example(units=Decimal("-0.000001"), price=Decimal("0.000000000001"))
@@ -77,6 +78,7 @@ def test_any_units_and_prices_come_back_digit_for_digit(bill: Bill) -> None:
 
 
 def test_numbers_of_30_digits_come_back_or_are_refused_by_name(bill: Bill) -> None:
+    @settings(deadline=None)
     @given(units=decimals(30, 6) | st.integers(-SQLITE_MOST, SQLITE_MOST).map(millionths))
     @example(units=Decimal(SQLITE_MOST).scaleb(-6))
     @example(units=Decimal(-SQLITE_MOST).scaleb(-6))
@@ -280,6 +282,7 @@ def test_sums_and_differences_of_one_scale_are_exact(bill: Bill) -> None:
 def test_any_sum_is_exact(bill: Bill) -> None:
     most = 10**18 - 1
 
+    @settings(deadline=None)
     @given(st.lists(st.integers(-most, most), max_size=12))
     @example([most] * 12)
     @example([-most] * 12)
@@ -307,6 +310,7 @@ def test_sums_beyond_64_bits_are_exact(bill: Bill) -> None:
 def test_amounts_are_summed_exactly(bill: Bill) -> None:
     units, prices = st.integers(-SQLITE_MOST, SQLITE_MOST), st.integers(0, 10**18 - 1)
 
+    @settings(deadline=None)
     @given(st.lists(st.tuples(units, prices), max_size=12))
     @example([(SQLITE_MOST, 10**18 - 1)] * 12)
     @example([(-SQLITE_MOST, 10**18 - 1)] * 12)

@@ -1,5 +1,8 @@
 """`triggers.faults` sees every way in which a guard does not hold."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -103,3 +106,22 @@ def test_a_constraint_without_its_condition_is_changed() -> None:
         " EXCLUDE USING gist (tstzrange(period_start, period_start) WITH &&)"
     )()
     assert triggers.faults(connection) == {"bill_periods_apart": "changed"}
+
+
+# Changing the SQL? Add a migration that ends with `install_in_migration`, take that step out of the
+# one named here, and state the new migration and digests.
+INSTALLED_BY = "0008_books"
+DIGESTS = {"postgresql": "e22fe5892eee861a", "sqlite": "41f61a155c3bf06a"}
+
+
+@pytest.mark.parametrize("vendor", DIGESTS)
+def test_a_changed_guard_reaches_existing_databases_by_a_migration(vendor: str) -> None:
+    folder = Path(triggers.__file__).parent
+    sql = (folder / f"triggers_{vendor}.sql").read_bytes()
+    migrations = (folder.parent / "migrations").glob("[0-9]*.py")
+    (installing,) = (file for file in migrations if "install_in_migration" in file.read_text())
+
+    assert (installing.stem, hashlib.sha256(sql).hexdigest()[:16]) == (
+        INSTALLED_BY,
+        DIGESTS[vendor],
+    )

@@ -16,6 +16,7 @@ from django.db.backends.sqlite3 import base
 
 from usage.database.amounts import amount_at_least
 from usage.database.names import casefold
+from usage.database.sqlite import sums
 
 _LONGEST_PAUSE_SECONDS = 0.004
 
@@ -27,6 +28,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Return a connection without SQLite's own busy handler."""
         connection = super().get_new_connection(conn_params)
         connection.execute("PRAGMA busy_timeout = 0")
+        sums.register(connection)
         connection.create_function("casefold", 1, casefold, deterministic=True)
         connection.create_function("amount_at_least", 3, amount_at_least, deterministic=True)
         return connection
