@@ -140,6 +140,21 @@ def test_no_cell_runs_as_a_formula_and_each_can_be_restored(
     assert not any(cell.startswith(tuple("=+-@\N{FULLWIDTH EQUALS SIGN}")) for cell in cells)
 
 
+@pytest.mark.parametrize("start", "=+-@")
+def test_no_request_id_and_no_name_of_a_key_runs_as_a_formula(
+    start: str, admin_client: Client, customer: Customer
+) -> None:
+    api_key, _ = ApiKey.objects.issue(name=f"{start}1+1")
+    report(request_id=f"{start}1", reported_by=api_key)
+    void(UsageRecord.objects.get(), reason="sent twice", by="carol")
+
+    rows = {row["voids"]: row for row in records_at(admin_client)}
+
+    assert rows[""]["request_id"] == f"'{start}1"
+    assert rows[""]["reported_by"] == f"'{start}1+1"
+    assert set(rows) == {"", f"'{start}1"}
+
+
 @given(st.text("=+-@'\t\r\n;,\"\N{FULLWIDTH EQUALS SIGN}a "))
 def test_no_text_starts_a_formula_however_cells_are_separated(text: str) -> None:
     cell = exports.text(text)
