@@ -79,7 +79,7 @@ class Command(ScheduledCommand):
 def _reading(url: str) -> Iterator[None]:
     """Let queries of the block go to another database; raises CommandError for a wrong URL."""
     try:
-        parsed = dj_database_url.parse(url)
+        parsed: dict[str, Any] = {**dj_database_url.parse(url)}
     except ValueError as error:
         raise CommandError(
             "--read-from is not the address of a database: give one like DATABASE_URL."
