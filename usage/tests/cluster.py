@@ -180,10 +180,13 @@ class Cluster:
         sql = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         self.primary.rows(f"SELECT pg_terminate_backend(pid, 5000) {sql}")
 
+    def waiting_pids(self) -> set[int]:
+        """Return the server processes whose commits wait for the standby."""
+        sql = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        return {pid for (pid,) in self.primary.rows(sql)}
+
     def waiting_commits(self) -> int:
-        """Return how many commits wait for the standby."""
-        sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        return int(self.primary.value(sql))
+        return len(self.waiting_pids())
 
     def filled(self) -> Books:
         """Return books on the primary."""

@@ -12,7 +12,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS.keys() - {"asynchronous"})
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS.keys() - {"asynchronous"}))
 def test_nothing_acknowledged_is_lost_and_every_answer_comes_in_time(
     name: str, django_db_blocker: DjangoDbBlocker
 ) -> None:
