@@ -35,12 +35,12 @@ def add_commands(commands: Any) -> None:
     """Add the sub-commands to those of ``billing-client``."""
     parsers = {}
     for name, command, text in (
-        ("status", _status, "what waits, what was refused, and since when deliveries are kept"),
+        ("status", _status, "waiting and refused records, and since when deliveries are kept"),
         ("drain", _drain, "send what waits; exit 1 if some is left, 3 if some was refused"),
-        ("rejected", _rejected, "what the service refused, and why"),
+        ("rejected", _rejected, "the records that the service refused, and why"),
         ("requeue", _requeue, "let rejected records be sent again"),
         ("discard", _discard, "give rejected records up"),
-        ("resend", _resend, "send once more what was delivered, after a restore of the service"),
+        ("resend", _resend, "send delivered records once more, after a restore of the service"),
         ("accept-service", _accept_service, "let what waits be sent to another service"),
         ("export", _export, "the records as lines of JSON, which the command send reads"),
         ("doctor", _doctor, "check URL, key, clock, disk and directory"),
@@ -92,7 +92,7 @@ def _unfit(text: str, why: str) -> NoReturn:
     raise argparse.ArgumentTypeError(f"{text!r} is not an instant: {why}")
 
 
-# What is there
+# The contents of a directory
 
 
 @dataclass
@@ -164,7 +164,7 @@ def _status(path: Path, options: argparse.Namespace, out: TextIO) -> int:
         kept = directory.kept()
         _say(
             out,
-            f"The service is {known[0]}. What was delivered to it since"
+            f"The service is {known[0]}. Usage delivered to it since"
             f" {covered_since(directory):%Y-%m-%dT%H:%M:%SZ} is kept"
             f" ({len(kept)} files, {sum(one.size for one in kept) / 1024**2:.1f} MiB).",
         )
@@ -206,7 +206,7 @@ def _left(path: Path, out: TextIO) -> int:
 
 
 def _outcome(path: Path, waiting_for: tuple[int, ...], out: TextIO) -> int:
-    """Say why records are left after all that could be sent was."""
+    """Say why records are left."""
     unread: list[Path] = []
     in_use = sum(found.pending for _, found, live in _each(path, unread, out) if live)
     if waiting_for:
@@ -225,7 +225,7 @@ def _outcome(path: Path, waiting_for: tuple[int, ...], out: TextIO) -> int:
 
 def _resend(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OutboxWarning)  # what waits is not what is resent
+        warnings.simplefilter("ignore", OutboxWarning)  # waiting records are not resent
         with BillingClient(options.url, outbox=path) as billing:
             resent = billing.resend(
                 options.since,
@@ -235,7 +235,7 @@ def _resend(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     _say(
         out,
         f"{resent.sent} records were sent again; the service had lost {resent.created} of them."
-        f" This host keeps what it delivered since {resent.covered_since:%Y-%m-%dT%H:%M:%SZ}.",
+        f" This host keeps its deliveries since {resent.covered_since:%Y-%m-%dT%H:%M:%SZ}.",
     )
     if resent.refused:
         _say(
@@ -246,7 +246,7 @@ def _resend(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     if not resent.complete:
         _say(
             out,
-            f"What was delivered between {options.since.isoformat()} and then was removed: look"
+            f"The usage delivered between {options.since.isoformat()} and then was removed: look"
             " for it in your own data, and send it under its ids.",
         )
     return int(bool(resent.refused) or not resent.complete)
@@ -262,7 +262,7 @@ def _accept_service(path: Path, options: argparse.Namespace, out: TextIO) -> int
     return 0
 
 
-# What was refused
+# Refused records
 
 
 def _rejected(path: Path, _: argparse.Namespace, out: TextIO) -> int:

@@ -39,7 +39,7 @@ class Kept(NamedTuple):
 
 
 class Directory:
-    """What all processes that use the directory agree on."""
+    """The files that all processes of the directory share."""
 
     def __init__(
         self, path: Path, keep_days: float = KEEP_DAYS, keep_bytes: int = KEEP_BYTES
@@ -76,7 +76,7 @@ class Directory:
             with suppress(OSError):  # a full disk, which sending frees; the next call tries again
                 now = datetime.now(UTC)
                 if any(self.path.glob("usage-*.sqlite3")):
-                    # Version 1 of this library did not keep what it delivered.
+                    # Version 1 of this library kept no delivered usage.
                     (self.kept_path / f"{_REMOVED}{now.strftime(TIME)}-version-1").touch()
                 self.remember(url, now)
             known = self.service()
@@ -100,20 +100,20 @@ class Directory:
         finally:
             temporary.unlink(missing_ok=True)
 
-    # What was delivered
+    # Delivered usage
 
     def kept(self) -> list[Kept]:
-        """The files of what was delivered, the oldest delivery first."""
+        """The files of delivered usage, the oldest delivery first."""
         paths = self.kept_path.glob("*.log")
         return sorted(Kept(path.name.partition("-")[0], path, _size(path)) for path in paths)
 
     def removed_until(self) -> datetime | None:
-        """The last delivery of what is not kept any more; None if nothing was removed."""
+        """The last delivery that may be lost; None if nothing was removed."""
         removed = [path.name.split("-")[1] for path in self.kept_path.glob(f"{_REMOVED}*")]
         return datetime.strptime(max(removed), TIME).replace(tzinfo=UTC) if removed else None
 
     def prune(self, own: Collection[Path]) -> None:
-        """Remove what is older than ``keep_days``, and the oldest beyond ``keep_bytes``.
+        """Remove files older than ``keep_days``, and the oldest beyond ``keep_bytes``.
 
         Also looks how much other processes have on disk, for the bounds of all together.
         """
@@ -133,7 +133,7 @@ class Directory:
         self.others_size = sum(map(_size, [*others, *self.path.glob("rejected-*.log")]))
 
     def make_room(self) -> bool:
-        """Remove the oldest of what was delivered; False if nothing is left to remove."""
+        """Remove the oldest delivered usage; False if there is none left."""
         kept = self.kept()
         self.kept_size = sum(one.size for one in kept)
         if kept:
@@ -148,7 +148,7 @@ class Directory:
             one.path.rename(marker)
             os.truncate(marker, 0)
 
-    # What was refused
+    # Refused records
 
     def reject(self, entry: dict[str, Any], outcome: bytes = PENDING) -> None:
         """Keep a record that the service refused, and why. Raises OSError.

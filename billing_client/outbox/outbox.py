@@ -1,7 +1,7 @@
 """An outbox: usage goes to disk at once, and to the service when that is there.
 
 Each process appends to a segment of its own (segment.py), so that no process ever waits for
-another one, stopped or dead. A thread sends what is in it, in order, and marks each record's
+another one, stopped or dead. A thread sends its records in order, and marks each record's
 outcome in place. A segment that is sent is renamed and kept for a while, so that it can be sent
 again if the service is restored from a backup (directory.py, resend.py). Records that wait for
 their customer are copied to a segment of their own, and refused ones to a file with the reason:
@@ -127,7 +127,7 @@ class Outbox:
         timeout: float | None,
         on_progress: Callable[[int], object] | None,
     ) -> Resent:
-        """Send once more what was delivered since then; see BillingClient.resend."""
+        """Send once more the usage delivered since then; see BillingClient.resend."""
         self._check_service()
         seconds = FOREVER if timeout is None else timeout
         return resend(self._directory, self._ask, since, seconds, on_progress)
@@ -166,12 +166,12 @@ class Outbox:
                 _warn(text)
 
     def here(self) -> tuple[Files, Sender]:
-        """What this process has. Also notices forks made in C, which run no hooks."""
+        """The files and thread of this process. Also notices forks in C, which run no hooks."""
         process = (os.getpid(), _Forks.number)
         return self._processes.get(process) or self._begun(process)
 
     def _begun(self, process: tuple[int, int]) -> tuple[Files, Sender]:
-        """All that a process must not share with its parent."""
+        """The parts that a process must not share with its parent."""
         files = Files(self._directory, self._bounds, fsync=self._fsync, closed=self.closed)
         sender = Sender(files, self._ask, self._events)
         # Many threads of a child may be the first at once, and all have to get the same.

@@ -1,4 +1,4 @@
-"""Sends what was delivered once more, to a service that was restored from a backup."""
+"""Sends delivered usage once more, to a service that was restored from a backup."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Resent:
 
     sent           records that were sent once more and that the service has now
     created        those of them that it had lost
-    refused        the ids that it refused; correct what it says and resend again
+    refused        the ids that it refused; create their customers and resend again
     covered_since  the earliest instant since which this host keeps all that it delivered, in UTC
     complete       whether that is early enough: False if something since then was removed
     """
@@ -75,7 +75,7 @@ def resend(
 
 
 def covered_since(directory: Directory) -> datetime:
-    """The earliest instant since which all that was delivered is kept, in UTC."""
+    """The earliest instant since which all delivered usage is kept, in UTC."""
     known, removed = directory.service(), directory.removed_until()
     since = known[1] if known else datetime.now(UTC)
     return max(since, removed) if removed else since

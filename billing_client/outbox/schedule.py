@@ -23,7 +23,7 @@ PATIENCE = 20
 
 FIRST_WAIT = 5.0
 LAST_WAIT = 3600.0
-# Stands for the service's clock where another record waits for a customer.
+# Means the service's clock where another record waits for a customer.
 CLOCK = 0
 CLOCK_WAIT = 60.0
 

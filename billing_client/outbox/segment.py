@@ -38,7 +38,7 @@ _TRIES = 5
 
 
 class Closed(Exception):
-    """The file was given up, at the end or at a fork; what it held is on disk."""
+    """The file was given up, at the end or at a fork; its records are on disk."""
 
 
 class Unfit(Exception):
@@ -81,7 +81,7 @@ class Row(NamedTuple):
 
 
 def line_of(record: bytes, *, stamped: bool, at: float | None = None) -> bytes:
-    """What is appended for a record that is enqueued now, or was ``at`` seconds since 1970."""
+    """The line of a record that is enqueued now, or was ``at`` seconds since 1970."""
     at = time.time() if at is None else at
     flag = b"true" if stamped else b"false"
     return b'\n{"at":%.3f,"stamped":%b,"usage":%b}\n' % (at, flag, record)
@@ -165,7 +165,7 @@ class Segment:
         segment = cls(path, file)
         segment.pending = data.count(b"\n" + PENDING)
         tail = data[data.rfind(b"\n") + 1 :]
-        # A damaged tail is kept with what was delivered, in case someone can read it.
+        # A damaged tail is kept like delivered usage, in case someone can read it.
         segment._delivered = b"\n" + DELIVERED in data or not tail.startswith(_START[: len(tail)])
         return segment
 

@@ -49,7 +49,7 @@ _LONGEST_WAIT = 3600.0
 
 
 class Files:
-    """What this process writes to, and what it adopted from an ended one."""
+    """The segments that this process writes to, and one that it adopted."""
 
     def __init__(self, directory: Directory, bounds: Bounds, *, fsync: bool, closed: bool) -> None:
         # Written in C, so that a KeyboardInterrupt cannot leave it taken.
@@ -134,7 +134,7 @@ class Files:
         return None
 
     def _let_go_if_closed(self) -> None:
-        if self.closed:  # by a signal handler, which could not give up what was in use
+        if self.closed:  # by a signal handler, which could not give up a file in use
             self.let_go()
 
     def _part_with(self, segment: Segment) -> None:
@@ -331,7 +331,7 @@ class Sender:
         elif self.wakeup.wait(seconds) and not self._flushes:
             self._hurry.wait(LINGER_SECONDS)
 
-    # What to send
+    # The next records
 
     def _take(self) -> list[Row]:
         rows = self.waiting.take(self.pace.limit)
@@ -386,7 +386,7 @@ class Sender:
             self._reported.add(path)
             self._events.tell(Event("unusable_file", reason=f"{path.name} {why}."))
 
-    # What becomes of it
+    # Their outcome
 
     def _send(self, rows: list[Row], flushes: tuple[Flush, ...]) -> float:
         try:
@@ -414,7 +414,9 @@ class Sender:
             except OSError as error:
                 verdict.row.segment.skip(verdict.row)
                 left.append(verdict)
-                self.last_error = f"The outbox cannot note what was sent ({error}); free space."
+                self.last_error = (
+                    f"The outbox cannot note that records were sent ({error}); free space."
+                )
                 logger.error("%s", self.last_error)  # noqa: TRY400 - where it happened says nothing
         self._unsettled = left
         self._tell(verdicts)

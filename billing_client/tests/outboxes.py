@@ -1,4 +1,4 @@
-"""What the tests of the outbox share: clients, other processes, and looking into files."""
+"""Helpers of the outbox's tests: clients, other processes, and looking into files."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def moved(directory: Path, url: str) -> None:
 
 @contextlib.contextmanager
 def hurried(url: str, directory: Path, **options: Any) -> Iterator[BillingClient]:
-    """A client that leaves what it did not send."""
+    """A client that leaves its unsent records."""
     with contextlib.suppress(OSError):  # a test of directories that cannot be used
         moved(directory, url)
     with warnings.catch_warnings():
@@ -99,7 +99,7 @@ def start(script: str, *arguments: str | Path, first: str = "") -> subprocess.Po
 
 
 def run(script: str, *arguments: str | Path, first: str = "") -> tuple[int, str, str]:
-    """The exit code and what was written, of a process that ends by itself."""
+    """The exit code, stdout and stderr of a process that ends by itself."""
     with start(script, *arguments, first=first) as process:
         try:
             out, err = process.communicate(timeout=60)

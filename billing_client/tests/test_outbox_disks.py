@@ -157,11 +157,11 @@ def test_a_read_only_directory_keeps_what_it_holds(server: FaultyServer, small_d
     assert drained(small_disk, server) == {"one"}
 
 
-# What was delivered is kept, but never at the price of what waits
+# Delivered usage is kept, but never at the price of waiting usage
 
 
 def kept(directory: Path) -> list[str]:
-    """The ids in the files of what was delivered, the oldest first."""
+    """The ids in the files of delivered usage, the oldest first."""
     files = [one.path for one in Directory(directory).kept()]
     lines = [line for file in files for line in file.read_bytes().split(b"\n")]
     return [parsed(line)[3] for line in lines if line.startswith(DELIVERED)]

@@ -28,7 +28,7 @@ BATCH = 500
 
 @pytest.fixture(autouse=True)
 def _together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is enqueued before a flush goes in one batch."""
+    """All that is enqueued before a flush goes in one batch."""
     monkeypatch.setattr(sender, "LINGER_SECONDS", 10.0)
 
 

@@ -30,7 +30,7 @@ from billing_client.tests.outboxes import (
 pytestmark = pytest.mark.live  # starts processes
 IDS = 100_000 if SOAK else 3_000
 
-# To a file: a pipe would fill up, and hold up who writes to it until somebody reads.
+# To a file: a pipe would fill up, and stop its writer until the test reads.
 ENDLESS = """
 ids = os.open(sys.argv[3], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 for n in range(10_000_000):
@@ -65,19 +65,29 @@ def test_what_enqueue_returned_for_survives_kill_9(
 # Forks
 
 FORKS = """
-import ctypes
+import contextlib, ctypes
 python = ctypes.PyDLL(None)
 def server_fork():
-    # As uWSGI forks: in C, with the interpreter's hooks.
-    python.PyOS_BeforeFork()
-    child = python.fork()
-    (python.PyOS_AfterFork_Parent if child else python.PyOS_AfterFork_Child)()
+    # As uWSGI forks: in C, with the interpreter's hooks. No thread may begin or end meanwhile:
+    # from Python 3.13 on it would wait for a lock that the hook holds, and not let this one go on.
+    with writing:
+        python.PyOS_BeforeFork()
+        child = python.fork()
+        (python.PyOS_AfterFork_Parent if child else python.PyOS_AfterFork_Child)()
     return child
-fork = os.fork if sys.argv[3] == "python" else server_fork
+done = threading.Event()
+if sys.argv[3] == "python":  # which may fork in the middle of another thread's write
+    fork, writing = os.fork, contextlib.nullcontext()
+else:
+    fork, writing = server_fork, threading.Lock()
 def write(name):
     for n in range(100):
-        billing.enqueue(fact(f"{name}:{n}"))
-threads = [threading.Thread(target=write, args=[f"thread{n}"]) for n in range(3)]
+        with writing:
+            billing.enqueue(fact(f"{name}:{n}"))
+def write_beside(name):
+    write(name)
+    done.wait()
+threads = [threading.Thread(target=write_beside, args=[f"thread{n}"]) for n in range(3)]
 for thread in threads:
     thread.start()
 for n in range(10):
@@ -89,6 +99,7 @@ for n in range(10):
         os._exit(0)
     write(f"parent{n}")
     assert os.waitpid(child, 0)[1] == 0
+done.set()
 for thread in threads:
     thread.join()
 billing.close(0)

@@ -1,4 +1,4 @@
-"""What was delivered can be sent once more; directories of version 1 are taken over."""
+"""Delivered usage can be sent once more; directories of version 1 are taken over."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_all_that_was_delivered_is_sent_again(server: FaultyServer, tmp_path: Pa
 
 
 def test_only_what_was_delivered_is_sent_again(server: FaultyServer, tmp_path: Path) -> None:
-    """Not what was refused and then given up, nor what waits."""
+    """Not records that were refused and then discarded, nor waiting ones."""
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("good"))
         billing.enqueue(fact("good", units_consumed=2))

@@ -1,4 +1,4 @@
-"""The outbox in surroundings that replace, stop or lack what it is built on."""
+"""The outbox under gevent, in sub-interpreters, on other platforms, and at the exit."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_end_of_a_subinterpreter_does_not_abort_the_process(
     assert list(server.service.stored) == ["one"]
 
 
-# Ends, and what is left
+# Ends, and unsent records
 
 
 def test_close_warns_of_what_it_leaves(tmp_path: Path) -> None:

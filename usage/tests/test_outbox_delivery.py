@@ -90,7 +90,9 @@ def test_every_fact_is_recorded_once_whatever_becomes_of_the_answers(
         for _ in range(400 if RECORDS > 3_000 else 14):
             client.flush(0.5)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OutboxWarning)  # of what the proxy has not let through
+            warnings.simplefilter(
+                "ignore", OutboxWarning
+            )  # of records that the proxy has not let through
             client.close(0)
         during = client.stats()
         proxy.healthy = True

@@ -1,4 +1,4 @@
-"""The drill of docs/operations.md: the service is restored, and its callers send what it lost."""
+"""The drill of docs/operations.md: a restored service gets its lost records again."""
 
 from __future__ import annotations
 
