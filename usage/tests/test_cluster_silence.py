@@ -17,7 +17,7 @@ from django.db import OperationalError, connection
 from pytest_django.plugin import DjangoDbBlocker
 
 from usage.database import deadline
-from usage.database.deadline import DatabaseUnavailable
+from usage.database.deadline import DatabaseUnavailable, Limit
 from usage.database.postgresql import waiting
 from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.ledger.close import close
@@ -68,12 +68,14 @@ def left_waiting(servers: Cluster, act: Callable[[], object]) -> None:
 
 def assert_given_up(servers: Cluster, act: Callable[[], object]) -> None:
     """Act until the commit waits for the standby; then the request's time is over."""
-    limits = []
+    limits: list[Limit] = []
 
     def acting() -> None:
         try:
             with deadline.within(PATIENCE_SECONDS), circuit.attempt():
-                limits.append(deadline.current())
+                limit = deadline.current()
+                assert limit
+                limits.append(limit)
                 act()
         finally:
             connection.close()  # this thread's own
