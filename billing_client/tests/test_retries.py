@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from importlib.util import find_spec, module_from_spec
 
 import pytest
+import time_machine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,3 +156,15 @@ def test_no_header_no_wait() -> None:
 def test_no_header_is_ever_an_error(value: str, date: str) -> None:
     seconds = retry_after({"Retry-After": value, "Date": date})
     assert seconds is None or seconds >= 0
+
+
+def test_a_clock_that_is_set_moves_no_deadline() -> None:
+    spec = find_spec("billing_client.retries")
+    assert spec is not None
+    assert spec.loader is not None
+    fresh = module_from_spec(spec)  # other tests give the module a clock of their own
+    spec.loader.exec_module(fresh)
+    deadline = fresh.Deadline(1000)
+
+    with time_machine.travel(datetime(2040, 1, 1, tzinfo=UTC)):
+        assert 0 < deadline.left() <= 1000
