@@ -58,7 +58,7 @@ class BillingClient:
     ``outbox`` is a directory on a local disk, BILLING_OUTBOX_DIR if not given, "" for none; with
     one, enqueue() works. Many processes may share it, all with keys for the same service. At most
     ``outbox_max_records`` records of one process wait there, and ``outbox_max_bytes`` bytes of
-    all. What was delivered is kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
+    all. Delivered records are kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
     bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
     ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
     ``on_event`` is called with each Event, in the outbox's own thread.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 ENDPOINT = "/api/v1/usage/"
 # Sockets take up to 24 days. A longer timeout would mean for ever, which no call should take.
 LONGEST_SECONDS = 86_400
-# How much may wait in an outbox, and how much is kept of what it delivered.
+# How much may wait in an outbox, and how many delivered records are kept.
 MOST_RECORDS = 1_000_000
 MOST_BYTES = 1024**3
 KEEP_DAYS = 40  # the service's grace for late usage, and a month
@@ -63,7 +63,7 @@ class Bounds:
 
     records     records of this process that wait
     size        bytes that wait in the whole directory
-    keep_days   how long the files of what was delivered are kept
+    keep_days   how long the files of delivered records are kept
     keep_bytes  how many bytes of them are kept; less where ``size`` would be exceeded
     """
 

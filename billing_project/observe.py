@@ -1,4 +1,4 @@
-"""Measures and logs what the service is asked: requests on request, acts of staff always."""
+"""Measures and logs requests where that is wanted, and logs the acts of staff always."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what the database holds: `manage.py check --database default`, and before `migrate`."""
+"""Checks of the rows in the database: `check --database default`, and before `migrate`."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class WorkersCollector(Collector):
         ended = [path for path in self.directory.glob("*.db") if self._has_ended(path)]
         for path in ended:
             if path.name.startswith("gauge_live"):
-                path.unlink()  # what is under way in an ended worker is over
+                path.unlink()  # no request is under way in an ended worker
         for kind in ("counter", "histogram"):
             paths = [path for path in ended if path.name.startswith(f"{kind}_")]
             if paths:
@@ -191,7 +191,7 @@ def _figures() -> Iterator[Metric]:
     )
     count = GaugeMetricFamily(
         "billing_command_count",
-        "What the last run counted: bills closed, differences found, findings that block.",
+        "The count of the last run: bills closed, differences found, findings that block.",
         labels=["command"],
     )
     for run in CommandRun.objects.all():

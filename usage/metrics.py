@@ -1,4 +1,4 @@
-"""What the service measures about itself, in Prometheus' terms.
+"""The service's measurements of itself, in Prometheus' terms.
 
 Nothing is measured unless METRICS_ADDRESS is set: without it `instruments` is None. With it, each
 worker writes its numbers into a file of its own in the directory that PROMETHEUS_MULTIPROC_DIR

@@ -70,7 +70,7 @@ class Figures(NamedTuple):
     open_bills: dict[str, int]
     largest: dict[str, list[int]]
     prices: list[PriceRange]
-    # What the lines of this month's bills add up to, each rounded, by currency.
+    # The sum of the rounded lines of this month's bills, by currency.
     rounded: dict[str, Decimal]
 
     @property

@@ -105,7 +105,7 @@ class ListFilter(admin.SimpleListFilter):
 
     @property
     def note(self) -> str:
-        """What the value stands for, if that is not plain."""
+        """The meaning of the value, if that is not plain."""
         return ""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

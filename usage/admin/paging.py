@@ -271,5 +271,5 @@ class KeysetChangeList(ChangeList):
         return bool(self.query or self.get_filters_params())
 
     def summary(self) -> str:
-        """Return the number of rows found and what they add up to, as far as that costs little."""
+        """Return the number of rows found and their sum, as far as that costs little."""
         return ""

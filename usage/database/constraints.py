@@ -120,7 +120,7 @@ _SQLITE_READABLE = {
 
 
 class Readable(models.Func):
-    """Python can read these columns, named by what they hold, as far as they are not null.
+    """Python can read these columns, given by type, as far as they are not null.
 
     Dates and instants lie in the years 1970 to 9998, so that months can be reckoned with.
     """

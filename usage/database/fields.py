@@ -152,7 +152,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
 
 
 def _refuse_mixed_scales(expression: Any, decimal_places: int) -> None:
-    """Raise FieldError where an expression's integers on SQLite would not mean what they say."""
+    """Raise FieldError where an expression's integers on SQLite would have a wrong scale."""
     parts = expression.flatten() if isinstance(expression, Expression) else [expression]
     for part in parts:
         if isinstance(part, CombinedExpression) and part.connector not in (
@@ -176,7 +176,7 @@ def _has_scale(part: Any, decimal_places: int) -> bool:
 
 
 class _SameScale:
-    """A comparison that refuses what is of a different scale, or of one not known yet."""
+    """A comparison that refuses values of a different scale, or of one not known yet."""
 
     def get_prep_lookup(self) -> Any:
         rhs, decimal_places = self.rhs, self.lhs.output_field.decimal_places  # type: ignore[attr-defined]  # of the lookup

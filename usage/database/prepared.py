@@ -25,7 +25,7 @@ def execute(
     """Execute `sql`, which has no other %s than its parameters.
 
     It is planned anew after so many `seconds`, which a search needs: planned while a table was
-    small, it would go on reading all of it. The server forgets what was prepared only with the
+    small, it would go on reading all of it. The server forgets prepared statements only with the
     connection, or if a pooler in between makes it (DISCARD ALL); `repeatable` begins again on a
     new connection then.
     """

@@ -32,7 +32,7 @@ NOW = {
 }
 # A commit that wrote nothing waits for no standby: what such a transaction found, after a crash,
 # may be on this server alone, and would be lost with it though it was answered as stored. This
-# makes the transaction one that wrote, after what it found; without standbys it does nothing.
+# makes the transaction one that wrote, after the rows it found; without standbys it does nothing.
 ON_STANDBY = (
     "(SELECT pg_logical_emit_message(true, 'billing', '')"
     " WHERE current_setting('synchronous_standby_names') <> '')"
@@ -48,7 +48,7 @@ _LONGEST_PAUSE_SECONDS = 0.2
 _REPEATABLE_STATES = frozenset(
     {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "57P05", "25P03"}
 )
-# On another connection only: the server has become a standby, or what was prepared is not what
+# On another connection only: the server has become a standby, or a prepared statement is not as
 # it was (gone, or there already).
 _STALE_STATES = frozenset({"25006", "26000", "42P05"})
 # Statement timeout; and by class: connection lost, resources exhausted, system error.
@@ -60,7 +60,7 @@ _SQLITE_UNAVAILABLE = frozenset({7, 8, 10, 13, 14, 15})
 
 
 class Repeat(Exception):
-    """What the transaction read first was overtaken: roll it back and run it again."""
+    """Another transaction overtook the first reads: roll back and run again."""
 
 
 def is_repeatable(error: BaseException) -> bool:
@@ -125,7 +125,7 @@ def repeatable(
     attempts: int = _ATTEMPTS,
     using: str = DEFAULT_DB_ALIAS,
 ) -> T:
-    """Run `work` in a transaction of its own and return what it returns, once that is committed.
+    """Run `work` in a transaction of its own and return its result, once that is committed.
 
     Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
     all within 8 s; then DatabaseUnavailable is raised. Other errors pass through, and so does a

@@ -1,8 +1,8 @@
-"""The guards: what the database itself refuses, by triggers and one exclusion constraint.
+"""The guards: triggers, and one exclusion constraint, by which the database refuses changes.
 
 Their SQL is beside this module, one file for each engine, for all tables at once. A change of it
 reaches existing databases by a migration that ends with `RunPython(triggers.install_in_migration)`;
-the step goes out of the migrations before it, where the tables are not yet what the SQL expects.
+the step goes out of the migrations before it, where the tables do not fit the SQL yet.
 A migration that remakes a table on SQLite, which drops the table's triggers, begins with
 `remove_in_migration` and ends with it too.
 """
@@ -46,7 +46,7 @@ _INSTALLED = {
 
 
 class _Guard(NamedTuple):
-    """A guard: its table, the SQL that installs it, and what the database then says of it."""
+    """A guard: its table, the SQL that installs it, and the database's own form of it."""
 
     table: str
     sql: str
@@ -55,7 +55,7 @@ class _Guard(NamedTuple):
 
 
 def install(connection: BaseDatabaseWrapper) -> dict[str, str]:
-    """Put right every guard that does not hold; return what was wrong, as `faults` does."""
+    """Put right every guard that does not hold; return the faults, as `faults` does."""
     wrong = faults(connection)
     guards, functions = _guards(connection.vendor), _functions(connection.vendor)
     with connection.cursor() as cursor:
@@ -105,7 +105,7 @@ def expected(connection: BaseDatabaseWrapper) -> set[str]:
 
 
 def faults(connection: BaseDatabaseWrapper) -> dict[str, str]:
-    """Return what is wrong with the guards, by name, in at most three queries: it suits a probe.
+    """Return the faults of the guards, by name, in at most three queries: it suits a probe.
 
     A guard is missing, switched off, or changed: its definition or its function is not the one of
     this version. While a newer version's migrations are applied, its guards may differ from ours.
@@ -186,7 +186,7 @@ def _guards(vendor: str) -> dict[str, _Guard]:
 
 
 def _normal(sql: str) -> str:
-    """Return SQL without what the database does not keep: comments, case, layout."""
+    """Return SQL without its comments, case and layout, which the database does not keep."""
     without_comments = re.sub(r"^\s*--.*$", "", sql, flags=re.MULTILINE)
     text = " ".join(without_comments.replace("OR REPLACE ", "").split())
     return text.rstrip("; ").casefold()

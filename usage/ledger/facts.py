@@ -1,4 +1,4 @@
-"""Facts that callers report, and what the ledger answers: plain data."""
+"""Facts that callers report, and the ledger's answers: plain data."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 """Record facts: each once, on the right bill, or refused by name.
 
 `transact` is the transaction, top to bottom. Each of its steps is a statement of its own, because
-each must see what the one before it waited for:
+each must see the rows that the one before it waited for:
 
 1. take the close lock, so that none of the customers' bills closes before the commit;
 2. read the clock, the zone and the bills, and open the bills that are missing;
 3. insert the records; one whose id is stored already is passed over;
-4. add what was really inserted to daily usage;
-5. read what the insert passed over, and answer that as a replay or a conflict.
+4. add the inserted records to daily usage;
+5. read the ids that the insert passed over, and answer them as replays or conflicts.
 
 `record` runs it alone, or together with requests that arrive at the same time.
 """
@@ -134,8 +134,8 @@ def _transact_one_by_one(request: Request) -> list[Outcome]:
 def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]:
     """Record the facts of all requests in the caller's transaction; return what became of each.
 
-    Unless `wait`, raises CloseLockBusy instead of waiting for a close. Raises Repeat if what was
-    read first was overtaken, and DailyUsageOverflow on SQLite.
+    Unless `wait`, raises CloseLockBusy instead of waiting for a close. Raises Repeat if another
+    transaction overtook the first reads, and DailyUsageOverflow on SQLite.
     """
     facts = [fact for request in requests for fact in request.facts]
     keys = [request.reported_by_id for request in requests for _ in request.facts]
@@ -214,7 +214,7 @@ def _new_facts(
     targets: Sequence[ExistingBill | MissingBill | Refused],
     stored: dict[str, StoredRecord],
 ) -> tuple[list[int], dict[int, Refused]]:
-    """Return the first acceptable fact of each id not stored, and what is refused, by position."""
+    """Return the first acceptable fact of each new id, and the refused ones, by position."""
     new: dict[str, int] = {}
     refused: dict[int, Refused] = {}
     for i, (fact, target) in enumerate(zip(facts, targets, strict=True)):

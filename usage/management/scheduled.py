@@ -22,7 +22,7 @@ class ScheduledCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> Any:
         """Run the command, and keep how that ended."""
-        exit_status = 1  # of what is no CommandError
+        exit_status = 1  # of any other error than CommandError
         try:
             result = super().execute(*args, **options)
             exit_status = 0

@@ -1,4 +1,4 @@
-"""What the service knows: customers, their bills, the usage on them, and who may report it."""
+"""The tables: customers, their bills, the usage on them, and who may report it."""
 
 from usage.models.api_key import ApiKey
 from usage.models.base import Frozen

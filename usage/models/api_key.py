@@ -215,7 +215,7 @@ class ApiKey(models.Model):
     def change_owner(
         self, *, owner: str | None = None, contact: str | None = None, by: object
     ) -> bool:
-        """Save the values that are given; False if they are what is stored already."""
+        """Save the values that are given; False if they are stored already."""
         given = {"owner": owner, "contact": contact}
         with transaction.atomic():
             stored = ApiKey.objects.select_for_update(no_key=True).get(pk=self.pk)

@@ -9,7 +9,7 @@ from django.db import models
 
 
 class Frozen(Exception):
-    """What was asked would change something that never changes; nothing was changed."""
+    """The call would change a row that never changes; nothing was changed."""
 
 
 class ActorRefused(Exception):

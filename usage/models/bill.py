@@ -259,7 +259,7 @@ class Bill(FrozenModel):
 
     @property
     def total(self) -> Decimal:
-        """What the bill's lines add up to, in the customer's currency; fixed once it is closed."""
+        """The sum of the bill's lines, in the customer's currency; fixed once it is closed."""
         if self.closed_total is not None:
             return round_amount(self.closed_total, self.digits)
         return self.total_of(self.lines())

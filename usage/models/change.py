@@ -1,4 +1,4 @@
-"""What was done to customers and API keys: who, when, the old and the new value; only added to."""
+"""Changes of customers and API keys: who, when, the old and the new value; only added to."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ChangeQuerySet(FrozenQuerySet["Change"]):
         by: object,
         reason: str = "",
     ) -> None:
-        """Add what was done to many rows at once, as `keep` does for one."""
+        """Add the changes of many rows at once, as `keep` does for one."""
         at = database_now()
         entries = [
             self.model(

@@ -21,7 +21,7 @@ class CommandRunQuerySet(models.QuerySet["CommandRun"]):
 
 
 class CommandRun(models.Model):
-    """The last run of one command: when it ended, its exit status, and what it counted.
+    """The last run of one command: when it ended, its exit status and its count.
 
     `ended_at` is in UTC, by the database's clock. `count` is the number of bills closed, of
     differences found, or of findings that block a close.

@@ -89,7 +89,7 @@ class TrafficQuerySet(models.QuerySet["Traffic"]):
 class Traffic(models.Model):
     """The records that came by one API key on one day of the billing time zone.
 
-    The day is that of the process's clock when it answered. What was answered with 503 is not
+    The day is that of the process's clock when it answered. Answers of 503 are not
     counted, since nothing was decided.
     """
 
@@ -143,7 +143,7 @@ class RefusalQuerySet(models.QuerySet["Refusal"]):
     """Refusals as they are asked for, and how they are kept."""
 
     def of_request(self, request_id: str) -> RefusalQuerySet:
-        """Return what was refused under a request_id, the latest first."""
+        """Return the refusals under a request_id, the latest first."""
         return self.filter(request_id=request_id).order_by("-at", "-id")
 
     def keep(self, notes: Mapping[int, Iterable[RefusalNote]]) -> None:
@@ -175,7 +175,7 @@ def _clean(name: str, length: int, *, or_empty: bool = False) -> Q:
 class Refusal(models.Model):
     """A record or a request that was refused, with its problem; a conflict is one too.
 
-    What the caller named is kept as far as it could be read, cut and without what cannot be seen:
+    The caller's values are kept as far as they could be read, cut and without unseen characters:
     it may be anything.
     """
 

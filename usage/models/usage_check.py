@@ -92,7 +92,7 @@ class AcceptedDuplicates(models.Model):
 
 
 class UsageCheck(models.Model):
-    """A run of `check_usage` that finished, and what it found.
+    """A run of `check_usage` that finished, and its findings.
 
     `flagged` are the ids of the bills with a finding, other than that they are due.
     """

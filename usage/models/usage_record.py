@@ -80,7 +80,7 @@ class UsageRecord(FrozenModel):
     class Meta:
         indexes = (
             # Ascending, so that they grow at one end, and without the ids, which only put in order
-            # what was recorded at the same instant: every record is written into three of these.
+            # records of the same instant: every record is written into three of these.
             models.Index(name="record_by_time", fields=("recorded_at",)),
             models.Index(name="record_by_bill", fields=("bill", "recorded_at")),
             models.Index(name="record_by_customer", fields=("customer", "recorded_at")),

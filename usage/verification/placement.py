@@ -93,7 +93,7 @@ _OFF_MONTH: tuple[tuple[Callable[[Period], Q], str], ...] = (
         "recorded before the bill's month",
     ),
     (
-        # Only a void goes, after the month, on the bill of what it cancels.
+        # Only a void goes, after the month, on the bill of the record it cancels.
         lambda month: (
             Q(occurred_at__lt=month.start, recorded_at__gte=month.end) & ~Q(voids__bill=F("bill"))
         ),
@@ -148,7 +148,7 @@ def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iter
 
 
 def voids(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
-    """Find the voids that do not mirror what they cancel; there are few, each a person's deed."""
+    """Find the voids that do not mirror their records; there are few, each a person's deed."""
     # Asked by voids__isnull, Django would join as if the foreign key never broke.
     is_void = Q(lookups.IsNull(F("voids"), False))  # noqa: FBT003 - Django's
     voids = records.filter(Q(units__lt=0) | is_void).select_related("voids")

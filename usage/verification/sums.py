@@ -1,4 +1,4 @@
-"""What the records of bills add up to, beside what daily usage says: sorted, one day at a time."""
+"""The sums of bills' records beside those of daily usage: sorted, one day at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _COLLATION = {"postgresql": "C", "sqlite": "BINARY"}
 
 
 class DaySum(NamedTuple):
-    """What was used on one day, in how many records."""
+    """The units of one day, and the number of records."""
 
     units: Decimal
     records: int
@@ -84,7 +84,7 @@ def _grouping(records: QuerySet[UsageRecord, UsageRecord]) -> tuple[Func, Callab
 
 
 def recorded(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[tuple[_Key, DaySum]]:
-    """Yield what the records add up to, sorted by key."""
+    """Yield the sums of the records, sorted by key."""
     number, day = _grouping(records)
     keys = ("bill_id", "name", "price_per_unit", "number")
     rows = (

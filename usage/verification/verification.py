@@ -28,7 +28,7 @@ _BILLS_AT_ONCE = 500
 
 
 class Verification:
-    """One reading of some bills, or of all; `bills` and `records` count what was read."""
+    """One reading of some bills, or of all; `bills` and `records` count the rows read."""
 
     def __init__(self, bills: BillQuerySet | None = None) -> None:
         self.bills = 0
@@ -45,7 +45,7 @@ class Verification:
             BillingTimeZone.objects.confirm()
             if rows := list(unreadable_rows(bills, daily_usage, records)):
                 yield from (row.difference for row in rows)
-                # What is on a bill that cannot be read can be compared with nothing.
+                # The usage of a bill that cannot be read can be compared with nothing.
                 known = ~Q(bill__in=[row.bill_id for row in rows if row.model is Bill])
                 bills = bills.readable()
                 records = records.readable().filter(known)

@@ -53,7 +53,7 @@ class Command(ScheduledCommand):
             self.stderr.write(f"Passed over bill {bill_id}: it cannot be read, see verify_bills.")
             failed += 1
         self.counted = done
-        if done or dry_run:  # cron mails what is printed, every hour
+        if done or dry_run:  # cron mails all output, every hour
             self._say(f"{counted(done, 'bill')} {'would be closed' if dry_run else 'closed'}.")
         if failed:
             raise CommandError(
@@ -65,7 +65,7 @@ class Command(ScheduledCommand):
             )
 
     def _say(self, line: str) -> None:
-        """Print at once: a run that is killed has told what it did."""
+        """Print at once: a run that is killed has named the bills it closed."""
         self.stdout.write(line)
         self.stdout.flush()
 

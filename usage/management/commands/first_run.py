@@ -13,7 +13,7 @@ from usage.models import ApiKey, Customer
 
 
 class Command(BaseCommand):
-    """Fills an empty database, and tells its secrets once; what is there already stays."""
+    """Fills an empty database, and tells its secrets once. Existing rows stay."""
 
     help = "Loads the samples, makes a staff login and an API key and prints both, unless there."
 

@@ -134,7 +134,7 @@ def _row(number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
     )
     customer = _customer(row, None)
     customer.clean_fields()
-    # In the normal form in which they are stored, and compared with what is stored.
+    # In the normal form of stored names, for comparing both.
     reference = None if row.reference is None else customer.reference
     return row._replace(name=customer.name, reference=reference)
 
@@ -160,7 +160,7 @@ def _customer(row: Row, stored: Customer | None) -> Customer:
 
 
 def _store(rows: Sequence[Row]) -> Counter[str]:
-    """Add and change customers; count what was done; raises BadLines.
+    """Add and change customers; count the changes; raises BadLines.
 
     The rows come, and are locked, in order of their ids: two imports then never wait for each
     other.
@@ -194,7 +194,7 @@ def _outcome(row: Row, stored: Customer | None) -> str:
 
 
 def _fixed_currencies(rows: Sequence[Row]) -> list[tuple[int, str]]:
-    """Return what is wrong with those of the rows whose customers have bills."""
+    """Return the faults of those rows whose customers have bills."""
     bills = Bill.objects.filter(customer__in=[row.id for row in rows])
     fixed = set(bills.order_by().values_list("customer", flat=True))
     return [

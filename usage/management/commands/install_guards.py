@@ -1,4 +1,4 @@
-"""Puts right the triggers by which the database refuses to change what is fixed."""
+"""Restores the triggers by which the database refuses changes of fixed rows."""
 
 from typing import Any
 
