@@ -6,6 +6,7 @@ It loads the database in DATABASE_URL. Give it one of its own: records can never
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import io
 import itertools
@@ -19,7 +20,9 @@ from typing import TYPE_CHECKING
 
 import django
 from django.db import connection, transaction
+from psycopg2 import extensions
 
+from usage.database.postgresql import waiting
 from usage.database.transactions import database_now, lift_statement_timeout
 from usage.periods import day_of, month_bounds, month_of, previous_month
 
@@ -171,8 +174,18 @@ def _copy(bill: Bill, rows: list[Row]) -> None:
         amount = f"{units // 1000}.{units % 1000:03d}\t{price}"
         text.write(f"{request_id}\t{of_bill}\t{service}\t{amount}\t{at}Z\t{at}Z\tf\t\\N\t\t\n")
     text.seek(0)
-    with connection.wrap_database_errors, connection.cursor() as cursor:
+    with _without_limit(), connection.wrap_database_errors, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY usage_usagerecord ({_COLUMNS}) FROM STDIN", text)
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Let psycopg2 wait by itself: COPY does not work while the service keeps the time for it."""
+    extensions.set_wait_callback(None)
+    try:
+        yield
+    finally:
+        waiting.install()
 
 
 def _insert_many(bill: Bill, rows: list[Row]) -> None:

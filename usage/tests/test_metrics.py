@@ -161,8 +161,7 @@ def bill(customer: Customer) -> Bill:
     return bill
 
 
-@pytest.mark.django_db
-def test_the_last_run_of_a_command_is_shown() -> None:
+def test_the_last_run_of_a_command_is_shown(own_books: Books) -> None:
     CommandRun.objects.keep("close_bills", exit_status=3, count=1)
     CommandRun.objects.keep("close_bills", exit_status=0, count=48)
     registry = CollectorRegistry()
@@ -174,9 +173,8 @@ def test_the_last_run_of_a_command_is_shown() -> None:
     assert CommandRun.objects.count() == 1
 
 
-@pytest.mark.django_db
 def test_the_database_is_asked_every_fifteen_seconds_at_most(
-    django_assert_num_queries: Any,
+    own_books: Books, django_assert_num_queries: Any
 ) -> None:
     now = [0.0]
     collector = DatabaseCollector(clock=lambda: now[0])
