@@ -38,9 +38,13 @@ END $$;
 CREATE OR REPLACE FUNCTION usage_open_bill_of_customer() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM added LEFT JOIN usage_bill bill
-            ON bill.id = added.bill_id AND bill.customer_id = added.customer_id AND bill.closed_at IS NULL
-        WHERE bill.id IS NULL
+        SELECT FROM added
+        WHERE (
+            -- By the primary key, row for row. A join that was planned while there were few bills
+            -- goes on reading all open bills for each row.
+            SELECT bill.customer_id = added.customer_id AND bill.closed_at IS NULL
+            FROM usage_bill bill WHERE bill.id = added.bill_id
+        ) IS NOT TRUE
     ) THEN
         RAISE EXCEPTION 'usage goes on an open bill of its own customer' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
