@@ -143,6 +143,7 @@ def repeatable(
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
             with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
+                _check_fit(connection)
                 return work()
         except Repeat:
             if attempt >= attempts:
@@ -160,6 +161,12 @@ def repeatable(
         pause = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)
         time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter keeps no secret
     raise AssertionError("unreachable")
+
+
+def _check_fit(connection: BaseDatabaseWrapper) -> None:
+    """Write nothing into a database that could not hold all that is written."""
+    if refusal := getattr(connection, "refusal", ""):  # our PostgreSQL backend has it
+        raise DatabaseUnavailable(refusal)
 
 
 def _in_time(

@@ -14,6 +14,7 @@ from django.db import connection
 from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
 
+from usage.database.deadline import DatabaseUnavailable
 from usage.database.postgresql.session import ADVISED, PINNED, REQUIRED, REQUIRED_TO_RECORD
 from usage.ledger.facts import Recorded
 from usage.ledger.record import record
@@ -140,6 +141,12 @@ def test_a_database_in_another_encoding_is_not_ready(other_encoding: str) -> Non
 
     assert response.status_code == 503
     assert f"encoding is {other_encoding}" in response.json()["missing"][0]
+
+
+def test_nothing_is_recorded_in_another_encoding(other_encoding: str) -> None:
+    # Half of the records would go through, and a "€" would be a 500 for ever.
+    with pytest.raises(DatabaseUnavailable, match=f"encoding is {other_encoding}"):
+        record([FactFactory.build()], reported_by_id=None)
 
 
 def test_a_server_that_does_not_write_through_is_advised_against(own_books: Books) -> None:

@@ -24,6 +24,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
     """Connects to the first address that answers, each in its share of the time that is left."""
 
     validation_class = DatabaseValidation
+    # Why nothing may be written by this connection: a sentence, or nothing.
+    refusal = ""
 
     def get_connection_params(self) -> dict[str, Any]:
         params: dict[str, Any] = super().get_connection_params()
@@ -49,6 +51,9 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def init_connection_state(self) -> None:
         super().init_connection_state()
+        # The server reports its encoding when it connects, so this asks nothing.
+        encoding = self.connection.info.parameter_status(session.ENCODING.name)
+        self.refusal = session.ENCODING.refusal(encoding)
         with self.connection.cursor() as cursor:
             cursor.execute(session.PIN_COMMIT)
             if given_up := circuit.take_given_up():

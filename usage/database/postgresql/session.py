@@ -43,15 +43,19 @@ class Requirement(NamedTuple):
     wanted: str
     sentence: str
 
+    def refusal(self, value: str) -> str:
+        """Return the sentence for this value, or nothing if it is the wanted one."""
+        return "" if value == self.wanted else self.sentence.format(value=value)
 
-REQUIRED = (
-    Requirement(
-        "server_encoding",
-        "UTF8",
-        "The database's encoding is {value}, which cannot hold every service and customer name:"
-        " move the service to a database made with ENCODING 'UTF8'.",
-    ),
+
+# The server reports it to each connection, so the write path refuses it too.
+ENCODING = Requirement(
+    "server_encoding",
+    "UTF8",
+    "The database's encoding is {value}, which cannot hold every service and customer name:"
+    " move the service to a database made with ENCODING 'UTF8'.",
 )
+REQUIRED = (ENCODING,)
 # While these are wrong nothing can be recorded, which may be meant to be so for a while.
 REQUIRED_TO_RECORD = (
     Requirement(

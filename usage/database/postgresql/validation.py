@@ -34,6 +34,5 @@ def unmet(connection: BaseDatabaseWrapper, requirements: Sequence[Requirement]) 
         )
         values = dict(cursor.fetchall())
     for requirement in requirements:
-        value = values[requirement.name]
-        if value != requirement.wanted:
-            yield requirement.sentence.format(value=value)
+        if refusal := requirement.refusal(values[requirement.name]):
+            yield refusal
