@@ -13,11 +13,13 @@ import pytest
 from django.db import DatabaseError, connection, transaction
 
 from usage.ledger import close as closing
-from usage.ledger.close import close
+from usage.ledger import hold as holding
+from usage.ledger.close import BillOnHold, close
 from usage.ledger.facts import CloseLockBusy, Conflict, DailyAddition, Fact, Outcome, Recorded
+from usage.ledger.hold import HoldRefused, hold
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
-from usage.models import Bill, DailyUsage, UsageRecord
+from usage.models import Bill, DailyUsage, Hold, UsageRecord
 from usage.tests.books import Books, assert_books_balance
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
@@ -242,6 +244,30 @@ def test_a_record_waits_for_the_close_that_took_the_close_lock_first(meanwhile: 
     closed, rest = Bill.objects.order_by("period_start")
     assert closed.closed_total == Decimal("2.90")
     assert outcome.record.bill_id == rest.pk
+
+
+def test_a_close_waits_for_the_hold_that_took_the_close_lock_first(meanwhile: Any) -> None:
+    recorded(fact())
+    started = meanwhile(holding, "database_now", lambda: close(Bill.objects.get(), by="Sam"))
+
+    hold(Bill.objects.get(), by="Kim", reason="Disputed.")
+
+    with pytest.raises(BillOnHold):
+        started[0].result(PATIENCE_SECONDS)
+    assert not Bill.objects.get().is_closed
+
+
+def test_a_hold_waits_for_the_close_that_took_the_close_lock_first(meanwhile: Any) -> None:
+    recorded(fact())
+    started = meanwhile(
+        closing, "database_now", lambda: hold(Bill.objects.get(), by="Kim", reason="Disputed.")
+    )
+
+    close(Bill.objects.get(), by="Sam")
+
+    with pytest.raises(HoldRefused, match="closed already"):
+        started[0].result(PATIENCE_SECONDS)
+    assert not Hold.objects.exists()
 
 
 def test_a_bill_waits_for_a_change_of_currency_that_is_under_way(
