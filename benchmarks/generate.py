@@ -24,7 +24,7 @@ from psycopg2 import extensions
 
 from usage.database.postgresql import waiting
 from usage.database.transactions import database_now, lift_statement_timeout
-from usage.periods import day_of, month_bounds, month_of, previous_month
+from usage.periods import day_of, month_bounds, month_of, months_up_to
 
 if TYPE_CHECKING:
     from usage.models import Bill
@@ -75,7 +75,7 @@ def generate(customers: range, *, records: int, months: int = 3, seed: str = "us
     )
     dice = Random(f"{seed}/{customers.start}")  # noqa: S311 - nothing is kept secret by it
     first = 0
-    for place, month in enumerate(_last(months, now), start=1):
+    for place, month in enumerate(months_up_to(month_of(now), months)[::-1], start=1):
         after = records * place // months
         with transaction.atomic():
             lift_statement_timeout()
@@ -83,14 +83,6 @@ def generate(customers: range, *, records: int, months: int = 3, seed: str = "us
             for bill, numbers in zip(bills, _shares(range(first, after), len(bills)), strict=True):
                 _load(bill, now, _request_ids(numbers, records, dice), dice)
         first = after
-
-
-def _last(months: int, now: dt.datetime) -> list[dt.date]:
-    """Return so many months up to the one of `now`, the earliest first."""
-    last = [month_of(now)]
-    while len(last) < months:
-        last.append(previous_month(last[-1]))
-    return last[::-1]
 
 
 def _open_bills(month: dt.date, customers: range) -> list[Bill]:

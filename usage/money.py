@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 # Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
@@ -11,6 +12,14 @@ EXACT = Context(prec=60)
 def exact_amount(units: Decimal, price_per_unit: Decimal) -> Decimal:
     """Return units × price, digit for digit."""
     return EXACT.multiply(units, price_per_unit)
+
+
+def exact_sum(numbers: Iterable[Decimal]) -> Decimal:
+    """Return what the numbers add up to, digit for digit."""
+    total = Decimal(0)
+    for number in numbers:
+        total = EXACT.add(total, number)
+    return total
 
 
 def round_amount(amount: Decimal, minor_unit_digits: int) -> Decimal:

@@ -23,7 +23,7 @@ class Period(NamedTuple):
 
 def is_same_zone(one: str, other: str) -> bool:
     """Tell whether two keys of the IANA database name one time zone, such as UTC and Etc/UTC."""
-    return one == other or _zone_of(one) == _zone_of(other)
+    return _zone_of(one) == _zone_of(other)
 
 
 def _zone_of(key: str) -> str:
@@ -58,6 +58,14 @@ def next_month(month: dt.date) -> dt.date:
 def previous_month(month: dt.date) -> dt.date:
     """Return the first day of the month before the one that begins on `month`."""
     return (month - dt.timedelta(days=1)).replace(day=1)
+
+
+def months_up_to(month: dt.date, count: int) -> list[dt.date]:
+    """Return the first days of this month and of those before it, `count` in all, latest first."""
+    months = [month]
+    while len(months) < count:
+        months.append(previous_month(months[-1]))
+    return months
 
 
 def month_bounds(month: dt.date) -> Period:

@@ -26,7 +26,7 @@ from usage.attention.bills import examine
 from usage.database.sums import ExactSum
 from usage.database.transactions import database_now
 from usage.models import Bill, DailyUsage, Line, UsageRecord
-from usage.money import EXACT, exact_amount, plain, round_amount
+from usage.money import EXACT, exact_amount, exact_sum, plain, round_amount
 from usage.periods import day_of, previous_month
 
 LATEST_RECORDS = 10
@@ -84,9 +84,7 @@ class Neighbour(NamedTuple):
 
 def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
     """Return a bill's exact amount, the rounding difference and the total."""
-    exact = Decimal(0)
-    for line in lines:
-        exact = EXACT.add(exact, line.exact_amount)
+    exact = exact_sum(line.exact_amount for line in lines)
     return Sums(
         exact=formats.exact_money(exact, currency),
         rounding=formats.exact_money(EXACT.subtract(total, exact), currency),

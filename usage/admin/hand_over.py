@@ -20,7 +20,7 @@ from usage.admin.statement import number_of
 from usage.currencies import cldr_digits, digits_of
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import Bill, DailyUsage, HistoryEntry
-from usage.money import EXACT, plain, round_amount
+from usage.money import EXACT, exact_sum, plain, round_amount
 
 _BILLS_AT_ONCE = 500
 
@@ -182,9 +182,7 @@ def _closed_rows(month: dt.date) -> Iterator[Sequence[Any]]:
         closed_by = dict(closes.order_by().values_list("bill_id", "actor"))
         for bill in bills:
             of_bill = lines.get(bill.pk, [])
-            exact = Decimal(0)
-            for line in of_bill:
-                exact = EXACT.add(exact, line.exact_amount)
+            exact = exact_sum(line.exact_amount for line in of_bill)
             yield (
                 bill.pk,
                 number_of(bill),

@@ -212,13 +212,6 @@ def _same_day(visit: Visit) -> dt.date:
     return last.replace(day=min(visit.today.day, last.day))
 
 
-def _sum(amounts: Iterable[Amount]) -> Decimal:
-    total = Decimal(0)
-    for amount in amounts:
-        total = EXACT.add(total, amount.amount)
-    return total
-
-
 def _so_far(visit: Visit, amounts: Iterable[Amount]) -> tuple[Decimal, Decimal]:
     """Return the sum of this month, and of last month up to the same day."""
     sums = {visit.month: Decimal(0), visit.last_month: Decimal(0)}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django.conf import settings
@@ -17,7 +15,7 @@ from usage.admin import formats
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.rows import dates_of
 from usage.models import Bill, Line, UsageRecord
-from usage.money import EXACT, round_amount
+from usage.money import exact_sum, round_amount
 from usage.periods import LONGEST_LATENESS, day_of
 
 # A bill of more lines shows one for each service, so that the page stays below 500 kB.
@@ -127,15 +125,8 @@ def _rows_by_service(bill: Bill, lines: list[Line]) -> list[LineRow]:
 def _service_row(bill: Bill, service: str, lines: list[Line]) -> LineRow:
     prices = {line.price_per_unit for line in lines}
     price = formats.exact_money(prices.pop(), bill.currency) if len(prices) == 1 else "several"
-    units = formats.number(_sum(line.units for line in lines))
+    units = formats.number(exact_sum(line.units for line in lines))
     return LineRow(service, price, units, formats.money(bill.total_of(lines), bill.currency))
-
-
-def _sum(numbers: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for number in numbers:
-        total = EXACT.add(total, number)
-    return total
 
 
 def _voids(bill: Bill) -> list[VoidRow]:

@@ -24,8 +24,9 @@ from usage.attention.findings import (
 )
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates, UsageCheck
-from usage.money import EXACT
-from usage.periods import day_of, grace_end, month_bounds, previous_month
+from usage.models.daily_usage import DailyUsageQuerySet
+from usage.money import EXACT, exact_sum
+from usage.periods import day_of, grace_end, months_up_to, next_month
 
 # Days are read of a bill's largest services alone: an absurd day makes its service large.
 _SERVICES_READ = 50
@@ -44,6 +45,7 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     At most seven queries, whatever the number of bills and records.
     """
     bills = list(bills)
+    today = day_of(now)
     history = _History(bills)
     lines = DailyUsage.objects.lines_of(bills)
     open_bills = [bill for bill in bills if not bill.is_closed]
@@ -53,10 +55,12 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     duplicates = _duplicates(open_bills, accepted)
     examined = {}
     for bill in bills:
-        total = bill.total if bill.is_closed else bill.total_of(lines.get(bill.pk, []))
-        comparison = history.compare(bill, now)
-        findings: list[Finding] = []
-        if not bill.is_closed:
+        own_lines = lines.get(bill.pk, [])
+        comparison = history.compare(bill, today)
+        if bill.is_closed:
+            total, findings = bill.total, []
+        else:
+            total = bill.total_of(own_lines)
             findings = [
                 *_unusual_total(bill, comparison),
                 *_unusual_days(bill, days, history),
@@ -67,7 +71,7 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
             ]
         examined[bill.pk] = Examined(
             total,
-            lines.get(bill.pk, []),
+            own_lines,
             history.days[bill.pk],
             comparison,
             findings,
@@ -77,7 +81,10 @@ def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
 
 
 class _History:
-    """The daily amounts of all bills of these customers, back to three months before."""
+    """The daily amounts of all bills of these customers, back to three months before.
+
+    `ids` are the customer's bills of a bill's month and of the three before, by the bill's id.
+    """
 
     def __init__(self, bills: Sequence[Bill]) -> None:
         self.bills: dict[tuple[int, dt.date], list[int]] = defaultdict(list)
@@ -88,58 +95,49 @@ class _History:
         ):
             self.bills[customer_id, month].append(pk)
             self.first_months.setdefault(customer_id, month)
-        ids = {pk for bill in bills for pk in self.ids(bill)}
+        self.months = {
+            month: months_up_to(month, MONTHS_COMPARED + 1)
+            for month in {bill.month for bill in bills}
+        }
+        self.ids = {
+            bill.pk: [
+                pk
+                for month in self.months[bill.month]
+                for pk in self.bills.get((bill.customer_id, month), [])
+            ]
+            for bill in bills
+        }
         self.days: dict[int, Days] = defaultdict(dict)
-        rows = DailyUsage.objects.filter(bill__in=ids).order_by().values_list("bill_id", "day")
+        rows = self.daily_usage(bills).values_list("bill_id", "day")
         for bill_id, day, amount in rows.annotate(amount=AmountSum("units", "price_per_unit")):
             self.days[bill_id][day] = amount
 
-    def ids(self, bill: Bill) -> list[int]:
-        """Return the ids of the customer's bills of the bill's month and the three before."""
-        months = [bill.month, *_months_before(bill.month)]
-        return [pk for month in months for pk in self.bills.get((bill.customer_id, month), [])]
+    def daily_usage(self, bills: Iterable[Bill]) -> DailyUsageQuerySet:
+        """Return the daily usage of the months that these bills are compared with."""
+        ids = {pk for bill in bills for pk in self.ids[bill.pk]}
+        return DailyUsage.objects.filter(bill__in=ids).order_by()
 
-    def compare(self, bill: Bill, now: dt.datetime) -> Comparison:
+    def compare(self, bill: Bill, today: dt.date) -> Comparison:
         """Return how the customer's month compares, up to today's day while it runs."""
-        is_running = now < month_bounds(bill.month).end
-        today = day_of(now).day if is_running else 31
-        known = [
-            month
-            for month in _months_before(bill.month)
-            if month >= self.first_months.get(bill.customer_id, bill.month)
+        is_running = today < next_month(bill.month)
+        first_month = self.first_months.get(bill.customer_id, bill.month)
+        month, *before = [
+            exact_sum(
+                amount
+                for pk in self.bills.get((bill.customer_id, month), [])
+                for day, amount in self.days[pk].items()
+                # Late usage is older than its month, and counts from the first day on.
+                if month == bill.month or not is_running or day < month or day.day <= today.day
+            )
+            for month in self.months[bill.month]
+            if month == bill.month or month >= first_month
         ]
-        sums = [self._sum(bill.customer_id, month, today) for month in known]
         return Comparison(
-            total=self._sum(bill.customer_id, bill.month, 31),
-            previous=sums[0] if sums else None,
-            average=EXACT.divide(_added(sums), Decimal(len(sums))) if sums else None,
+            total=month,
+            previous=before[0] if before else None,
+            average=EXACT.divide(exact_sum(before), Decimal(len(before))) if before else None,
             is_running=is_running,
         )
-
-    def _sum(self, customer_id: int, month: dt.date, last_day: int) -> Decimal:
-        last = month_bounds(month).end - dt.timedelta(milliseconds=1)
-        last_counted = month.replace(day=min(last_day, day_of(last).day))
-        return _added(
-            amount
-            for pk in self.bills.get((customer_id, month), [])
-            for day, amount in self.days[pk].items()
-            if day <= last_counted
-        )
-
-
-def _months_before(month: dt.date) -> list[dt.date]:
-    months = []
-    for _ in range(MONTHS_COMPARED):
-        month = previous_month(month)
-        months.append(month)
-    return months
-
-
-def _added(amounts: Iterable[Decimal]) -> Decimal:
-    total = Decimal(0)
-    for amount in amounts:
-        total = EXACT.add(total, amount)
-    return total
 
 
 def _unusual_total(bill: Bill, compared: Comparison) -> list[Finding]:
@@ -174,10 +172,9 @@ def _service_days(
     by_bill: ServiceDays = defaultdict(lambda: defaultdict(dict))
     if not services:
         return by_bill
-    ids = {pk for bill in bills for pk in history.ids(bill)}
     rows = (
-        DailyUsage.objects.filter(bill__in=ids, service__in=services)
-        .order_by()
+        history.daily_usage(bills)
+        .filter(service__in=services)
         .values_list("bill_id", "service", "day")
         .annotate(total=ExactSum("units"), amount=AmountSum("units", "price_per_unit"))
     )
@@ -191,7 +188,7 @@ def _unusual_days(bill: Bill, by_bill: ServiceDays, history: _History) -> list[F
     findings = []
     for service, own in by_bill[bill.pk].items() if bill.pk in by_bill else ():
         units: Days = defaultdict(Decimal)
-        for pk in history.ids(bill):
+        for pk in history.ids[bill.pk]:
             for day, of_day in by_bill[pk][service].items() if pk in by_bill else ():
                 units[day] = EXACT.add(units[day], of_day.units)
         worst = max(own, key=lambda day: units[day])
@@ -218,10 +215,9 @@ def _services_now_free(
     services = {line.service for of_bill in free.values() for line in of_bill}
     if not services:
         return {}
-    ids = {pk for bill in bills for pk in history.ids(bill)}
     rows = (
-        DailyUsage.objects.filter(bill__in=ids, service__in=services)
-        .order_by()
+        history.daily_usage(bills)
+        .filter(service__in=services)
         .values_list("bill_id", "service", "price_per_unit")
         .annotate(Min("day"))
     )
@@ -235,7 +231,7 @@ def _services_now_free(
             since, paid = (
                 min(
                     first_days.get((pk, line.service, is_free), dt.date.max)
-                    for pk in history.ids(bill)
+                    for pk in history.ids[bill.pk]
                 )
                 for is_free in (True, False)
             )
@@ -293,7 +289,7 @@ def _late(bill: Bill, history: _History) -> list[Finding]:
     if not late:
         return []
     text = f"Usage of {len(late)} earlier {'day' if len(late) == 1 else 'days'}"
-    return [Finding(Kind.LATE, text, min(late), _added(late.values()))]
+    return [Finding(Kind.LATE, text, min(late), exact_sum(late.values()))]
 
 
 def _due(bill: Bill, total: Decimal, now: dt.datetime) -> list[Finding]:

@@ -6,7 +6,7 @@ None of them is ever null: a check that comes out null admits the row.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from string import Formatter
 from typing import Any
@@ -25,19 +25,19 @@ class PerEngine(models.Func):
     sqlite_template: str
 
     def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(self.postgresql_template, compiler, context)
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
         # SQLite's columns hold values of any type, of which its functions may know nothing.
-        sql, params = self._as(self.sqlite_template, compiler, context)
-        return f"({sql}) IS TRUE", params
-
-    def _as(self, template: str, compiler: Any, context: dict[str, Any]) -> Any:
+        template = (
+            f"({self.sqlite_template}) IS TRUE"
+            if connection.vendor == "sqlite"
+            else self.postgresql_template
+        )
         parts = [compiler.compile(expression) for expression in self.get_source_expressions()]
         # A part that is used twice needs its parameters twice.
         places = [int(place) for _, place, _, _ in Formatter().parse(template) if place]
         params = [param for place in places for param in parts[place][1]]
         return template.format(*(sql for sql, _ in parts)), tuple(params)
+
+    as_sqlite = as_postgresql
 
 
 class AmountBelowLimit(PerEngine):
@@ -150,12 +150,7 @@ class Readable(models.Func):
         super().__init__(*chain.from_iterable(columns.values()))
 
     def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(_POSTGRESQL_READABLE, compiler)
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return self._as(_SQLITE_READABLE, compiler)
-
-    def _as(self, templates: Mapping[str, str], compiler: Any) -> Any:
+        templates = _SQLITE_READABLE if connection.vendor == "sqlite" else _POSTGRESQL_READABLE
         conditions, params = ["true"], []
         for kind, column in zip(self._kinds, self.get_source_expressions(), strict=True):
             if kind in templates:
@@ -164,3 +159,5 @@ class Readable(models.Func):
                 conditions.append(template.format(sql))
                 params += [*column_params] * template.count("{0}")
         return f"({' AND '.join(conditions)})", params
+
+    as_sqlite = as_postgresql

@@ -8,7 +8,6 @@ results are text and cannot be filtered or ordered by.
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, cast
 
 from django.db import models
@@ -22,6 +21,7 @@ class _Exact(models.Aggregate):
 
     function = "SUM"
     template = "%(function)s(NULLIF(%(expressions)s, 'NaN'))"
+    arg_joiner = " * "
     sqlite_function: str
 
     def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
@@ -35,13 +35,11 @@ class _Exact(models.Aggregate):
         )
 
     def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
-        if connection.vendor != "sqlite":
-            return super().get_db_converters(connection)
-        return [self._from_text]
-
-    def _from_text(self, value: str | None, expression: Any, connection: Any) -> Decimal | None:
         field = cast("ExactDecimalField", self.output_field)
-        return None if value is None else field.unscaled(int(value))
+        if connection.vendor == "sqlite":
+            return [lambda text, *_: None if text is None else field.unscaled(int(text))]
+        # The product of two columns has the digits of both, so it needs no check of its scale.
+        return [] if self.arity == 2 else super().get_db_converters(connection)
 
 
 class ExactSum(_Exact):
@@ -49,9 +47,7 @@ class ExactSum(_Exact):
 
     name = "ExactSum"
     sqlite_function = "exact_sum"
-
-    def __init__(self, expression: Any, **extra: Any) -> None:
-        super().__init__(expression, **extra)
+    arity = 1
 
 
 class AmountSum(_Exact):
@@ -60,13 +56,4 @@ class AmountSum(_Exact):
     name = "AmountSum"
     sqlite_function = "amount_sum"
     arity = 2
-    arg_joiner = " * "
-
-    def __init__(self, units: str, price_per_unit: str) -> None:
-        super().__init__(
-            units, price_per_unit, output_field=ExactDecimalField(max_digits=60, decimal_places=18)
-        )
-
-    def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
-        # PostgreSQL's product has the digits of both columns, so it needs no check of its scale.
-        return super().get_db_converters(connection) if connection.vendor == "sqlite" else []
+    output_field = ExactDecimalField(max_digits=60, decimal_places=18)

@@ -75,7 +75,8 @@ def _close(
     BillingTimeZone.objects.confirm()
     now = database_now()
     # A new statement: it sees the records whose transactions the lock waited for.
-    bill.refresh_from_db()  # the customer too, whose name the bill keeps
+    # The customer too, whose name the bill keeps.
+    bill.refresh_from_db(from_queryset=Bill._base_manager.select_related("customer"))
     if bill.is_closed:
         confirm_on_standby()
         return False
@@ -100,21 +101,23 @@ def _close(
         detail = f"Shown at {plain(shown[0])}, closed at {plain(total)} {bill.currency}."
     # Not through `Bill.objects`, whose rows never change: closing is the one change of a bill.
     row = models.QuerySet[Bill](Bill).filter(pk=bill.pk, closed_at__isnull=True)
+    closed = {
+        "closed_at": now,
+        "closed_total": total,
+        "closed_name": bill.customer.name,
+        "closed_reference": bill.customer.reference,
+        "minor_unit_digits": bill.digits,
+        "period_end": min(bill.period_end, now),
+    }
     try:
-        row.update(
-            closed_at=now,
-            closed_total=total,
-            closed_name=bill.customer.name,
-            closed_reference=bill.customer.reference,
-            minor_unit_digits=bill.digits,
-            period_end=min(bill.period_end, now),
-        )
+        row.update(**closed)
     except ValidationError as error:
         raise BillTotalTooLarge(
             f"The total {total:f} exceeds what this database can hold exactly:"
             " move the service to PostgreSQL to close the bill."
         ) from error
-    bill.refresh_from_db()
+    for name, value in closed.items():
+        setattr(bill, name, value)
     HistoryEntry.objects.keep(
         HistoryEntry.Action.CLOSED, bill_id=bill.pk, by=by, at=now, reason=reason, detail=detail
     )

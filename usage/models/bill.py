@@ -21,8 +21,8 @@ from usage.models.customer import (
     Customer,
 )
 from usage.models.time_zone import BillingTimeZone, misfit_of
-from usage.money import EXACT, exact_amount, round_amount
-from usage.periods import Period, last_due_month, month_bounds
+from usage.money import exact_amount, exact_sum, round_amount
+from usage.periods import Period, grace_end, last_due_month, month_bounds
 
 if TYPE_CHECKING:
     from usage.models.daily_usage import DailyUsageManager
@@ -69,7 +69,8 @@ class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[m
 
     def get_queryset(self) -> BillQuerySet:
         """Return the bills that can be read."""
-        return self.with_unreadable().readable()
+        bills: BillQuerySet = super().get_queryset().readable()
+        return bills
 
     def with_unreadable(self) -> BillQuerySet:
         """Return all bills; of those that cannot be read only the key may be asked for."""
@@ -232,7 +233,7 @@ class Bill(FrozenModel):
 
     def is_due(self, now: dt.datetime) -> bool:
         """Tell whether the bill is open and its month and grace are over at the instant `now`."""
-        return not self.is_closed and self.month <= last_due_month(now)
+        return self.closed_at is None and grace_end(self.month) < now
 
     def lines(self) -> list[Line]:
         """Return the bill's lines, by service and price."""
@@ -252,10 +253,7 @@ class Bill(FrozenModel):
 
     def total_of(self, lines: Iterable[Line]) -> Decimal:
         """Return what `lines`, those of this bill, add up to, with all digits of its currency."""
-        total = Decimal(0)
-        for line in lines:
-            total = EXACT.add(total, line.amount)
-        return round_amount(total, self.digits)
+        return round_amount(exact_sum(line.amount for line in lines), self.digits)
 
     @property
     def total(self) -> Decimal:
