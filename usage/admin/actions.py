@@ -35,6 +35,7 @@ class ConfirmedAct(View):
     model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
     template: str
     title: str
+    verb: str  # on the button
     form_class: type[forms.Form] = forms.Form
     may_view = False  # whether seeing the row is permission enough
     permission = ""  # instead of the permission to change the row
@@ -97,6 +98,7 @@ class ConfirmedAct(View):
             self.template,
             self.row,
             title=self.title,
+            verb=self.verb,
             form=form,
             refusal=refusal,
             row_url=self.row_url(),

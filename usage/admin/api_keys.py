@@ -17,10 +17,11 @@ from django.utils.safestring import SafeString
 from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
 from usage.admin.changes import WithHistory
+from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
 from usage.models import ApiKey
 from usage.models.api_key import CONTACT_LENGTH, OWNER_LENGTH, FormSentTwice
-from usage.validators import REASON_LENGTH, validate_name
+from usage.validators import validate_name
 
 
 class IssueForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only in the stubs
@@ -62,6 +63,7 @@ class ChangeOwner(ConfirmedAct):
 
     template = "usage/admin/api_key_owner.html"
     title = "Change the owner of this key"
+    verb = "Save"
     form_class = OwnerForm
     row: ApiKey
 
@@ -79,23 +81,13 @@ class ChangeOwner(ConfirmedAct):
             messages.info(self.request, "Nothing was changed.")
 
 
-class RevokeForm(forms.Form):
-    """Why a key is revoked."""
-
-    reason = forms.CharField(
-        required=False,
-        max_length=REASON_LENGTH,
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text=f"Kept in the key's history. At most {REASON_LENGTH} characters.",
-    )
-
-
 class RevokeKey(ConfirmedAct):
     """Revokes a key."""
 
     template = "usage/admin/api_key_revoke.html"
     title = "Revoke this key?"
-    form_class = RevokeForm
+    verb = "Revoke the key"
+    form_class = OptionalReasonForm
     row: ApiKey
 
     def refusal(self) -> str:

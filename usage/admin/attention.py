@@ -231,6 +231,7 @@ class AcceptDuplicates(OfService):
     form_class = ReasonForm
     template = "usage/admin/bill_accept.html"
     title = "Are these equal records right?"
+    verb = "They are right"
 
     def refusal(self) -> str:
         if self.in_force().exists():
@@ -264,6 +265,7 @@ class LiftAcceptance(OfService):
     form_class = OptionalReasonForm
     template = "usage/admin/bill_lift.html"
     title = "Ask about equal records again?"
+    verb = "Ask again"
 
     def refusal(self) -> str:
         return "" if self.in_force().exists() else "Equal records of this service are not accepted."

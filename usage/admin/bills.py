@@ -47,14 +47,12 @@ class VerifyBill(ConfirmedAct):
 
     template = "usage/admin/bill_verify.html"
     title = "Verify this bill?"
+    verb = "Verify the bill"
     may_view = True
     row: Bill
 
     def context(self) -> dict[str, Any]:
-        return {
-            "customer": formats.customer(self.row.customer),
-            "records": formats.number(self._records()),
-        }
+        return {"records": formats.number(self._records())}
 
     def refusal(self) -> str:
         if self._records() <= MOST_RECORDS_VERIFIED:

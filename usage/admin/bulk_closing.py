@@ -169,14 +169,15 @@ class ToClose(View):
         bills = list(found.select_related("customer", "hold").order_by("pk"))
         examined = examine(bills, now)
         rows = [_row(bill, examined[bill.pk], now) for bill in bills]
+        verb = f"Close {counted(len(rows), 'bill')}"
         return self.page(
             "usage/admin/close_many.html",
-            title=f"Close {counted(len(rows), 'bill')}?",
+            title=f"{verb}?",
+            verb=verb,
             form=form,
             values=[row.value for row in rows],
             flagged=[row for row in rows if row.is_blocked or row.is_held],
             sums=_sums((bill, examined[bill.pk].total) for bill in bills),
-            number=counted(len(rows), "bill"),
         )
 
     def close_some(self, chosen: Sequence[Shown], reason: str) -> HttpResponse:

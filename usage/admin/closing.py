@@ -29,6 +29,7 @@ class CloseBill(ConfirmedAct):
 
     template = "usage/admin/bill_close.html"
     title = "Close this bill?"
+    verb = "Close the bill"
     row: Bill
 
     @cached_property
@@ -57,7 +58,6 @@ class CloseBill(ConfirmedAct):
         now = database_now()
         largest = max(self.examined.lines, key=lambda line: line.amount, default=None)
         return {
-            "customer": formats.customer(self.row.customer),
             "month": f"{self.row.month:%B %Y}",
             "total": formats.money(self.examined.total, self.row.currency),
             "comparison": comparison_cells(self.examined.comparison, self.row),
@@ -95,6 +95,7 @@ class HoldBill(ConfirmedAct):
     form_class = ReasonForm
     template = "usage/admin/bill_hold.html"
     title = "Put this bill on hold?"
+    verb = "Hold the bill"
     row: Bill
 
     def refusal(self) -> str:
@@ -103,9 +104,6 @@ class HoldBill(ConfirmedAct):
         if Hold.objects.filter(bill=self.row).exists():
             return "The bill is on hold already."
         return ""
-
-    def context(self) -> dict[str, Any]:
-        return {"customer": formats.customer(self.row.customer)}
 
     def act(self, data: dict[str, Any]) -> None:
         hold(self.row, by=self.request.user, reason=data["reason"])
@@ -119,6 +117,7 @@ class ReleaseBill(ConfirmedAct):
     form_class = OptionalReasonForm
     template = "usage/admin/bill_release.html"
     title = "Release this bill?"
+    verb = "Release the bill"
     row: Bill
 
     def refusal(self) -> str:
@@ -127,7 +126,6 @@ class ReleaseBill(ConfirmedAct):
     def context(self) -> dict[str, Any]:
         held = Hold.objects.get(bill=self.row)
         return {
-            "customer": formats.customer(self.row.customer),
             "held_at": formats.moment(held.at),
             "held_by": formats.name(held.by),
             "held_reason": held.reason,

@@ -108,6 +108,7 @@ class VoidRecord(ConfirmedAct):
 
     template = "usage/admin/record_void.html"
     title = "Void this record?"
+    verb = "Void the record"
     form_class = ReasonForm
     row: UsageRecord
 
