@@ -10,7 +10,7 @@ from typing import Any
 from django.urls import reverse
 
 from usage.admin import formats
-from usage.admin.filters import MonthFilter, TotalFilter
+from usage.admin.bill_filters import MonthFilter, TotalFilter
 from usage.admin.paging import KeysetChangeList, Position
 from usage.models import Bill, DailyUsage
 from usage.money import EXACT

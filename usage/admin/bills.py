@@ -14,20 +14,18 @@ from django.urls import URLPattern, path
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
 from usage.admin.attention import AcceptDuplicates, AttentionPage, LiftAcceptance
+from usage.admin.bill_filters import (
+    LeastTotalFilter,
+    MonthFilter,
+    MostTotalFilter,
+    StateFilter,
+)
 from usage.admin.bill_list import BillChangeList
 from usage.admin.bill_page import BillPage
 from usage.admin.bulk_closing import ToClose
 from usage.admin.closing import CloseBill, HoldBill, ReleaseBill
 from usage.admin.customers import matching
-from usage.admin.filters import (
-    CustomerChoice,
-    CustomerFilter,
-    LeastTotalFilter,
-    MonthFilter,
-    MostTotalFilter,
-    StateFilter,
-    number_of,
-)
+from usage.admin.filters import CustomerChoice, CustomerFilter, number_of
 from usage.admin.hand_over import ClosedFile, ControlFile, HandOver
 from usage.admin.pages import ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells, period_of

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, InvalidOperation
-from functools import cached_property
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from django import forms
@@ -18,25 +17,14 @@ from django.http import HttpRequest
 
 from usage.database.amounts import AmountAtLeast
 from usage.database.names import normal
-from usage.database.transactions import database_now
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
-from usage.money import EXACT
-from usage.periods import (
-    CLOCK_SKEW,
-    LONGEST_LATENESS,
-    day_bounds,
-    last_due_month,
-    previous_month,
-)
+from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds
 from usage.validators import fit_price, normal_service
 
-_MONTHS_SHOWN = 24
 _NAMED = 10
 # Larger amounts do not exist; the database could not compare them.
 _AMOUNT_LIMIT = 10**25
-# The last digit that a closed total keeps.
-_CENT = Decimal("0.0001")
 _LONGEST_ID = len(str(LARGEST_ID))
 
 
@@ -251,7 +239,7 @@ class AmountFilter(ListFilter):
     example = "1000.50"
 
     def condition(self, text: str) -> Q:
-        return Q(AmountAtLeast(_amount(text)))
+        return Q(AmountAtLeast(amount_of(text)))
 
 
 class DayFilter(ListFilter):
@@ -318,7 +306,8 @@ def _day(text: str) -> dt.date:
     return day
 
 
-def _amount(text: str) -> Decimal:
+def amount_of(text: str) -> Decimal:
+    """Return an amount that was typed in; raises ValueError if it is none."""
     try:
         amount = Decimal(normal(text).replace("−", "-"))
     except InvalidOperation as error:
@@ -326,110 +315,6 @@ def _amount(text: str) -> Decimal:
     if not (amount.is_finite() and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
         raise ValueError(f"{text!r} is not an amount that occurs.")
     return amount
-
-
-class MonthFilter(ListFilter):
-    """Shows the bills of one month."""
-
-    title = "month"
-    parameter_name = "month"
-    example = "2026-11"
-
-    @cached_property
-    def options(self) -> Sequence[tuple[str, str]]:
-        """The latest months that have bills, and the one in the address."""
-        month = Bill.objects.order_by("-month").values_list("month", flat=True).first()
-        oldest = Bill.objects.order_by("month").values_list("month", flat=True).first()
-        months: list[dt.date] = []
-        while month and oldest and month >= oldest and len(months) < _MONTHS_SHOWN:
-            months.append(month)
-            month = previous_month(month)
-        if self.applied and (chosen := _month(self.text)) not in months:
-            months.append(chosen)
-        return [(f"{month:%Y-%m}", f"{month:%B %Y}") for month in months]
-
-    def condition(self, text: str) -> Q:
-        return Q(month=_month(text))
-
-    def _expected(self) -> str:
-        return "Use YYYY-MM."
-
-
-def _month(text: str) -> dt.date:
-    return dt.date.fromisoformat(f"{text}-01")
-
-
-class StateFilter(ListFilter):
-    """Shows open, due, held or closed bills."""
-
-    title = "state"
-    parameter_name = "state"
-    options = (
-        ("open", "Open"),
-        ("due", "Due to close"),
-        ("held", "On hold"),
-        ("closed", "Closed"),
-    )
-
-    def condition(self, text: str) -> Q:
-        match text:
-            case "open":
-                return Q(closed_at__isnull=True)
-            case "due":
-                return Q(closed_at__isnull=True, month__lte=last_due_month(database_now()))
-            case "held":
-                return Q(hold__isnull=False)
-            case "closed":
-                return Q(closed_at__isnull=False)
-        raise ValueError(f"{text!r} is not a state.")
-
-
-class TotalFilter(ListFilter):
-    """Shows bills by their totals, each in its own currency.
-
-    The condition is on closed bills alone. `BillChangeList` adds up the totals of open ones.
-    """
-
-    example = "1000.50"
-    amount: Decimal | None = None
-
-    def condition(self, text: str) -> Q:
-        self.amount = _amount(text)
-        return Q(closed_at__isnull=True) | self.closed(self.amount)
-
-    def closed(self, amount: Decimal) -> Q:
-        """Return the condition on closed bills."""
-        raise NotImplementedError
-
-    def admits(self, total: Decimal) -> bool:
-        """Tell whether a bill of this total is shown."""
-        raise NotImplementedError
-
-
-class LeastTotalFilter(TotalFilter):
-    """Shows bills of at least a total."""
-
-    title = "least total"
-    parameter_name = "total_from"
-
-    def closed(self, amount: Decimal) -> Q:
-        return Q(closed_total__gte=amount.quantize(_CENT, ROUND_CEILING, EXACT))
-
-    def admits(self, total: Decimal) -> bool:
-        return self.amount is None or total >= self.amount
-
-
-class MostTotalFilter(TotalFilter):
-    """Shows bills of at most a total."""
-
-    title = "largest total"
-    parameter_name = "total_until"
-
-    def closed(self, amount: Decimal) -> Q:
-        return Q(closed_total__lte=amount.quantize(_CENT, ROUND_FLOOR, EXACT))
-
-    def admits(self, total: Decimal) -> bool:
-        return self.amount is None or total <= self.amount
 
 
 class LateFilter(ListFilter):

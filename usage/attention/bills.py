@@ -10,7 +10,7 @@ from statistics import median
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db.models import Min, Subquery
+from django.db.models import Min, QuerySet, Subquery
 
 from usage.attention.findings import (
     DAY_FACTOR,
@@ -24,7 +24,6 @@ from usage.attention.findings import (
 )
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, PossibleDuplicates, UsageCheck
-from usage.models.daily_usage import DailyUsageQuerySet
 from usage.money import EXACT, exact_sum
 from usage.periods import day_of, grace_end, months_up_to, next_month
 
@@ -112,10 +111,11 @@ class _History:
         for bill_id, day, amount in rows.annotate(amount=AmountSum("units", "price_per_unit")):
             self.days[bill_id][day] = amount
 
-    def daily_usage(self, bills: Iterable[Bill]) -> DailyUsageQuerySet:
+    def daily_usage(self, bills: Iterable[Bill]) -> QuerySet[DailyUsage]:
         """Return the daily usage of the months that these bills are compared with."""
         ids = {pk for bill in bills for pk in self.ids[bill.pk]}
-        return DailyUsage.objects.filter(bill__in=ids).order_by()
+        rows: QuerySet[DailyUsage] = DailyUsage.objects.filter(bill__in=ids).order_by()
+        return rows
 
     def compare(self, bill: Bill, today: dt.date) -> Comparison:
         """Return how the customer's month compares, up to today's day while it runs."""

@@ -21,7 +21,7 @@ class OtherTimeZone(DatabaseUnavailable):
 
 def confirm_zone(kept: str | None) -> None:
     """Raise OtherTimeZone if the zone that the books are kept in is not this process's."""
-    if kept not in (None, settings.TIME_ZONE) and not is_same_zone(kept, settings.TIME_ZONE):
+    if kept and kept != settings.TIME_ZONE and not is_same_zone(kept, settings.TIME_ZONE):
         raise OtherTimeZone(
             f"The bills are kept in the time zone {kept}, but BILLING_TIME_ZONE is"
             f" {settings.TIME_ZONE}: set it to {kept} and start again."
