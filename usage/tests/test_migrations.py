@@ -14,7 +14,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from usage.database import triggers
 from usage.models import Bill, BillingTimeZone, Customer, DailyUsage, OtherTimeZone
-from usage.tests.books import default_database, empty_database
+from usage.tests.books import Books, copied, default_database, empty_database
 from usage.tests.guarded import on_postgresql, on_sqlite, run
 
 OCTOBER = dt.datetime(2026, 10, 1, tzinfo=dt.UTC)
@@ -25,10 +25,8 @@ DECEMBER = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
 class OldBooks:
     """A database at the last migration before 0008_books, and the models of that version."""
 
-    def __init__(self) -> None:
-        call_command("migrate", "usage", "0007", verbosity=0)
-        state = MigrationExecutor(connection).loader.project_state([("usage", "0007_command_runs")])
-        self.models = state.apps
+    def __init__(self, models: Any) -> None:
+        self.models = models
 
     def insert(self, model: str, **values: Any) -> Any:
         return self.models.get_model("usage", model).objects.create(**values)
@@ -53,10 +51,29 @@ class OldBooks:
         )
 
 
+@pytest.fixture(scope="module")
+def to_upgrade(django_db_blocker: DjangoDbBlocker) -> Iterator[tuple[Books, Any]]:
+    """A database to copy, in which only the migrations from 0008_books on are missing."""
+    before = ("usage", "0007_command_runs")
+    with django_db_blocker.unblock(), empty_database() as url:
+        with default_database(url):
+            call_command("migrate", *before, verbosity=0)
+            executor = MigrationExecutor(connection)
+            leaves = executor.loader.graph.leaf_nodes()
+            executor.migrate([leaf for leaf in leaves if leaf[0] != "usage"])
+            models = executor.loader.project_state([before]).apps
+        django_db_blocker.block()
+        yield Books(url, key=""), models
+        django_db_blocker.restore()
+
+
 @pytest.fixture
-def old_books(django_db_blocker: DjangoDbBlocker) -> Iterator[OldBooks]:
-    with django_db_blocker.unblock(), empty_database() as url, default_database(url):
-        yield OldBooks()
+def old_books(
+    to_upgrade: tuple[Books, Any], django_db_blocker: DjangoDbBlocker
+) -> Iterator[OldBooks]:
+    books, models = to_upgrade
+    with django_db_blocker.unblock(), copied(books) as own, default_database(own.url):
+        yield OldBooks(models)
 
 
 def migrate() -> None:

@@ -48,7 +48,7 @@ ROWS = """
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def upgraded(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     with django_db_blocker.unblock(), empty_database() as url, default_database(url):
         call_command("migrate", "usage", BEFORE, verbosity=0)
