@@ -17,7 +17,9 @@ pytestmark = pytest.mark.django_db
 
 # One database serves all examples of a property; ids make each a fact of its own.
 one_database = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=2 * settings().max_examples,
 )
 
 

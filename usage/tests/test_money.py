@@ -68,7 +68,7 @@ def add_up(accepted: list[tuple[str, int, int]]) -> dict[tuple[str, int], int]:
 def test_any_facts_add_up_exactly_or_are_refused_by_name(
     currency: str, post: Post, db: None
 ) -> None:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=settings().max_examples * 3 // 5, deadline=None)
     @given(facts)
     @example([("-", MOST_UNITS, 0)] * 12)
     @example([("-", MOST_UNITS, 10**12 - 1)] * 12)

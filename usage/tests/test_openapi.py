@@ -82,7 +82,7 @@ def one_connection() -> Iterator[None]:
 @pytest.mark.usefixtures("one_connection", "customer")
 @schema.parametrize()
 @settings(
-    max_examples=80,
+    max_examples=settings().max_examples * 4 // 5,
     deadline=None,
     derandomize=True,
     # One database serves all examples: the description must hold whatever is stored.
