@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -29,12 +30,14 @@ from benchmarks.failover.cluster import (
     ENVIRONMENT,
     SERVICE_PORTS,
     Cluster,
+    Server,
     running,
 )
 from benchmarks.report import table
 
 SILENT_SECONDS = 12.0
 RECOVERED_SECONDS = 90.0
+JOINED_SECONDS = 60.0
 CUSTOMERS = range(1, 101)
 
 
@@ -77,15 +80,24 @@ def kill_etcd(cluster: Cluster) -> Callable[[], None]:
     return cluster.etcd.start
 
 
+def freeze_etcd(cluster: Cluster) -> Callable[[], None]:
+    """Let Patroni's store answer nothing for a while."""
+    return _silent(cluster.etcd)
+
+
 def cut_database(cluster: Cluster) -> Callable[[], None]:
     """Let HAProxy pass nothing on, as a network that went silent."""
-    cluster.haproxy.signal(signal.SIGSTOP)
+    return _silent(cluster.haproxy)
+
+
+def _silent(server: Server) -> Callable[[], None]:
+    server.signal(signal.SIGSTOP)
     time.sleep(SILENT_SECONDS)
-    return lambda: cluster.haproxy.signal(signal.SIGCONT)
+    return lambda: server.signal(signal.SIGCONT)
 
 
 def kill_host(cluster: Cluster) -> Callable[[], None]:
-    """Lose the primary and a service at once."""
+    """End the primary and a service at once."""
     service = cluster.services[SERVICE_PORTS[0]]
     service.kill()
     start_node = _lost(cluster, "leader", signal.SIGKILL)
@@ -97,23 +109,38 @@ def kill_host(cluster: Cluster) -> Callable[[], None]:
     return start
 
 
+def freeze_host(cluster: Cluster) -> Callable[[], None]:
+    """Stop the primary and a service until another node leads."""
+    service = cluster.services[SERVICE_PORTS[0]]
+    service.signal(signal.SIGSTOP)
+    thaw_node = _lost(cluster, "leader", signal.SIGSTOP)
+
+    def thaw() -> None:
+        thaw_node()
+        service.signal(signal.SIGCONT)
+
+    return thaw
+
+
 FAULTS: list[Callable[[Cluster], Callable[[], None]]] = [
     kill_primary,
     freeze_primary,
     kill_standby,
     freeze_standby,
     kill_etcd,
+    freeze_etcd,
     cut_database,
     kill_host,
+    freeze_host,
 ]
 
 
 class Round(NamedTuple):
-    """One fault, and the longest time without an acknowledged record that it caused."""
+    """One fault, what usage was reported for meanwhile, and the longest time without a record."""
 
     fault: str
+    service: str
     outage: float
-    acknowledged: int
 
 
 def main() -> int:
@@ -130,8 +157,10 @@ def main() -> int:
             prober = Prober()
             prober.start()
             rounds = [
-                break_once(cluster, fault, callers)
-                for fault in itertools.islice(itertools.cycle(FAULTS), arguments.rounds)
+                break_once(cluster, fault, callers, f"Round {number}")
+                for number, fault in zip(
+                    range(1, arguments.rounds + 1), itertools.cycle(FAULTS), strict=False
+                )
             ]
             return report(rounds, callers, prober, folder)
 
@@ -181,22 +210,28 @@ def start_callers(folder: Path, key: str) -> list[Caller]:
 
 
 def break_once(
-    cluster: Cluster, fault: Callable[[Cluster], Callable[[], None]], callers: list[Caller]
+    cluster: Cluster,
+    fault: Callable[[Cluster], Callable[[], None]],
+    callers: list[Caller],
+    service: str,
 ) -> Round:
     """Inject one fault, mend it, and wait until the cluster is whole and records again."""
     cluster.wait_until_healthy()
+    for caller in callers:
+        caller.service = service
+    # An outbox acknowledges from its own disk.
+    direct = [caller for caller in callers if not isinstance(caller, OutboxCaller)]
     began = time.monotonic()
     mend = fault(cluster)
-    direct = [caller for caller in callers if not isinstance(caller, OutboxCaller)]
     mend()
     cluster.wait_until_healthy()
     mended = time.monotonic()
-    _wait_for(lambda: all(max(one.acknowledged.values()) > mended for one in direct))
-    times = sorted(at for one in direct for at in [*one.acknowledged.values()] if at >= began)
-    gaps = [later - earlier for earlier, later in itertools.pairwise([began, *times])]
+    _wait_for(lambda: all(caller.last_acknowledged > mended for caller in direct))
+    times = sorted(at for caller in direct for at in [*caller.acknowledged.values()] if at >= began)
+    outage = max(later - earlier for earlier, later in itertools.pairwise([began, *times]))
     name = fault.__name__.replace("_", " ")
-    print(f"{name}: {max(gaps):.1f} s without a record", flush=True)
-    return Round(name, max(gaps), len(times))
+    print(f"{service}, {name}: {outage:.1f} s without a record", flush=True)
+    return Round(name, service, outage)
 
 
 def _wait_for(happened: Callable[[], bool]) -> None:
@@ -208,38 +243,69 @@ def _wait_for(happened: Callable[[], bool]) -> None:
 
 
 def report(rounds: list[Round], callers: list[Caller], prober: Prober, folder: Path) -> int:
-    """Stop the callers, compare, and print the table."""
+    """Stop the callers, compare what they were told with what is billed, and print the table."""
     for caller in callers:
         caller.stopping.set()
-        caller.join(60)
+    for caller in callers:
+        caller.join(JOINED_SECONDS)
     prober.stopping.set()
+    drain(callers, folder)
+    records, billed = books()
+    sent = {one: service for caller in callers for one, service in caller.sent.items()}
+    acknowledged = {one for caller in callers for one in caller.acknowledged}
+    lost = Counter(sent[one] for one in acknowledged - records)
+    told = Counter(sent[one] for one in acknowledged)
+    # Each usage is one unit: what is billed beyond one for each id is billed twice.
+    stored = Counter(sent[one] for one in records & sent.keys())
+    doubled = {service: units - stored[service] for service, units in billed.items()}
+    unsent = records - sent.keys()
+    rows = [["fault", "times", "outage", "longest answer", "acknowledged", "lost", "doubled"]]
+    for fault in dict.fromkeys(one.fault for one in rounds):
+        its = [one for one in rounds if one.fault == fault]
+        services = [one.service for one in its]
+        longest = max(one.longest_answers.get(name, 0) for one in callers for name in services)
+        rows.append(
+            [
+                fault,
+                str(len(its)),
+                ", ".join(f"{one.outage:.1f} s" for one in its),
+                f"{longest:.1f} s",
+                f"{sum(told[name] for name in services):,}",
+                str(sum(lost[name] for name in services)),
+                f"{sum(doubled.get(name, 0) for name in services)}",
+            ]
+        )
+    print("\n" + "\n".join(table(rows)))
+    print(
+        f"\n{len(acknowledged):,} acknowledged, {len(records):,} stored, {len(sent):,} sent;"
+        f" {sum(lost.values())} lost, {sum(doubled.values())} doubled,"
+        f" {len(unsent)} stored and never sent; longest /livez {prober.longest:.2f} s;"
+        f" {manage('verify_bills').strip().splitlines()[-1]}"
+    )
+    return 1 if lost or any(doubled.values()) or unsent else 0
+
+
+def drain(callers: list[Caller], folder: Path) -> None:
+    """Send what waits in the outbox, as the next process of its team would."""
+    for caller in callers:
+        if isinstance(caller, OutboxCaller):
+            caller.client.close(0)
+    command = [sys.executable, "-m", "billing_client", "drain"]
     environment = os.environ | {
         "BILLING_API_KEY": callers[0].key,
         "BILLING_URL": f"http://127.0.0.1:{SERVICE_PORTS[1]}",
         "BILLING_OUTBOX_DIR": str(folder / "outbox"),
     }
-    for caller in callers:
-        if isinstance(caller, OutboxCaller):
-            caller.client.close(60)
-    command = [sys.executable, "-m", "billing_client", "drain"]
-    subprocess.run(command, check=False, env=environment)
-    with _connection("billing") as connection, connection.cursor() as cursor:
+    subprocess.run(command, check=True, env=environment)
+
+
+def books() -> tuple[set[str], dict[str, int]]:
+    """Return the ids of all records, and the units on bills of each service."""
+    with contextlib.closing(_connection("billing")) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT request_id FROM usage_usagerecord")
-        stored = {request_id for (request_id,) in cursor.fetchall()}
-    sent = {request_id for caller in callers for request_id in caller.sent}
-    acknowledged = {request_id for caller in callers for request_id in caller.acknowledged}
-    lost, unsent = acknowledged - stored, stored - sent
-    verified = manage("verify_bills").strip().splitlines()[-1]
-    rows = [[one.fault, f"{one.outage:.1f} s", str(one.acknowledged)] for one in rounds]
-    rows.insert(0, ["fault", "outage", "acknowledged in that round"])
-    print("\n".join(table(rows)))
-    longest = max(one.longest_answer for one in callers)
-    print(
-        f"\nacknowledged {len(acknowledged):,}, stored {len(stored):,}, sent {len(sent):,};"
-        f" lost {len(lost)}, stored and never sent {len(unsent)}; longest answer {longest:.1f} s;"
-        f" longest /livez {prober.longest:.2f} s; {verified}"
-    )
-    return 1 if lost or unsent else 0
+        records = {request_id for (request_id,) in cursor.fetchall()}
+        cursor.execute("SELECT service, sum(units)::bigint FROM usage_dailyusage GROUP BY service")
+        return records, dict(cursor.fetchall())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from billing_client import BillingClient, BillingError, Usage
 
 URLS = [f"http://127.0.0.1:{port}" for port in SERVICE_PORTS]
 LIVE_SECONDS = 0.2
+PATIENCE_SECONDS = 12.0
 
 
 class Caller(threading.Thread):
@@ -24,9 +25,11 @@ class Caller(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.key = key
         self.ids = (f"{name}:{number}" for number in itertools.count())
-        self.sent: set[str] = set()
+        self.service = "Before the first fault"  # what usage is reported for, by round
+        self.sent: dict[str, str] = {}  # by id, its service
         self.acknowledged: dict[str, float] = {}  # by id, the monotonic time
-        self.longest_answer = 0.0
+        self.last_acknowledged = 0.0
+        self.longest_answers: dict[str, float] = {}  # by service
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -40,20 +43,25 @@ class Caller(threading.Thread):
 
     def usage(self) -> Usage:
         """Return the next usage, and remember its id."""
-        request_id = next(self.ids)
-        self.sent.add(request_id)
+        request_id, service = next(self.ids), self.service
+        self.sent[request_id] = service
         return Usage(
             request_id=request_id,
             customer_id=1 + len(self.sent) % 100,
-            service="Database",
+            service=service,
             units_consumed=1,
             price_per_unit="0.05",
         )
 
     def acknowledge(self, *request_ids: str) -> None:
         """Remember that the service has these."""
-        now = time.monotonic()
+        self.last_acknowledged = now = time.monotonic()
         self.acknowledged.update(dict.fromkeys(request_ids, now))
+
+    def answered(self, seconds: float) -> None:
+        """Remember how long an answer took, if none of the round took longer."""
+        longest = self.longest_answers.get(self.service, 0.0)
+        self.longest_answers[self.service] = max(longest, seconds)
 
 
 class RawCaller(Caller):
@@ -75,14 +83,19 @@ class RawCaller(Caller):
         for url in itertools.cycle(URLS):
             began = time.monotonic()
             status = 0
-            with contextlib.suppress(requests.RequestException):
+            try:
                 status = self.session.post(
                     f"{url}/api/v1/usage/",
                     json=body,
                     headers={"Authorization": f"Bearer {self.key}"},
-                    timeout=12,
+                    timeout=PATIENCE_SECONDS,
                 ).status_code
-                self.longest_answer = max(self.longest_answer, time.monotonic() - began)
+            except requests.Timeout:
+                self.answered(PATIENCE_SECONDS)  # at least
+            except requests.RequestException:
+                pass  # its host was killed: no answer
+            else:
+                self.answered(time.monotonic() - began)
             if status in {200, 201}:
                 self.acknowledge(str(usage.request_id))
                 return
@@ -146,6 +159,11 @@ class Prober(threading.Thread):
         while not self.stopping.wait(LIVE_SECONDS):
             for url in URLS:
                 began = time.monotonic()
-                with contextlib.suppress(requests.ConnectionError):
-                    requests.get(f"{url}/livez", timeout=12)
+                try:
+                    requests.get(f"{url}/livez", timeout=PATIENCE_SECONDS)
+                except requests.Timeout:
+                    self.longest = PATIENCE_SECONDS
+                except requests.RequestException:
+                    pass  # its host was killed
+                else:
                     self.longest = max(self.longest, time.monotonic() - began)
