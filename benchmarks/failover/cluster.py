@@ -162,16 +162,30 @@ class Cluster:
         raise TimeoutError(f"No other node became {role} within {HEALTHY_SECONDS} s.")
 
     def wait_until_healthy(self) -> None:
-        """Return once there is a primary with a synchronous standby, and every node runs."""
+        """Return once there is a primary with a synchronous standby, and every node follows it."""
         deadline = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < deadline:
-            members = self.members()
-            roles = {member["role"] for member in members}
-            running = [one for one in members if one["state"] in {"running", "streaming"}]
-            if len(running) == len(NODES) and {"leader", "sync_standby"} <= roles:
+            told = [self._told_by(number) for number in NODES]
+            follow = [one for one in told if one.get("replication_state") == "streaming"]
+            roles = [one.get("role") for one in told]
+            timelines = {one.get("timeline") for one in told}
+            if (
+                roles.count("primary") == 1
+                and len(follow) == len(NODES) - 1
+                and len(timelines) == 1
+                and any(one.get("sync_standby") for one in told)
+            ):
                 return
             time.sleep(0.5)
-        raise TimeoutError(f"The cluster is not healthy after {HEALTHY_SECONDS} s: {members}")
+        raise TimeoutError(f"The cluster is not healthy after {HEALTHY_SECONDS} s: {told}")
+
+    def _told_by(self, number: int) -> dict[str, Any]:
+        """Return what a node says of itself; what others say of it may be some seconds old."""
+        with contextlib.suppress(requests.RequestException):
+            url = f"http://127.0.0.1:801{number}/patroni"
+            told: dict[str, Any] = requests.get(url, timeout=2).json()
+            return told
+        return {}
 
     def start_services(self) -> None:
         """Start two services, each on a port of its own."""
