@@ -169,6 +169,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # deletes the folder
     with tempfile.TemporaryDirectory(prefix="billing-demo-") as folder:
         os.environ |= {"DATABASE_URL": f"sqlite:///{folder}/demo.sqlite3", "DEBUG": "1"}
+        os.environ["SELLER"] = "Nimbus Cloud GmbH|Hauptstraße 12|1010 Vienna"
         os.environ["DJANGO_SETTINGS_MODULE"] = "billing_project.settings"
         django.setup()
         now = dt.datetime.now(dt.UTC)

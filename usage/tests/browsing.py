@@ -90,6 +90,13 @@ class Staff:
         wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
         return bool(self.page.evaluate(wide))
 
+    def cut_tables(self) -> list[str]:
+        """Return the tables of this page of which some column is off the screen."""
+        cut = """() => [...document.querySelectorAll(".scroll, #changelist .results")]
+            .filter(box => box.scrollWidth > box.clientWidth)
+            .map(box => `${box.getAttribute("aria-labelledby") || box.className} is cut off`)"""
+        return list(self.page.evaluate(cut))
+
     def inaccessible(self) -> list[str]:
         """Return what axe-core finds to be serious on this page."""
         heard = len(self.complaints)

@@ -204,6 +204,7 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         page_of(bill, "verify"),
         page_of(bill, "statement"),
         f"/admin/usage/bill/month/{bill.month:%Y-%m}/",
+        *("/admin/usage/bill/to-close/", "/admin/usage/bill/attention/"),
         page_of(record, "void"),
         page_of(api_key, "revoke"),
         page_of(api_key, "owner"),
@@ -217,8 +218,30 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         staff.open(path)
         violations += [f"{path}: {violation}" for violation in staff.inaccessible()]
         violations += [f"{path} is too wide"] * staff.is_too_wide()
+        violations += [f"{path}: {table}" for table in staff.cut_tables()]
 
     assert violations == []
+
+
+def test_no_column_is_off_a_small_screen(staff: Staff, bill: Bill) -> None:
+    staff.log_in("Billing admins")
+    report(units=Decimal("123456.789"), price_per_unit=Decimal("0.000087"))
+    record = UsageRecord.objects.get(pk="cdn:1")
+    staff.page.set_viewport_size({"width": 1024, "height": 768})
+    cut = []
+
+    for path in (
+        "/admin/",
+        *(list_of(model) for model in ("customer", "bill", "usagerecord", "apikey")),
+        *(page_of(bill), page_of(bill, "statement"), page_of(bill, "close"), page_of(record)),
+        *("/admin/usage/bill/to-close/", "/admin/usage/bill/attention/"),
+        f"/admin/usage/bill/month/{bill.month:%Y-%m}/",
+        page_of(ApiKey.objects.get(), "traffic"),
+    ):
+        staff.open(path)
+        cut += [f"{path}: {table}" for table in staff.cut_tables()]
+
+    assert cut == []
 
 
 @pytest.mark.parametrize("staff", SCREENS, indirect=True)
