@@ -20,7 +20,7 @@ def measure(
     figures = []
     with (
         ingest.ours(server_url) as ours,
-        ingest.ours(server_url, "benchmarks.without", **{VARIABLE: name}) as without,
+        ingest.ours(server_url, "benchmarks.without", environment={VARIABLE: name}) as without,
     ):
         for label, size in SIZES.items():
             sides = [

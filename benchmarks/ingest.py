@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 from benchmarks import load
@@ -64,13 +65,19 @@ def add_customers(ours: Database) -> None:
 
 @contextlib.contextmanager
 def ours(
-    server_url: str, application: str = "billing_project.wsgi", **variables: str
+    server_url: str,
+    application: str = "billing_project.wsgi",
+    *,
+    threads: int = 32,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """Start the service on a database with customers and no usage."""
     with database(server_url, "ours", "usage_usagerecord") as books:
         authorization = prepare(books.url)
         add_customers(books)
-        with serving("ours", application, books, authorization, **variables) as server:
+        with serving(
+            "ours", application, books, authorization, threads=threads, environment=environment
+        ) as server:
             yield server
 
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import psutil
@@ -49,22 +50,28 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def serving(
-    name: str, application: str, database: Books, authorization: str, **variables: str
+    name: str,
+    application: str,
+    database: Books,
+    authorization: str,
+    *,
+    # One API key, which may hold half of a worker's threads, has all 16 connections of a load.
+    threads: int = 32,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """A server with gunicorn.conf.py, the same number of workers and threads for each side."""
     port = _free_port()
-    environment = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
-    environment |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
+    settings = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
+    settings |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn", application]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)]
-    # One API key, which may hold half of a worker's threads, has all 16 connections of a load.
-    command += ["--threads", "32"]
+    command += ["--threads", str(threads)]
     with tempfile.TemporaryFile("w+") as log:
         started = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
             cwd=ROOT,
-            env=os.environ | environment | database.environment | variables,
+            env={**os.environ, **settings, **database.environment, **environment},
             stderr=log,
             start_new_session=True,
         )

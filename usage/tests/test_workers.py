@@ -1,13 +1,23 @@
-"""Workers share the connections that come, however few processors wake them."""
+"""Workers share the connections that come, and no caller holds their threads for ever."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # no stubs
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from billing_project.workers import FairThreadWorker
+from usage.tests.books import Books
+from usage.tests.live import PATIENCE_SECONDS, Service
 
 
 @pytest.fixture
@@ -55,3 +65,107 @@ def test_what_another_worker_takes_meanwhile_is_its_own(
     busy.accept(listener)
 
     assert busy.nr_conns == 3
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What gunicorn's own part of a worker has read from connections, which it keeps open."""
+    answered: list[bytes] = []
+
+    def handle(_worker: ThreadWorker, conn: Any) -> bool:
+        answered.append(conn.sock.recv(100))
+        return True
+
+    monkeypatch.setattr(ThreadWorker, "handle", handle)
+    return answered
+
+
+@pytest.fixture
+def connection() -> Iterator[tuple[Any, socket.socket]]:
+    """A connection with one request, as gunicorn knows it, and the caller's end of it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
+        theirs.sendall(b"first")
+        yield SimpleNamespace(sock=ours, parser=parser, due=0.0), theirs
+
+
+def threaded_worker(*, connections: int = 1) -> FairThreadWorker:
+    busy = worker(connections)
+    busy.cfg = SimpleNamespace(threads=2, timeout=30)
+    busy.keepalived_conns, busy.pending_conns = deque(), deque()
+    busy.alive = True
+    return busy
+
+
+def test_a_thread_answers_what_follows_at_once(
+    answered: list[bytes], connection: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn, caller = connection
+    stays = threaded_worker()
+    follows = iter([b"second"])
+    monkeypatch.setattr(
+        "billing_project.workers.select.poll",
+        lambda: SimpleNamespace(
+            register=lambda *_: None,
+            poll=lambda _: [caller.send(following) for following in follows],
+        ),
+    )
+
+    assert stays.handle(conn) is True
+
+    assert answered == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("why", ["others wait for a thread", "it is to end", "read ahead"])
+def test_a_thread_does_not_stay_if(
+    why: str, answered: list[bytes], connection: tuple[Any, socket.socket]
+) -> None:
+    conn, caller = connection
+    leaves = threaded_worker(connections=3 if why == "others wait for a thread" else 1)
+    leaves.alive = why != "it is to end"
+    conn.parser.unreader.buf = io.BytesIO(b"more" if why == "read ahead" else b"")
+    caller.settimeout(PATIENCE_SECONDS)
+
+    assert leaves.handle(conn) is True
+    caller.sendall(b"second")
+
+    assert answered == [b"first"]
+
+
+def test_a_worker_gives_a_sign_of_life_before_it_starts() -> None:
+    config = Config()
+
+    with contextlib.closing(FairThreadWorker(1, 1, [], None, 30, config, None).tmp) as sign:
+        assert sign.last_update() <= time.monotonic()
+
+
+HEAD = "POST /api/v1/usage/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.live
+@pytest.mark.parametrize(
+    "part", [HEAD, f"{HEAD}Content-Length: 9\r\n\r\n"], ids=["headers", "body without a key"]
+)
+def test_slow_callers_hold_no_thread_for_ever(books: Books, part: str) -> None:
+    with (
+        Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": "--timeout 2"}) as (
+            service
+        ),
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(5):
+            caller = socket.create_connection(("127.0.0.1", service.port), PATIENCE_SECONDS)
+            stack.enter_context(caller).sendall(part.encode())
+
+        assert service.caller().get("/livez").status == 200
+
+
+@pytest.mark.live
+def test_a_frozen_worker_is_replaced(books: Books) -> None:
+    with Service(books, workers=1, environment={"GUNICORN_CMD_ARGS": "--timeout 2"}) as service:
+        (frozen,) = service.workers()
+        frozen.suspend()
+
+        assert service.caller().get("/livez").status == 200
+        assert not frozen.is_running()
