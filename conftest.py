@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -13,6 +14,7 @@ settings.load_profile("all")
 
 MARKS = {
     "live_service": "live",
+    "scraped": "live",
     "installed": "live",
     "browser": "browser",
     "cluster": "cluster",
@@ -20,6 +22,11 @@ MARKS = {
     "transactional_db": "database",
     "books_to_copy": "database",
 }
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what was collected: it lives until the end anyway."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

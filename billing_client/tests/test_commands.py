@@ -49,6 +49,7 @@ def exported(directory: Path, stdout: int, **environment: str) -> tuple[int, str
     return done.returncode, done.stderr
 
 
+@pytest.mark.live  # starts processes
 def test_a_reader_that_went_away_is_no_traceback(tmp_path: Path) -> None:
     """As in ``export | head``."""
     reading, writing = os.pipe()
@@ -59,6 +60,7 @@ def test_a_reader_that_went_away_is_no_traceback(tmp_path: Path) -> None:
         os.close(writing)
 
 
+@pytest.mark.live  # starts processes
 def test_a_stdout_that_takes_only_ascii_gets_escapes(tmp_path: Path) -> None:
     assert exported(tmp_path, subprocess.DEVNULL, PYTHONIOENCODING="ascii") == (0, "")
 
@@ -87,6 +89,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.parametrize("command", ["record", "send"])
 def test_ctrl_c_while_the_service_does_not_answer_is_quiet(
     command: str, server: FaultyServer, tmp_path: Path

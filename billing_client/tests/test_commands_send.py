@@ -387,6 +387,7 @@ def on_a_terminal(*arguments: str, given: str = "") -> tuple[int, str, str]:
     return done.returncode, done.stdout.decode(), shown
 
 
+@pytest.mark.live  # starts processes
 def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     (tmp_path / "usage.csv").write_text(lines(1500))
     status, out, shown = on_a_terminal(str(tmp_path / "usage.csv"))
@@ -394,6 +395,7 @@ def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     assert re.search(r"\[#+ *\] +\d+% 1,\d{3} lines", shown)
 
 
+@pytest.mark.live  # starts processes
 def test_standard_input_is_read_and_counted() -> None:
     status, out, shown = on_a_terminal("-", given=lines(1500))
     assert (status, out[:12]) == (0, "1,500 lines:")

@@ -17,6 +17,7 @@ import pytest
 
 from billing_client import BillingClient, Event
 from billing_client.commands.main import main
+from billing_client.outbox import outbox
 from billing_client.outbox.segment import Segment, line_of
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import Behaviour, FaultyServer, refuse, reply
@@ -105,6 +106,7 @@ def test_drain_says_why_it_cannot(
     assert "Paused: The service answered 401" in out
     server.script.clear()
     server.script.extend([refuse(503, "service_unavailable")] * 900)
+    key.setattr(outbox, "EXIT_SECONDS", 0.1)
     code, out = run(left, "--url", server.url, "drain", "--timeout", "2")
     assert code == 1
     assert "Not all was sent: The service answered 503" in out

@@ -84,6 +84,7 @@ billing.close(0)
 """
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.parametrize("alive", [False, True])
 def test_a_limit_on_the_size_of_files_drops_nothing(
     server: FaultyServer, tmp_path: Path, alive: bool

@@ -107,6 +107,7 @@ def test_what_interrupts_the_thread_loses_nothing(
     assert drained(tmp_path, server) == {"first"} | ({"inner"} if name == "enqueue" else set())
 
 
+@pytest.mark.live  # starts processes
 def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
     server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ billing.close(0)
 """
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.parametrize("alive", [False, True])
 def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
     code, out, err = run(INTERRUPTED, server.url if alive else NO_SERVICE, tmp_path)
@@ -278,6 +280,7 @@ billing.close(0)
 """
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.parametrize("alive", [False, True])
 def test_enqueue_may_be_interrupted_again_and_again(
     server: FaultyServer, tmp_path: Path, alive: bool

@@ -36,6 +36,7 @@ from billing_client.tests.outboxes import (
 ORPHANS = 40
 
 
+@pytest.mark.live  # starts processes
 def test_four_adopters_send_each_record_of_forty_orphans_once(
     server: FaultyServer, tmp_path: Path
 ) -> None:
@@ -60,6 +61,7 @@ while True:
 """
 
 
+@pytest.mark.live  # starts processes
 def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
     """Files are made, written, sent and given up beside two adopters that never rest."""
     adopters = [start(ADOPT, NO_SERVICE, tmp_path) for _ in range(2)]
@@ -79,6 +81,7 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
     assert drained(tmp_path, server) == names
 
 
+@pytest.mark.live  # starts processes
 def test_a_live_file_is_locked_for_this_process_and_others(tmp_path: Path) -> None:
     with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("one"))

@@ -180,6 +180,7 @@ def test_a_file_that_version_1_still_writes_to_is_left_alone(
     assert drained(tmp_path, server) == {"one", "two"}
 
 
+@pytest.mark.live  # starts processes
 def test_a_process_that_dies_while_taking_over_loses_nothing(
     server: FaultyServer, tmp_path: Path
 ) -> None:

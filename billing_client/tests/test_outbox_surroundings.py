@@ -54,6 +54,7 @@ billing.close(2)
 """.replace("PATCH", PATCH.strip().replace("\n", "\n    "))
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="It needs gevent.")
 @pytest.mark.parametrize("patched", ["before", "after import", "after use"])
 @pytest.mark.parametrize("then", ["end", "fork"])
@@ -93,6 +94,7 @@ def slow(exchange: Exchange) -> None:
     honest(exchange)
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="It needs _testcapi.")
 def test_the_end_of_a_subinterpreter_does_not_abort_the_process(
     server: FaultyServer, tmp_path: Path

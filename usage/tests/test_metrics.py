@@ -68,6 +68,7 @@ def test_no_count_is_lost_with_a_worker_that_ends_between_requests(
     assert scraped.value("billing_records_total", outcome="created") == told + 1
 
 
+@pytest.mark.live  # starts processes
 def test_the_process_that_serves_metrics_ends_with_the_service(books: Books) -> None:
     port = free_port()
     with Service(books, environment={"METRICS_ADDRESS": f"127.0.0.1:{port}"}) as service:

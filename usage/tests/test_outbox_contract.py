@@ -24,7 +24,7 @@ from usage.tests.live import Service
 STRANGER = 10**9
 
 
-@pytest.fixture(params=["fake", "real"])
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.live)])
 def billing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BillingClient]:
     if request.param == "fake":
         with FakeBillingClient(outbox="memory", unknown_customers=[STRANGER]) as fake:

@@ -61,6 +61,7 @@ def serving(books: Books, relay: FaultyRelay) -> Any:
         books.rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+@pytest.mark.live  # starts processes
 @pytest.mark.timeout(600)
 def test_resend_brings_back_exactly_what_a_restored_service_lost(
     own_books: Books, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

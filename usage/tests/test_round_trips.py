@@ -15,6 +15,8 @@ from usage.tests.factories import usage_body
 from usage.tests.live import Service
 from usage.tests.wire import Relay
 
+pytestmark = pytest.mark.live  # on PostgreSQL the service runs behind a relay
+
 MOST = 7  # BEGIN and COMMIT included
 TRIES = 5
 Post = Callable[[Any], list[str]]

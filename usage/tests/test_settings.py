@@ -359,11 +359,13 @@ def test_static_files_need_no_collection_on_ones_own_machine() -> None:
         assert "Access-Control-Allow-Origin" not in answer
 
 
+@pytest.mark.live  # starts processes
 def test_production_settings_pass_the_deployment_check() -> None:
     check = manage("check", "--deploy", "--fail-level", "WARNING", **PRODUCTION)
     assert check.returncode == 0, check.stderr
 
 
+@pytest.mark.live  # starts processes
 def test_a_command_without_secret_key_ends_with_one_sentence() -> None:
     check = manage("check")
     assert check.returncode == 1
