@@ -25,9 +25,8 @@ from billing_client.config import (
 )
 from billing_client.decimals import Number
 from billing_client.errors import BillingError, ConfigurationError, ValidationError
-from billing_client.outbox.events import Flushed, OnEvent, Stats
+from billing_client.outbox.events import Flushed, OnEvent, Resent, Stats
 from billing_client.outbox.outbox import Outbox
-from billing_client.outbox.resend import Resent
 from billing_client.receipts import Receipt, Receipts
 from billing_client.sending import Sending
 from billing_client.transport import Transport
@@ -212,11 +211,11 @@ class BillingClient:
         Returns at once where nothing can be sent before something is corrected. Raises
         ConfigurationError if there is no outbox.
         """
-        return self._the_outbox().flush(timeout)
+        return self._the_outbox().here().flush(timeout)
 
     def stats(self) -> Stats:
         """The state of the outbox. Raises ConfigurationError if there is none."""
-        return self._the_outbox().stats()
+        return self._the_outbox().here().stats()
 
     def resend(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Generator, Mapping
 from datetime import UTC, datetime
@@ -23,10 +24,13 @@ _SECONDS = re.compile(r"[0-9]+")
 
 
 class Deadline:
-    """A point ``seconds`` from now on the monotonic clock; the wall clock does not move it."""
+    """A point ``seconds`` from now on the monotonic clock; the wall clock does not move it.
 
-    def __init__(self, seconds: float) -> None:
-        self._ends = monotonic() + seconds
+    None means that it never comes.
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        self._ends = monotonic() + (math.inf if seconds is None else seconds)
 
     def left(self) -> float:
         """Seconds left; negative once it has passed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from http.cookiejar import DefaultCookiePolicy
 from typing import NoReturn
@@ -15,6 +14,7 @@ from requests.auth import AuthBase
 from billing_client.answers import Answer, quoted
 from billing_client.connections import Attempt, TimedAdapter, current_attempt
 from billing_client.errors import BillingError, ConfigurationError, UnavailableError
+from billing_client.processes import Process
 from billing_client.version import __version__
 
 # The results of 1000 records are far shorter; a longer answer is not the service's.
@@ -35,25 +35,6 @@ _BAD_ADDRESS = (
     urllib3.exceptions.LocationValueError,
 )
 _UNPARSED = (requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError)
-
-
-class _Process:
-    """Tells this process from its ancestors, also from one with the same pid."""
-
-    forks = 0
-
-    @classmethod
-    def forked(cls) -> None:
-        cls.forks += 1
-
-    @classmethod
-    def name(cls) -> tuple[int, int]:
-        # Forks made outside Python run no hooks, but change the pid.
-        return os.getpid(), cls.forks
-
-
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=_Process.forked)
 
 
 class _BearerKey(AuthBase):
@@ -144,7 +125,7 @@ class Transport:
     def close(self) -> None:
         """Close this process's connections; any later use raises ConfigurationError."""
         self._closed = True
-        session = self._sessions.get(_Process.name())
+        session = self._sessions.get(Process.name())
         if session is not None:
             session.close()
 
@@ -171,8 +152,8 @@ class Transport:
         """
         if self._closed:
             raise ConfigurationError("This billing client is closed; make a new one.")
-        session = self._sessions.get(_Process.name())
-        return session or self._sessions.setdefault(_Process.name(), _new_session())
+        session = self._sessions.get(Process.name())
+        return session or self._sessions.setdefault(Process.name(), _new_session())
 
     def _failure(self, error: Exception, *, sent: bool) -> BillingError:
         root = _root(error)

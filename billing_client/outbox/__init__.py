@@ -1,7 +1,6 @@
 """Usage that waits on disk until the service has it, however long that takes."""
 
-from billing_client.outbox.events import Event, Flushed, OutboxWarning, Stats
+from billing_client.outbox.events import Event, Flushed, OutboxWarning, Resent, Stats
 from billing_client.outbox.outbox import Outbox
-from billing_client.outbox.resend import Resent
 
 __all__ = ["Event", "Flushed", "Outbox", "OutboxWarning", "Resent", "Stats"]

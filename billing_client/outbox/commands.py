@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,13 +17,21 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from billing_client.client import BillingClient
-from billing_client.config import endpoint_of
+from billing_client.config import KEEP_DAYS, endpoint_of
 from billing_client.errors import ConfigurationError
-from billing_client.outbox.directory import Directory, expanded
+from billing_client.outbox.directory import Directory, expanded, size_of
 from billing_client.outbox.doctor import examine
 from billing_client.outbox.events import OutboxWarning, some
-from billing_client.outbox.resend import covered_since
-from billing_client.outbox.segment import DELIVERED, MOVED, PENDING, Segment, line_of, lock, parsed
+from billing_client.outbox.segment import (
+    DELIVERED,
+    MOVED,
+    PENDING,
+    Segment,
+    line_of,
+    lines,
+    lock,
+    parsed,
+)
 from billing_client.outbox.sqlite_files import left_over
 
 _STATES = ("usage", "waiting", "rejected", "delivered")
@@ -108,13 +117,12 @@ def _contents(path: Path) -> _Contents:
     """What waits in a segment, also while its owner lives. Raises OSError."""
     found = _Contents()
     customers = set()
-    for line in path.read_bytes().split(b"\n")[1:-1]:
-        if line.startswith(PENDING):
-            found.pending += 1
-            with suppress(ValueError):  # damaged, or cut by a full disk
-                at, _, _, _, customer = parsed(line)
-                found.oldest = min(found.oldest or at, at)
-                customers.add(customer)
+    for line in lines(path, PENDING):
+        found.pending += 1
+        with suppress(ValueError):  # damaged, or cut by a full disk
+            at, _, _, _, customer = parsed(line)
+            found.oldest = min(found.oldest or at, at)
+            customers.add(customer)
     found.customers = tuple(sorted(customers))
     return found
 
@@ -158,15 +166,15 @@ def _status(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     for file in left_over(path):
         unread.append(file)
         _say(out, f"{file.name}: of version 1, not counted; drain or the next client takes it over")
-    rejected = len(list(directory.rejected()))
+    rejected = len(list(refused(path)))
     known = directory.service()
     if known is not None:
         kept = directory.kept()
         _say(
             out,
             f"The service is {known[0]}. Usage delivered to it since"
-            f" {covered_since(directory):%Y-%m-%dT%H:%M:%SZ} is kept"
-            f" ({len(kept)} files, {sum(one.size for one in kept) / 1024**2:.1f} MiB).",
+            f" {directory.covered_since():%Y-%m-%dT%H:%M:%SZ} is kept"
+            f" ({len(kept)} files, {size_of(kept) / 1024**2:.1f} MiB).",
         )
         with suppress(ConfigurationError):  # no URL is needed here
             if refusal := directory.claim(endpoint_of(options.url)):
@@ -217,7 +225,7 @@ def _outcome(path: Path, waiting_for: tuple[int, ...], out: TextIO) -> int:
         return _UNREAD
     if _left(path, out):
         return _LEFT
-    rejected = len(list(Directory(path).rejected()))
+    rejected = len(list(refused(path)))
     if rejected:
         _say(out, f"{rejected} records were refused: see rejected, then requeue or discard them.")
     return _REFUSED if rejected else 0
@@ -265,8 +273,19 @@ def _accept_service(path: Path, options: argparse.Namespace, out: TextIO) -> int
 # Refused records
 
 
+def refused(directory: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """File, place and content of each record that is refused, the oldest first. Raises OSError."""
+    for path in sorted(directory.glob("rejected-*.log")):
+        offset = 0
+        for line in path.read_bytes().split(b"\n"):
+            if line.startswith(PENDING):
+                with suppress(ValueError):  # cut by a full disk: it stayed in its segment
+                    yield path, offset, json.loads(line)
+            offset += len(line) + 1
+
+
 def _rejected(path: Path, _: argparse.Namespace, out: TextIO) -> int:
-    entries = [one for _, _, one in Directory(path).rejected()]
+    entries = [one for _, _, one in refused(path)]
     for one in entries:
         _say(out, f"{one['request_id']}\t{one['status']}\t{one['code'] or '-'}\t{one['problem']}")
     for file in left_over(path):
@@ -275,7 +294,7 @@ def _rejected(path: Path, _: argparse.Namespace, out: TextIO) -> int:
 
 
 def _wanted(path: Path, options: argparse.Namespace) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    for file, offset, one in Directory(path).rejected():
+    for file, offset, one in refused(path):
         if one["request_id"] in options.ids or (options.code and one["code"] == options.code):
             yield file, offset, one
 
@@ -289,15 +308,24 @@ def _settle(file: Path, offset: int) -> None:
         os.close(number)
 
 
+def _tidy(directory: Path) -> None:
+    """Remove the files of months that are long over and of which no record is refused any more."""
+    keep_from = time.time() - KEEP_DAYS * 24 * 3600
+    needed = {file for file, _, _ in refused(directory)}
+    for file in directory.glob("rejected-*.log"):
+        if file not in needed and file.stat().st_mtime < keep_from:
+            file.unlink()
+
+
 def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     moved = 0
-    with closing(Segment.create(path, "usage")) as segment:
-        for file, offset, one in _wanted(path, options):
-            segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
-            _settle(file, offset)
-            moved += 1
-        if not moved:
-            segment.path.unlink()
+    segment = Segment.create(path, "usage")
+    for file, offset, one in _wanted(path, options):
+        segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
+        _settle(file, offset)
+        moved += 1
+    segment.close(path / "delivered")
+    _tidy(path)
     _say(out, f"{moved} records will be sent again")
     return int(moved == 0)
 
@@ -309,6 +337,7 @@ def _discard(path: Path, options: argparse.Namespace, out: TextIO) -> int:
         Directory(path).reject({**one, "discarded": options.reason}, MOVED)
         _settle(file, offset)
         moved += 1
+    _tidy(path)
     _say(out, f"{moved} records were discarded: {options.reason}")
     return int(moved == 0)
 
@@ -323,22 +352,21 @@ def _export(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     for file in files:
         _export_lines(file, PENDING, out)
     if "rejected" in states:
-        for _, _, one in directory.rejected():
+        for _, _, one in refused(path):
             _say(out, one["usage"])
     if "delivered" in states:
-        for file in (*directory.segments(), *(one.path for one in directory.kept())):
+        for file in (*directory.segments(), *directory.kept()):
             _export_lines(file, DELIVERED, out)
     return 0
 
 
 def _export_lines(file: Path, outcome: bytes, out: TextIO) -> None:
     with suppress(FileNotFoundError):  # put aside meanwhile
-        for line in file.read_bytes().split(b"\n")[1:-1]:
-            if line.startswith(outcome):
-                try:
-                    _say(out, parsed(line)[2].decode())
-                except ValueError:
-                    _say(sys.stderr, f"{file.name}: left out a damaged line")
+        for line in lines(file, outcome):
+            try:
+                _say(out, parsed(line)[2].decode())
+            except ValueError:
+                _say(sys.stderr, f"{file.name}: left out a damaged line")
 
 
 def _doctor(path: Path, options: argparse.Namespace, out: TextIO) -> int:

@@ -11,45 +11,39 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from billing_client.config import KEEP_BYTES, KEEP_DAYS
+from billing_client.config import Bounds
 from billing_client.errors import ConfigurationError
-from billing_client.outbox.segment import PENDING, TIME, write
+from billing_client.outbox.segment import (
+    DELIVERED,
+    PENDING,
+    TIME,
+    Descriptor,
+    Row,
+    Segment,
+    lines,
+    parsed,
+    write,
+)
 
-logger = logging.getLogger(__name__)
-
-_REMOVED = "removed-"
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class Kept(NamedTuple):
-    """A file of delivered usage, and the bytes of disk that it takes."""
-
-    delivered: str
-    path: Path
-    size: int
+REMOVED = "removed-"
 
 
 class Directory:
     """The files that all processes of the directory share."""
 
-    def __init__(
-        self, path: Path, keep_days: float = KEEP_DAYS, keep_bytes: int = KEEP_BYTES
-    ) -> None:
+    def __init__(self, path: Path, bounds: Bounds | None = None) -> None:
         self.path = path
         self.kept_path = path / "delivered"
-        self.keep_bytes = keep_bytes
-        self.kept_size = 0
+        self.bounds = bounds or Bounds()
         self.others_size = 0
-        self._keep_days = keep_days
 
     def segments(self) -> list[Path]:
         """The segments of all processes, the oldest first. Raises OSError."""
@@ -74,11 +68,7 @@ class Directory:
         known = self.service()
         if known is None:
             with suppress(OSError):  # a full disk, which sending frees; the next call tries again
-                now = datetime.now(UTC)
-                if any(self.path.glob("usage-*.sqlite3")):
-                    # Version 1 of this library kept no delivered usage.
-                    (self.kept_path / f"{_REMOVED}{now.strftime(TIME)}-version-1").touch()
-                self.remember(url, now)
+                self.remember(url, datetime.now(UTC))
             known = self.service()
         if known is None or known[0] == url:
             return None
@@ -102,50 +92,56 @@ class Directory:
 
     # Delivered usage
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[Path]:
         """The files of delivered usage, the oldest delivery first."""
-        paths = self.kept_path.glob("*.log")
-        return sorted(Kept(path.name.partition("-")[0], path, _size(path)) for path in paths)
+        return sorted(self.kept_path.glob("*.log"))
+
+    def covered_since(self) -> datetime:
+        """The earliest instant since which all delivered usage is kept, in UTC."""
+        known, removed = self.service(), self.removed_until()
+        since = known[1] if known else datetime.now(UTC)
+        return max(since, removed) if removed else since
 
     def removed_until(self) -> datetime | None:
         """The last delivery that may be lost; None if nothing was removed."""
-        removed = [path.name.split("-")[1] for path in self.kept_path.glob(f"{_REMOVED}*")]
+        removed = [path.name.split("-")[1] for path in self.kept_path.glob(f"{REMOVED}*")]
         return datetime.strptime(max(removed), TIME).replace(tzinfo=UTC) if removed else None
 
+    def delivered(self, since: datetime) -> Iterator[Row]:
+        """The delivered records of all files that were delivered from since then on."""
+        # First those that are still written to: one that is put aside meanwhile is found below.
+        for files in (self.segments, self.kept):
+            for path in files():
+                with suppress(FileNotFoundError):
+                    if path.stat().st_mtime >= since.timestamp():
+                        for line in lines(path, DELIVERED):
+                            yield Row(Segment(path, "kept"), 0, line, *parsed(line))
+
     def prune(self, own: Collection[Path]) -> None:
-        """Remove files older than ``keep_days``, and the oldest beyond ``keep_bytes``.
+        """Remove files older than ``keep_days``, and the oldest beyond the bytes to keep.
 
         Also looks how much other processes have on disk, for the bounds of all together.
         """
-        keep_from = datetime.now(UTC) - timedelta(days=self._keep_days)
+        keep_from = datetime.now(UTC) - timedelta(days=self.bounds.keep_days)
+        files = [*self.path.glob("rejected-*.log"), *self.segments()]
+        self.others_size = size_of(path for path in files if path not in own)
+        most = min(self.bounds.keep_bytes, self.bounds.size - size_of(files))
         kept = self.kept()
-        self.kept_size = sum(one.size for one in kept)
-        for one in kept:
-            if self.kept_size <= self.keep_bytes and one.delivered >= keep_from.strftime(TIME):
+        size = size_of(kept)
+        for path in kept:
+            if size <= most and path.name >= keep_from.strftime(TIME):
                 break
-            self._remove(one)
-        for path in sorted(self.kept_path.glob(f"{_REMOVED}*"))[:-1]:
+            size -= size_of([path])
+            self.forget(path)
+        for path in sorted(self.kept_path.glob(f"{REMOVED}*"))[:-1]:
             path.unlink(missing_ok=True)
-        for path in self.path.glob("rejected-*.log"):
-            if path.stat().st_mtime < keep_from.timestamp() and not any(self.rejected(path.name)):
-                path.unlink()
-        others = [path for path in self.segments() if path not in own]
-        self.others_size = sum(map(_size, [*others, *self.path.glob("rejected-*.log")]))
 
-    def make_room(self) -> bool:
-        """Remove the oldest delivered usage; False if there is none left."""
-        kept = self.kept()
-        self.kept_size = sum(one.size for one in kept)
-        if kept:
-            self._remove(kept[0])
-        return bool(kept)
-
-    def _remove(self, one: Kept) -> None:
-        self.kept_size -= one.size
+    def forget(self, path: Path) -> None:
+        """Remove a file of delivered usage."""
         with suppress(FileNotFoundError):  # another process was faster
             # The name stays, to say since when all is kept. A rename needs no space.
-            marker = one.path.with_name(f"{_REMOVED}{one.path.name}").with_suffix("")
-            one.path.rename(marker)
+            marker = path.with_name(f"{REMOVED}{path.stem}")
+            path.rename(marker)
             os.truncate(marker, 0)
 
     # Refused records
@@ -153,30 +149,13 @@ class Directory:
     def reject(self, entry: dict[str, Any], outcome: bytes = PENDING) -> None:
         """Keep a record that the service refused, and why. Raises OSError.
 
-        One write to an O_APPEND descriptor, like that of a segment's record; many processes may
-        append. The first byte of a line says whether it is still refused.
+        The entry has ``request_id``, ``status``, ``code``, ``problem``, ``rejected_at`` and ``at``
+        (seconds since 1970), ``stamped`` and ``usage``, the record as text. The first byte of its
+        line says whether it is still refused. One write: many processes may append.
         """
         name = time.strftime("rejected-%Y%m.log", time.gmtime())
-        flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
-        number = os.open(self.path / name, flags, 0o600)
-        try:
-            write(number, b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:]))
-        finally:
-            os.close(number)
-
-    def rejected(self, files: str = "rejected-*.log") -> Iterator[tuple[Path, int, dict[str, Any]]]:
-        """File, place and content of each record that is refused, the oldest first.
-
-        The content has ``request_id``, ``status``, ``code``, ``problem``, ``rejected_at`` and
-        ``at`` (seconds since 1970), ``stamped`` and ``usage``, the record as text. Raises OSError.
-        """
-        for path in sorted(self.path.glob(files)):
-            offset = 0
-            for line in path.read_bytes().split(b"\n"):
-                if line.startswith(PENDING):
-                    with suppress(ValueError):  # cut by a full disk: it stayed in its segment
-                        yield path, offset, json.loads(line)
-                offset += len(line) + 1
+        file = Descriptor(self.path / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        write(file, b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:]))
 
 
 def usable(directory: str | os.PathLike[str]) -> Path:
@@ -186,22 +165,15 @@ def usable(directory: str | os.PathLike[str]) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (path / "delivered").mkdir(mode=0o700, exist_ok=True)
-        probe.write_bytes(b"1")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         if is_full(error):
-            logger.warning("the disk of %s is full; usage that waits there is sent", path)
-            return path
-        advice = (
-            "close what this process has open: one client is enough for a process"
-            if error.errno in {errno.EMFILE, errno.ENFILE}
-            else "expected a local directory that this user may write to"
-        )
+            return path  # what waits there is sent
         raise ConfigurationError(
-            f"The outbox directory {path} cannot be used: {error}; {advice}."
+            f"The outbox directory {path} cannot be used: {error}; expected a local directory that"
+            " this user may write to, and one client for a process, which needs few descriptors."
         ) from error
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     return path
 
 
@@ -217,12 +189,14 @@ def expanded(directory: str | os.PathLike[str]) -> Path:
 
 def is_full(error: OSError) -> bool:
     """Whether a disk, a quota or a limit on the size of files is full."""
-    return error.errno in _NO_SPACE
+    return error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def _size(path: Path) -> int:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0
-    return max(found.st_size, found.st_blocks * 512)
+def size_of(files: Iterable[Path]) -> int:
+    """The bytes of disk that the files take."""
+    size = 0
+    for path in files:
+        with suppress(OSError):  # removed meanwhile
+            found = path.stat()
+            size += max(found.st_size, found.st_blocks * 512)
+    return size

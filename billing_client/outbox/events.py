@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 logger = logging.getLogger(__name__)
@@ -13,14 +14,12 @@ Kind = Literal[
     "sent", "rejected", "waiting", "failed", "paused", "resumed", "adopted", "unusable_file"
 ]
 _MOST_NAMED = 5
-_LEVELS = {
-    "rejected": logging.ERROR,
-    "paused": logging.ERROR,
-    "unusable_file": logging.ERROR,
+_LEVELS: dict[Kind, int] = {
+    "sent": logging.DEBUG,
+    "adopted": logging.INFO,
+    "resumed": logging.INFO,
     "failed": logging.WARNING,
     "waiting": logging.WARNING,
-    "resumed": logging.INFO,
-    "adopted": logging.INFO,
 }
 
 
@@ -87,32 +86,38 @@ class Stats:
     waiting_for: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """What resend() did.
+
+    sent           records that were sent once more and that the service has now
+    created        those of them that it had lost
+    refused        the ids that it refused; create their customers and resend again
+    covered_since  the earliest instant since which this host keeps all that it delivered, in UTC
+    complete       whether that is early enough: False if something since then was removed
+    """
+
+    sent: int
+    created: int
+    refused: tuple[str, ...]
+    covered_since: datetime
+    complete: bool
+
+
 class OutboxWarning(UserWarning):
     """Usage is left on disk, or an outbox is used in a way that costs more than it should."""
 
 
-class EventLog:
-    """Logs events and hands them to the application, whose errors stop nothing."""
-
-    def __init__(self, on_event: OnEvent | None) -> None:
-        self._on_event = on_event
-
-    def tell(self, event: Event) -> None:
-        """Log it, and call the application's hook."""
-        logger.log(
-            _LEVELS.get(event.kind, logging.DEBUG),
-            "outbox: %s, %d records%s. %s",
-            event.kind,
-            event.records,
-            f" ({some(event.request_ids)})" if event.request_ids else "",
-            event.reason,
-        )
-        if self._on_event is None:
-            return
-        try:
-            self._on_event(event)
-        except Exception:
-            logger.exception("on_event raised for %r; the outbox goes on", event)
+def tell(on_event: OnEvent | None, event: Event) -> None:
+    """Log it, and hand it to the application, whose errors stop nothing."""
+    ids = f" ({some(event.request_ids)})" if event.request_ids else ""
+    level = _LEVELS.get(event.kind, logging.ERROR)
+    logger.log(level, "outbox: %s, %d records%s. %s", event.kind, event.records, ids, event.reason)
+    try:
+        if on_event is not None:
+            on_event(event)
+    except Exception:
+        logger.exception("on_event raised for %r; the outbox goes on", event)
 
 
 def some(names: tuple[object, ...]) -> str:

@@ -7,13 +7,14 @@ Files of processes that still run version 1 are locked, and left alone until the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from billing_client.outbox.directory import Directory
-from billing_client.outbox.segment import line_of
+from billing_client.outbox.directory import REMOVED, Directory
+from billing_client.outbox.segment import TIME, line_of
 
 try:
     import sqlite3
@@ -48,6 +49,9 @@ def take_over(
         try:
             with closing(_connected(path)) as connection:
                 if _locked(connection, path):
+                    # What version 1 delivered was not kept.
+                    marker = f"{REMOVED}{time.strftime(TIME, time.gmtime())}-version-1"
+                    (directory.kept_path / marker).touch()
                     _move(connection, directory, append)
                     # Before the lock goes, or another process could open it in between.
                     Path(f"{path}-wal").unlink(missing_ok=True)

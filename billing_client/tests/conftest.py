@@ -13,7 +13,7 @@ import pytest
 
 import billing_client
 from billing_client import BillingClient, Usage
-from billing_client.outbox import schedule, sender
+from billing_client.outbox import delivery, sender
 from billing_client.outbox.sender import Sender
 from billing_client.tests.faulty import FaultyServer
 
@@ -63,9 +63,9 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outbox's times in hundredths."""
-    monkeypatch.setattr(schedule, "FIRST_CEILING", 0.01)
-    monkeypatch.setattr(schedule, "LAST_CEILING", 0.2)
-    monkeypatch.setattr(schedule, "SHORTEST_SECONDS", 0.01)
+    monkeypatch.setattr(delivery, "FIRST_CEILING", 0.01)
+    monkeypatch.setattr(delivery, "LAST_CEILING", 0.2)
+    monkeypatch.setattr(delivery, "SHORTEST_SECONDS", 0.01)
     monkeypatch.setattr(sender, "LINGER_SECONDS", 0.01)
 
 
@@ -142,4 +142,4 @@ def usage() -> Callable[..., Usage]:
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outbox starts no thread."""
-    monkeypatch.setattr(Sender, "start", lambda self: False)
+    monkeypatch.setattr(Sender, "_start", lambda self: False)

@@ -17,9 +17,10 @@ from typing import Any
 import billing_client
 from billing_client import BillingClient, OutboxWarning, Usage
 from billing_client.config import endpoint_of
+from billing_client.outbox.commands import refused
 from billing_client.outbox.directory import Directory
 from billing_client.outbox.segment import PENDING, Segment, line_of, parsed
-from billing_client.outbox.sender import Files, Sender
+from billing_client.outbox.sender import Sender
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
 
@@ -30,12 +31,12 @@ SOAK = bool(os.environ.get("SOAK"))
 PREAMBLE = """
 import os, signal, sys, threading, time, warnings
 from billing_client import BillingClient, OutboxFull, OutboxWarning, Usage
-from billing_client.outbox import outbox, schedule, sender
+from billing_client.outbox import delivery, outbox, sender
 warnings.simplefilter("ignore", OutboxWarning)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which `make test &` has ignored
 outbox.EXIT_SECONDS = 0.5
-schedule.FIRST_CEILING, schedule.LAST_CEILING = 0.01, 0.2
-schedule.SHORTEST_SECONDS, sender.RESCAN_SECONDS = 0.01, 0.05
+delivery.FIRST_CEILING, delivery.LAST_CEILING = 0.01, 0.2
+delivery.SHORTEST_SECONDS, sender.RESCAN_SECONDS = 0.01, 0.05
 def fact(request_id):
     return Usage(
         customer_id=123, service="x", units_consumed=1, price_per_unit=1, request_id=request_id
@@ -50,7 +51,7 @@ def fact(request_id: str, **more: Any) -> Usage:
     return Usage(**{**content, **more}, request_id=request_id)
 
 
-def inside(billing: BillingClient) -> tuple[Files, Sender]:
+def inside(billing: BillingClient) -> Sender:
     """What a client's outbox has in this process."""
     assert billing._outbox is not None
     return billing._outbox.here()
@@ -81,8 +82,8 @@ def orphan(directory: Path, *ids: str, kind: str = "usage", **more: Any) -> Path
     """The file of a process that ended."""
     segment = Segment.create(directory, kind)
     for name in ids:
-        segment.append(line_of(fact(name, **more).to_json(), stamped=False))
-    segment.close()
+        segment.append(line_of(fact(name, **more).to_json(), stamped=False, at=time.time()))
+    segment.file = None  # its lock ends with it
     return segment.path
 
 
@@ -130,7 +131,7 @@ def contents(directory: Path) -> list[str]:
 
 def rejected(directory: Path) -> list[str]:
     """The ids that were refused."""
-    return sorted(entry["request_id"] for _, _, entry in Directory(directory).rejected())
+    return sorted(entry["request_id"] for _, _, entry in refused(directory))
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 import time_machine
 
 from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
-from billing_client.outbox import schedule
-from billing_client.outbox.schedule import Waiting
+from billing_client.outbox import delivery
+from billing_client.outbox.delivery import Waiting
 from billing_client.outbox.segment import Segment, line_of
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
@@ -191,7 +192,7 @@ def in_the_future(*ids: str) -> object:
 def test_a_stamped_time_in_the_future_waits_for_the_service(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "CLOCK_WAIT", 0.05)
+    monkeypatch.setattr(delivery, "CLOCK_WAIT", 0.05)
     server.script.append(reply(207, in_the_future("one")))
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
@@ -214,7 +215,7 @@ def test_a_given_time_in_the_future_is_rejected(server: FaultyServer, tmp_path: 
 def test_an_unknown_customer_is_tried_again_and_stops_no_other(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schedule, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(delivery, "FIRST_WAIT", 0.05)
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("early", customer_id=404))
         billing.enqueue(fact("other"))
@@ -283,23 +284,20 @@ def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(schedule, "monotonic", lambda: now)
+    monkeypatch.setattr(delivery, "monotonic", lambda: now)
     segment = Segment.create(tmp_path, "waiting")
     waiting = Waiting()
-    line = line_of(fact("one").to_json(), stamped=False)
+    line = line_of(fact("one").to_json(), stamped=False, at=time.time())
     segment.append(line)
-    waiting.add(404, segment, len(line))
     intervals = []
-    for _ in range(13):
-        seconds = waiting.seconds()
-        assert seconds is not None
-        now += seconds - 0.01
-        assert waiting.take(10) == []
+    for _ in range(12):
+        waiting.put_off(123)
+        intervals.append(round(waiting.seconds()))
+        now += intervals[-1] - 0.01
+        assert waiting.take([segment], 10) == []
         now += 0.02
-        assert len(waiting.take(10)) == 1
-        waiting.still_waits(404)
-        intervals.append(round(seconds))
-    assert intervals == [5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
+        assert len(waiting.take([segment], 10)) == 1
+    assert intervals == [5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
 
 
 # Faults of the network
@@ -411,7 +409,7 @@ def test_a_bug_in_the_drainer_is_logged_and_tried_again(
     server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with hurried(server.url, tmp_path) as billing:
-        _, drainer = inside(billing)
+        drainer = inside(billing)
         ask = drainer._ask
         asks = iter([None])
         drainer._ask = lambda rows: ask(rows) if next(asks, 1) else 1 / 0  # type: ignore[assignment,return-value]

@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+import time
 import warnings
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -117,7 +118,7 @@ def test_drain_counts_what_running_processes_hold_and_names_customers(
     left: Path, server: FaultyServer, key: pytest.MonkeyPatch
 ) -> None:
     live = Segment.create(left, "usage")
-    live.append(line_of(fact("live").to_json(), stamped=False))
+    live.append(line_of(fact("live").to_json(), stamped=False, at=time.time()))
     orphan(left, "early", customer_id=404)
     moved(left, server.url)
     code, out = run(left, "--url", server.url, "drain")

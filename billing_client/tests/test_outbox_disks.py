@@ -16,6 +16,7 @@ import pytest
 import time_machine
 
 from billing_client import ConfigurationError, OutboxError, OutboxFull
+from billing_client.config import Bounds
 from billing_client.outbox.directory import Directory
 from billing_client.outbox.segment import DELIVERED, parsed
 from billing_client.tests.faulty import FaultyServer, reply
@@ -163,8 +164,9 @@ def test_a_read_only_directory_keeps_what_it_holds(server: FaultyServer, small_d
 
 def kept(directory: Path) -> list[str]:
     """The ids in the files of delivered usage, the oldest first."""
-    files = [one.path for one in Directory(directory).kept()]
-    lines = [line for file in files for line in file.read_bytes().split(b"\n")]
+    lines = [
+        line for file in Directory(directory).kept() for line in file.read_bytes().split(b"\n")
+    ]
     return [parsed(line)[3] for line in lines if line.startswith(DELIVERED)]
 
 
@@ -188,11 +190,11 @@ def test_the_oldest_is_removed_beyond_the_bytes_to_keep(
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for n in range(4):
         deliver(tmp_path, server, f"n{n}")
-        newest = Directory(tmp_path).kept()[-1].path
+        newest = Directory(tmp_path).kept()[-1]
         # A second apart, so that their order is known.
         stamp = f"{today:%Y%m%d}T00000{n}Z"
         newest.rename(newest.with_name(stamp + newest.name[len(stamp) :]))
-    Directory(tmp_path, keep_bytes=2 * 4096).prune(())
+    Directory(tmp_path, Bounds(keep_bytes=2 * 4096)).prune(())
     assert kept(tmp_path) == ["n2", "n3"]
     assert Directory(tmp_path).removed_until() == today + timedelta(seconds=1)
 
@@ -228,7 +230,7 @@ def test_the_bytes_of_other_processes_count_too(server: FaultyServer, tmp_path: 
             other.enqueue(fact(f"n{n}"))
         with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=4096 + 100) as billing:
             billing.flush(0)
-            eventually(lambda: inside(billing)[0].directory.others_size > 0)
+            eventually(lambda: inside(billing)._directory.others_size > 0)
             with pytest.raises(OutboxFull):
                 billing.enqueue(fact("n3"))
     assert drained(tmp_path, server) == {"n0", "n1", "n2"}

@@ -84,7 +84,7 @@ def test_what_interrupts_enqueue_loses_nothing(
         billing.enqueue(fact("outer"))
         if name == "close":
             # The file is given up, though the handler could not do it.
-            assert inside(billing)[0].open == []
+            assert inside(billing).open == []
             with pytest.raises(ConfigurationError, match="closed"):
                 billing.enqueue(fact("after"))
     expected = {"first", "outer"} | ({"inner"} if name == "enqueue" else set())
@@ -103,7 +103,7 @@ def test_what_interrupts_the_thread_loses_nothing(
         meddle(monkeypatch, at, act(name, billing))
         billing.flush(20)
         if name == "close":
-            eventually(lambda: not inside(billing)[1]._running.locked())
+            eventually(lambda: not inside(billing)._thread)
     assert drained(tmp_path, server) == {"first"} | ({"inner"} if name == "enqueue" else set())
 
 
@@ -154,10 +154,10 @@ def test_ctrl_c_between_a_record_and_its_count_loses_nothing(
 def test_a_second_thread_ends_at_once(server: FaultyServer, tmp_path: Path) -> None:
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("one"))
-        _, thread = inside(billing)
-        eventually(thread._running.locked)
+        thread = inside(billing)
+        eventually(lambda: bool(thread._thread))
         thread._run()  # it would go on until close()
-        assert thread._running.locked()
+        assert thread._thread
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from billing_client.outbox import schedule
-from billing_client.outbox.schedule import Pace
+from billing_client.outbox import delivery
+from billing_client.outbox.delivery import Pace
 from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse
 from billing_client.tests.outboxes import SOAK, eventually, fact, hurried
 
@@ -23,9 +23,9 @@ CLIENTS = 50
 
 @pytest.fixture
 def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "FIRST_CEILING", 1.0)
-    monkeypatch.setattr(schedule, "LAST_CEILING", 60.0)
-    monkeypatch.setattr(schedule, "SHORTEST_SECONDS", 1.0)
+    monkeypatch.setattr(delivery, "FIRST_CEILING", 1.0)
+    monkeypatch.setattr(delivery, "LAST_CEILING", 60.0)
+    monkeypatch.setattr(delivery, "SHORTEST_SECONDS", 1.0)
 
 
 @pytest.mark.usefixtures("real_times")
@@ -39,12 +39,12 @@ def test_fifty_clients_in_an_outage_of_a_minute_are_no_storm(
     delivered = []
     for _ in range(CLIENTS):
         now = 0.0
-        monkeypatch.setattr(schedule, "monotonic", lambda: now)  # noqa: B023 - the clock of this turn
+        monkeypatch.setattr(delivery, "monotonic", lambda: now)  # noqa: B023 - the clock of this turn
         client = Pace()
         while now < 60:
             attempts.append(now)
             client.failed(retry_after)
-            now += max(client.left(urgent=False), 1e-3)
+            now += max(client.left(), 1e-3)
         delivered.append(now)
     seconds = Counter(int(at) for at in attempts if at > 1)
     assert len(attempts) < CLIENTS * 20
@@ -58,8 +58,8 @@ def test_all_is_delivered_after_an_outage(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds, ceiling = (60.0, 60.0) if SOAK else (1.0, 1.0)
-    monkeypatch.setattr(schedule, "FIRST_CEILING", 1.0 if SOAK else 0.05)
-    monkeypatch.setattr(schedule, "LAST_CEILING", ceiling)
+    monkeypatch.setattr(delivery, "FIRST_CEILING", 1.0 if SOAK else 0.05)
+    monkeypatch.setattr(delivery, "LAST_CEILING", ceiling)
     ends = time.monotonic() + seconds
     refused: list[float] = []
 
@@ -83,15 +83,14 @@ def test_all_is_delivered_after_an_outage(
 def test_a_pause_ends_the_growth_and_success_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     client = Pace()
     client.failed(None)
-    assert client.limit == schedule.PROBE_RECORDS
-    client.succeeded()
-    assert client.limit == schedule.PROBE_RECORDS * 4
-    client.too_large(500)
-    for _ in range(schedule.PATIENCE - 1):
+    assert client.limit == delivery.PROBE_RECORDS
+    for _ in range(4):
         client.succeeded()
-    assert client.limit == 250
-    client.succeeded()
-    assert client.limit == 500
+    assert client.limit == delivery.MOST_RECORDS
+    client.too_large(500)
+    for _ in range(20):
+        client.succeeded()
+    assert 250 < client.limit < 500
 
 
 @pytest.mark.parametrize("hours", [2, -2])

@@ -249,7 +249,7 @@ def test_close_ends_a_flush_of_another_thread(black_hole: str, tmp_path: Path) -
         billing.enqueue(fact("one"))
         waiting = threading.Thread(target=billing.flush, args=[1000])
         waiting.start()
-        eventually(lambda: bool(inside(billing)[1]._flushes))
+        eventually(lambda: inside(billing)._hurries)
         billing.close(0)
         waiting.join(60)
         assert not waiting.is_alive()

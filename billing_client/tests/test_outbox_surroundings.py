@@ -147,7 +147,7 @@ def test_the_exit_has_one_bound_for_all_clients(
         for n in range(4):
             clients.enter_context(hurried(NO_SERVICE, tmp_path / str(n)))
         with monkeypatch.context() as ending:
-            ending.setattr(outbox, "monotonic", lambda: now)
+            ending.setattr("billing_client.retries.monotonic", lambda: now)
             ending.setattr(Outbox, "close", close)
             outbox._at_exit()
     assert given == pytest.approx([2.0, 1.3, 0.6, 0.0])
@@ -191,6 +191,6 @@ def test_whatever_goes_wrong_in_the_thread_it_goes_on(
         with monkeypatch.context() as ill:
             ill.setattr(Segment, "take", broken)
             billing.enqueue(fact("one"))
-            eventually(lambda: inside(billing)[1].last_error == "no memory")
+            eventually(lambda: inside(billing).last_error == "no memory")
         eventually(lambda: billing.flush(20).pending == 0)
     assert list(server.service.stored) == ["one"]

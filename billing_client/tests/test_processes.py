@@ -12,9 +12,9 @@ import pytest
 
 import billing_client
 from billing_client import BillingClient, ConfigurationError
+from billing_client.processes import Process
 from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import FaultyServer
-from billing_client.transport import _Process
 
 pytestmark = pytest.mark.live  # starts processes
 ROOT = Path(billing_client.__file__).parent.parent
@@ -127,7 +127,7 @@ def test_a_fork_outside_python_is_noticed_by_the_pid(
     with monkeypatch.context() as child:
         child.setattr("os.getpid", lambda: 4_000_000)
         billing.record_usage(**FACT)
-        billing._transport._sessions[_Process.name()].close()
+        billing._transport._sessions[Process.name()].close()
     billing.record_usage(**FACT)
     assert connections(server) == [0, 1, 0]
 
@@ -137,9 +137,9 @@ def test_a_pid_that_comes_round_again_is_noticed_by_the_fork(
 ) -> None:
     billing.record_usage(**FACT)
     with monkeypatch.context() as child:
-        child.setattr(_Process, "forks", _Process.forks + 1)
+        child.setattr(Process, "forks", Process.forks + 1)
         billing.record_usage(**FACT)
-        billing._transport._sessions[_Process.name()].close()
+        billing._transport._sessions[Process.name()].close()
     assert connections(server) == [0, 1]
 
 
@@ -158,13 +158,13 @@ def test_closing_hangs_up(billing: BillingClient, server: FaultyServer) -> None:
 
 COUNTED = """
 import os
-from billing_client.transport import _Process
+from billing_client.processes import Process
 
 child = os.fork()
 if child == 0:
-    os._exit(_Process.forks)
+    os._exit(Process.forks)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-assert _Process.forks == 0
+assert Process.forks == 0
 """
 
 
