@@ -29,11 +29,7 @@ def measure(
             ]
             for side in sides:  # warm: bills open, connections made, pages in memory
                 load.make(side, 1)
-            for number in range(rounds):
-                for side in sides if number % 2 == 0 else sides[::-1]:
-                    result = load.make(side, seconds)
-                    results.setdefault(side.label, []).append(result)
-                    say(f"{side.label}: {result.records_per_second:,.0f} records/s")
+            results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
             figures += _figures(label, *(results[side.label] for side in sides))
     return figures, results
 

@@ -152,17 +152,11 @@ def _login(server: Server) -> requests.Session:
 def _ingest(
     server_url: str, large: Size, *, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> Rounds:
-    results = Rounds()
     with ingest.ours(server_url) as empty:
         sides = [Load("at none", empty), Load("at most", large.server)]
         for made in sides:
             load.make(made, 2)
-        for number in range(rounds):
-            for made in sides if number % 2 == 0 else sides[::-1]:
-                result = load.make(made, seconds)
-                results.setdefault(made.label, []).append(result)
-                say(f"{made.label}: {result.records_per_second:,.0f} records/s")
-    return results
+        return ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
 
 
 def _closing(one: Size) -> list[float]:

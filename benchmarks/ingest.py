@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -145,6 +145,19 @@ def measure(
             note(made, new)
             if made.label == NEW:
                 note(replays, load.make(replays, seconds, replayed=new))
+    return results
+
+
+def in_turns(
+    sides: Sequence[Load], *, rounds: int, seconds: float, say: Callable[[str], None]
+) -> Rounds:
+    """Make these loads in each round, every other time in reverse; return all results."""
+    results = Rounds()
+    for number in range(rounds):
+        for made in sides if number % 2 == 0 else sides[::-1]:
+            result = load.make(made, seconds)
+            results.setdefault(made.label, []).append(result)
+            say(f"{made.label}: {result.records_per_second:,.0f} records/s")
     return results
 
 

@@ -79,19 +79,13 @@ def on_sqlite() -> Iterator[Server]:
 
 def measure(ours: Server, *, rounds: int, seconds: float, say: Callable[[str], None]) -> Rounds:
     """Measure SQLite beside PostgreSQL."""
-    results = Rounds()
     with on_sqlite() as sqlite:
         loads = [
             Load(SQLITE, sqlite),
             Load(SQLITE_BATCHES, sqlite, size=1000),
             Load(POSTGRESQL_BATCHES, ours, size=1000),
         ]
-        for number in range(rounds):
-            for made in loads if number % 2 == 0 else loads[::-1]:
-                result = load.make(made, seconds)
-                results.setdefault(made.label, []).append(result)
-                say(f"{made.label}: {result.records_per_second:,.0f} records/s")
-    return results
+        return ingest.in_turns(loads, rounds=rounds, seconds=seconds, say=say)
 
 
 def limit(books: Database, seconds: float) -> float | None:

@@ -23,34 +23,36 @@ class NameField(models.CharField):  # type: ignore[type-arg]  # generic only in 
         return normal(value) if isinstance(value, str) else value
 
 
-@NameField.register_lookup
-class NameContains(lookups.IContains):
-    """Finds a part of a name in any normal form and any case.
+class _WithoutCase:
+    """A comparison of names in any normal form and any case.
 
     SQLite's own LIKE knows the case of ASCII letters alone. PostgreSQL knows that of the letters
     of the database's locale.
     """
 
+    sqlite_template: str
+
     def get_prep_lookup(self) -> Any:
-        text = super().get_prep_lookup()
+        text = super().get_prep_lookup()  # type: ignore[misc]  # of the lookup
         return normal(text) if isinstance(text, str) else text
 
     def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, list[Any]]:
-        name, params = self.process_lhs(compiler, connection)
-        return f"instr(casefold({name}), casefold(%s)) > 0", [*params, self.rhs]
+        name, params = self.process_lhs(compiler, connection)  # type: ignore[attr-defined]  # likewise
+        return self.sqlite_template.format(name), [*params, self.rhs]  # type: ignore[attr-defined]  # likewise
 
 
 @NameField.register_lookup
-class NameIs(lookups.IExact):  # type: ignore[type-arg]  # generic only in the stubs
-    """Finds a name in any normal form and any case, like `NameContains`."""
+class NameContains(_WithoutCase, lookups.IContains):
+    """Finds a part of a name."""
 
-    def get_prep_lookup(self) -> Any:
-        text = super().get_prep_lookup()
-        return normal(text) if isinstance(text, str) else text
+    sqlite_template = "instr(casefold({}), casefold(%s)) > 0"
 
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper) -> tuple[str, list[Any]]:
-        name, params = self.process_lhs(compiler, connection)
-        return f"casefold({name}) = casefold(%s)", [*params, self.rhs]
+
+@NameField.register_lookup
+class NameIs(_WithoutCase, lookups.IExact):  # type: ignore[type-arg]  # generic only in the stubs
+    """Finds a whole name."""
+
+    sqlite_template = "casefold({}) = casefold(%s)"
 
 
 def casefold(text: str | None) -> str | None:
