@@ -98,10 +98,13 @@ def _known_keys() -> None:
 
 
 def _endpoint_first() -> None:
-    """Let requests to the endpoint go through all of the middleware."""
+    """Let requests to the endpoint go through Django's handler and all of the middleware."""
     from django.conf import settings  # noqa: PLC0415 - when it is replaced
 
+    from billing_project import endpoint  # noqa: PLC0415 - after django.setup()
+
     settings.MIDDLEWARE.remove("usage.api.middleware.endpoint")
+    endpoint.PATHS = frozenset()
 
 
 OPTIMISATIONS: dict[str, Callable[[], None]] = {

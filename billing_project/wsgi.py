@@ -32,6 +32,10 @@ class Request(WSGIRequest):
 django_application = get_wsgi_application()
 django_application.request_class = Request
 
+from billing_project import endpoint  # noqa: E402 - only now are its models loaded
+
+answer_endpoint = endpoint.Endpoint(django_application)
+
 
 def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> "Iterable[bytes]":
     """Serve a request; an answer with `Connection: close` closes the connection.
@@ -48,6 +52,8 @@ def application(environ: "WSGIEnvironment", start_response: "StartResponse") -> 
                 force_close()
         return start_response(status, kept, exc_info)
 
+    if environ["REQUEST_METHOD"] == "POST" and environ["PATH_INFO"] in endpoint.PATHS:
+        return answer_endpoint(environ, start)
     response = django_application(environ, start)
     if environ["REQUEST_METHOD"] != "HEAD":
         return response

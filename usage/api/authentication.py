@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from django.db import connection
 from rest_framework import authentication, exceptions
 from rest_framework.request import Request
 
@@ -72,6 +73,9 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
 
 
 def _identify(key: str) -> ApiClient | None:
+    if not connection.in_atomic_block:  # as only in tests
+        # It may have idled too long, or its server may have restarted meanwhile.
+        connection.close_if_unusable_or_obsolete()
     asked_at = known_keys.clock()
     api_key = ApiKey.objects.identify(key)
     if api_key is None:

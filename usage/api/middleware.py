@@ -50,12 +50,10 @@ def api_problems(get_response: GetResponse) -> GetResponse:
 
 
 def endpoint(get_response: GetResponse) -> GetResponse:
-    """Optimisation: answer the endpoint ahead of the middleware that only pages need.
+    """Answer the endpoint ahead of the middleware that only pages need.
 
     It spares each request the look for a file, a session, a login and messages, and the URL
-    resolver: about 75 µs, a quarter of the API's own time. Left out, the address in
-    `billing_project.urls` answers the same: measure it by
-    `python -m benchmarks --without endpoint-first`.
+    resolver. Left out, the address in `billing_project.urls` answers the same.
     """
     record_usage = UsageView.as_view()
     paths = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
