@@ -6,7 +6,7 @@ import argparse
 import datetime as dt
 import sys
 
-from benchmarks import client, gain, growth, ingest, load, others, outbox, report
+from benchmarks import client, gain, growth, ingest, load, neighbours, others, outbox, report
 from benchmarks.databases import server
 from benchmarks.figures import Figure
 from benchmarks.without import OPTIMISATIONS
@@ -44,6 +44,9 @@ def main() -> int:
             return 0
         figures, body = _first(url, arguments.rounds, seconds, quick=arguments.quick)
         if not arguments.quick:
+            observed = neighbours.measure(url, rounds=arguments.rounds, seconds=seconds, say=_say)
+            figures += neighbours.figures(observed)
+            body += ["", "## Quiet keys beside one busy key", "", *neighbours.lines(observed)]
             more, rest = _growth(url, arguments.sizes, arguments.rounds, seconds)
             figures += more
             body += rest
