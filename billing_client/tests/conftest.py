@@ -15,10 +15,10 @@ import billing_client
 from billing_client import BillingClient, Usage
 from billing_client.outbox import delivery, sender
 from billing_client.outbox.sender import Sender
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import KEY, FaultyServer
+from billing_client.tests.outboxes import NO_SERVICE, hurried
 
 PROJECT = Path(billing_client.__file__).parent
-KEY = "bk_0123456789abcdef_not_a_real_key"
 
 
 class Sleeps(list[float]):
@@ -137,6 +137,20 @@ def usage() -> Callable[..., Usage]:
         )
 
     return make
+
+
+@pytest.fixture
+def outbox(server: FaultyServer, tmp_path: Path) -> Iterator[BillingClient]:
+    """A client with an outbox, which leaves its unsent records."""
+    with hurried(server.url, tmp_path) as billing:
+        yield billing
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> Iterator[BillingClient]:
+    """The same while the service is away."""
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        yield billing
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from billing_client.fake.service import MemoryService, problem
 
+KEY = "bk_0123456789abcdef_not_a_real_key"
 # Self-signed for localhost and of no worth: it only has to be distrusted.
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 

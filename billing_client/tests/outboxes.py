@@ -19,10 +19,9 @@ from billing_client import BillingClient, OutboxWarning, Usage
 from billing_client.config import endpoint_of
 from billing_client.outbox.commands import refused
 from billing_client.outbox.directory import Directory
-from billing_client.outbox.segment import PENDING, Segment, line_of, parsed
+from billing_client.outbox.segment import PENDING, Segment, line_of, lines, parsed
 from billing_client.outbox.sender import Sender
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import KEY, FaultyServer
 
 ROOT = Path(billing_client.__file__).parent.parent
 # The long form of the tests runs with SOAK=1, see `make soak`.
@@ -65,17 +64,29 @@ def moved(directory: Path, url: str) -> None:
 
 
 @contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OutboxWarning)
+        yield
+
+
+def leave(billing: BillingClient) -> None:
+    """Close a client as its process's end would, without time to send."""
+    with quiet():
+        billing.close(0)
+
+
+@contextlib.contextmanager
 def hurried(url: str, directory: Path, **options: Any) -> Iterator[BillingClient]:
     """A client that leaves its unsent records."""
     with contextlib.suppress(OSError):  # a test of directories that cannot be used
         moved(directory, url)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OutboxWarning)
+    with quiet():
         client = BillingClient(url, KEY, outbox=directory, **options)
         try:
             yield client
         finally:
-            client.close(0)
+            leave(client)
 
 
 def orphan(directory: Path, *ids: str, kind: str = "usage", **more: Any) -> Path:
@@ -125,8 +136,7 @@ def segments(directory: Path) -> list[Path]:
 
 def contents(directory: Path) -> list[str]:
     """The ids that wait."""
-    lines = [line for path in segments(directory) for line in path.read_bytes().split(b"\n")[1:]]
-    return sorted(parsed(line)[3] for line in lines if line.startswith(PENDING))
+    return sorted(parsed(line)[3] for path in segments(directory) for line in lines(path, PENDING))
 
 
 def rejected(directory: Path) -> list[str]:

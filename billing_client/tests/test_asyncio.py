@@ -7,8 +7,7 @@ import threading
 from pathlib import Path
 
 from billing_client import BillingClient, Receipt
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import Behaviour, Exchange, FaultyServer, honest
+from billing_client.tests.faulty import KEY, Behaviour, Exchange, FaultyServer, honest
 from billing_client.tests.outboxes import fact, hurried
 
 

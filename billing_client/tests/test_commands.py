@@ -13,8 +13,7 @@ import pytest
 from billing_client import __version__
 from billing_client.commands import main as entry
 from billing_client.commands.main import main
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer, stall
+from billing_client.tests.faulty import KEY, FaultyServer, stall
 from billing_client.tests.outboxes import NO_SERVICE, ROOT, eventually, fact, hurried
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from billing_client.commands.main import main
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
+from billing_client.tests.faulty import KEY, Exchange, FaultyServer, honest, refuse, reply
 from billing_client.tests.outboxes import NO_SERVICE, ROOT, fact, hurried
 
 HEADER = "request_id,customer_id,service,units_consumed,price_per_unit,occurred_at\n"

@@ -14,8 +14,9 @@ import pytest
 
 from billing_client import BillingClient, UnavailableError
 from billing_client.connections import Attempt, _Timed, _TimedResponse, current_attempt
-from billing_client.tests.conftest import KEY, Sleeps
+from billing_client.tests.conftest import Sleeps
 from billing_client.tests.faulty import (
+    KEY,
     Behaviour,
     Exchange,
     FaultyServer,

@@ -20,7 +20,7 @@ from billing_client import BillingClient
 from billing_client.commands.main import main
 from billing_client.fake.grading import FAULTS, Times
 from billing_client.fake.server import READ_ELSEWHERE, FakeServer
-from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import KEY
 from billing_client.tests.outboxes import ROOT
 
 pytestmark = pytest.mark.live  # starts processes

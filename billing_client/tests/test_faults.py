@@ -20,8 +20,9 @@ from billing_client import (
     UnavailableError,
 )
 from billing_client.fake.service import MemoryService
-from billing_client.tests.conftest import KEY, Sleeps
+from billing_client.tests.conftest import Sleeps
 from billing_client.tests.faulty import (
+    KEY,
     Behaviour,
     Exchange,
     FaultyServer,

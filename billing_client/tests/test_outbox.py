@@ -16,8 +16,8 @@ from billing_client import BillingClient, ConfigurationError, Event, OutboxFull,
 from billing_client.outbox import delivery
 from billing_client.outbox.delivery import Waiting
 from billing_client.outbox.segment import Segment, line_of
-from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
+    KEY,
     FaultyServer,
     after_commit,
     cut,
@@ -34,39 +34,39 @@ from billing_client.tests.outboxes import (
     fact,
     hurried,
     inside,
+    leave,
     rejected,
-    segments,
     sent_ids,
 )
 
+NOVEMBER = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
-def test_what_was_enqueued_is_sent_by_itself(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        for n in range(1200):
-            billing.enqueue(fact(f"n{n}"))
-        eventually(lambda: billing.stats().sent == 1200)
-    assert segments(tmp_path) == []
+
+def test_what_was_enqueued_is_sent_by_itself(outbox: BillingClient, server: FaultyServer) -> None:
+    for n in range(1200):
+        outbox.enqueue(fact(f"n{n}"))
+    eventually(lambda: outbox.stats().sent == 1200)
     assert len(server.service.stored) == 1200
 
 
-def test_flush_says_what_it_did(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        before = billing.flush(20)
-        billing.enqueue(fact("one"))
-        billing.flush(20)
-        stats = billing.stats()
+def test_flush_says_what_it_did(outbox: BillingClient) -> None:
+    before = outbox.flush(20)
+    outbox.enqueue(fact("one"))
+    outbox.flush(20)
+    stats = outbox.stats()
     assert (before.sent, before.pending, before.rejected, before.paused_reason) == (0, 0, 0, None)
     assert (stats.sent, stats.pending, stats.oldest_seconds, stats.last_error) == (1, 0, None, None)
 
 
-def test_without_the_service_it_waits_on_disk(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        flushed = billing.flush(0.1)
-        eventually(lambda: billing.stats().last_error is not None)
-        stats = billing.stats()
+def test_without_the_service_it_waits_on_disk(
+    away: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
+    away.enqueue(fact("one"))
+    flushed = away.flush(0.1)
+    eventually(lambda: away.stats().last_error is not None)
     assert (flushed.sent, flushed.pending, flushed.paused_reason) == (0, 1, None)
-    assert stats.oldest_seconds is not None
+    assert away.stats().oldest_seconds is not None
+    leave(away)
     assert contents(tmp_path) == ["one"]
     assert drained(tmp_path, server) == {"one"}
 
@@ -94,32 +94,22 @@ def test_the_directory_may_come_from_the_environment(
     assert list(server.service.stored) == ["one"]
 
 
-def test_without_an_outbox_there_is_no_enqueue(billing: BillingClient) -> None:
+def test_enqueue_refuses_what_it_cannot_keep(billing: BillingClient, away: BillingClient) -> None:
     with pytest.raises(ConfigurationError, match="BILLING_OUTBOX_DIR"):
         billing.enqueue(fact("one"))
-
-
-def test_only_usage_is_enqueued(tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing, pytest.raises(ValidationError, match="dict"):
-        billing.enqueue({})  # type: ignore[arg-type]
-
-
-def test_a_closed_client_takes_nothing(tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.close(0)
-        with pytest.raises(ConfigurationError, match="closed"):
-            billing.enqueue(fact("one"))
-        assert billing.flush(1).pending == 0
+    with pytest.raises(ValidationError, match="dict"):
+        away.enqueue({})  # type: ignore[arg-type]
+    away.close(0)
+    with pytest.raises(ConfigurationError, match="closed"):
+        away.enqueue(fact("one"))
+    assert away.flush(1).pending == 0
 
 
 @pytest.mark.parametrize("name", ["outbox_max_records", "outbox_max_bytes"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, True])
 def test_bounds_are_whole_numbers(tmp_path: Path, name: str, value: int) -> None:
-    with (
-        pytest.raises(ConfigurationError, match=name),
-        hurried(NO_SERVICE, tmp_path, **{name: value}),
-    ):
-        pass
+    with pytest.raises(ConfigurationError, match=name):
+        BillingClient(NO_SERVICE, KEY, outbox=tmp_path, **{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bound", [{"outbox_max_records": 3}, {"outbox_max_bytes": 600}])
@@ -146,15 +136,15 @@ def test_there_is_room_again_once_it_was_sent(server: FaultyServer, tmp_path: Pa
 # Time
 
 
-def test_usage_without_a_time_gets_that_of_the_call(server: FaultyServer, tmp_path: Path) -> None:
-    given = datetime(2026, 11, 1, 12, tzinfo=UTC)
+def test_usage_without_a_time_gets_that_of_the_call(
+    outbox: BillingClient, server: FaultyServer
+) -> None:
     before = datetime.now(UTC)
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("stamped"))
-        after = datetime.now(UTC)
-        billing.enqueue(fact("given", occurred_at=given))
-        billing.flush(20)
-        billing.record_usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
+    outbox.enqueue(fact("stamped"))
+    after = datetime.now(UTC)
+    outbox.enqueue(fact("given", occurred_at=NOVEMBER))
+    outbox.flush(20)
+    outbox.record_usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1)
     stored = server.service.stored
     stamp = datetime.fromisoformat(stored["stamped"]["occurred_at"])
     assert before.replace(microsecond=before.microsecond // 1000 * 1000) <= stamp <= after
@@ -162,86 +152,69 @@ def test_usage_without_a_time_gets_that_of_the_call(server: FaultyServer, tmp_pa
     assert "occurred_at" not in json.loads(server.seen[-1].body)
 
 
-def test_the_same_fact_enqueued_twice_counts_as_delivered(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        for _ in range(2):
-            billing.enqueue(fact("one"))
-            flushed = billing.flush(20)
-    assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 0)
-
-
-def test_another_fact_under_the_same_id_is_rejected(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        billing.enqueue(fact("one", units_consumed=2))
-        assert billing.flush(20).rejected == 1
-        billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 1, tzinfo=UTC)))
-        billing.enqueue(fact("two", occurred_at=datetime(2026, 11, 2, tzinfo=UTC)))
-        assert billing.flush(20).rejected == 1
+def test_only_the_same_fact_may_be_enqueued_twice(outbox: BillingClient, tmp_path: Path) -> None:
+    for again, of_it in (
+        (fact("one"), (1, 0)),
+        (fact("one"), (1, 0)),  # with a time of its own
+        (fact("one", units_consumed=2), (0, 1)),
+        (fact("two", occurred_at=NOVEMBER), (1, 0)),
+        (fact("two", occurred_at=NOVEMBER + timedelta(1)), (0, 1)),
+    ):
+        outbox.enqueue(again)
+        flushed = outbox.flush(20)
+        assert (flushed.sent, flushed.rejected, flushed.pending) == (*of_it, 0)
     assert rejected(tmp_path) == ["one", "two"]
 
 
-def in_the_future(*ids: str) -> object:
-    fault = {"field": "occurred_at", "code": "in_the_future", "detail": "Check your clock."}
-    error = {"code": "validation_error", "detail": "It is wrong.", "errors": [fault]}
-    return {"results": [{"status": 400, "request_id": name, "error": error} for name in ids]}
-
-
-def test_a_stamped_time_in_the_future_waits_for_the_service(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("given", [None, NOVEMBER])
+def test_only_a_stamped_time_in_the_future_waits_for_the_service(
+    outbox: BillingClient,
+    server: FaultyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    given: datetime | None,
 ) -> None:
     monkeypatch.setattr(delivery, "CLOCK_WAIT", 0.05)
-    server.script.append(reply(207, in_the_future("one")))
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        flushed = billing.flush(20)
-        eventually(lambda: billing.flush(1).pending == 0)
-    assert flushed.rejected == 0
-    assert list(server.service.stored) == ["one"]
-
-
-def test_a_given_time_in_the_future_is_rejected(server: FaultyServer, tmp_path: Path) -> None:
-    server.script.append(reply(207, in_the_future("one")))
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one", occurred_at=datetime(2100, 1, 1, tzinfo=UTC)))
-        assert billing.flush(20).rejected == 1
+    fault = {"field": "occurred_at", "code": "in_the_future", "detail": "Check your clock."}
+    error = {"code": "validation_error", "detail": "It is wrong.", "errors": [fault]}
+    results = [{"status": 400, "request_id": "one", "error": error}]
+    server.script.append(reply(207, {"results": results}))
+    outbox.enqueue(fact("one", occurred_at=given))
+    assert outbox.flush(20).rejected == (1 if given else 0)
+    eventually(lambda: outbox.flush(1).pending == 0)
+    assert list(server.service.stored) == ([] if given else ["one"])
+    assert outbox.stats().waiting_for == ()
 
 
 # Customers who are created after their first usage
 
 
 def test_an_unknown_customer_is_tried_again_and_stops_no_other(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: BillingClient, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "FIRST_WAIT", 0.05)
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("early", customer_id=404))
-        billing.enqueue(fact("other"))
-        flushed = billing.flush(20)
-        assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 1)
-        assert billing.stats().waiting_for == (404,)
-        server.service.unknown_customers = ()
-        eventually(lambda: billing.stats().sent == 2)  # without another flush
-        eventually(lambda: billing.stats().waiting_for == ())
-    assert segments(tmp_path) == []
+    outbox.enqueue(fact("early", customer_id=404))
+    outbox.enqueue(fact("other"))
+    flushed = outbox.flush(20)
+    assert (flushed.sent, flushed.rejected, flushed.pending) == (1, 0, 1)
+    assert outbox.stats().waiting_for == (404,)
+    server.service.unknown_customers = ()
+    eventually(lambda: outbox.stats().sent == 2)  # without another flush
+    eventually(lambda: outbox.stats().waiting_for == ())
 
 
 def test_a_customer_that_exists_gets_all_that_waits_for_it(
-    server: FaultyServer, tmp_path: Path
+    outbox: BillingClient, server: FaultyServer
 ) -> None:
     """At the next record, long before it would be tried by itself."""
-    with hurried(server.url, tmp_path) as billing:
-        for n in range(700):
-            billing.enqueue(fact(f"n{n}", customer_id=404))
-        assert billing.flush(20).pending == 700
-        asked = len(server.seen)
-        assert billing.flush(20).pending == 700
-        assert len(server.seen) == asked + 1  # one record asks for all
-        server.service.unknown_customers = ()
-        billing.enqueue(fact("next", customer_id=404))
-        eventually(lambda: billing.stats().sent == 701)
+    for n in range(700):
+        outbox.enqueue(fact(f"n{n}", customer_id=404))
+    assert outbox.flush(20).pending == 700
+    asked = len(server.seen)
+    assert outbox.flush(20).pending == 700
+    assert len(server.seen) == asked + 1  # one record asks for all
+    server.service.unknown_customers = ()
+    outbox.enqueue(fact("next", customer_id=404))
+    eventually(lambda: outbox.stats().sent == 701)
 
 
 def test_a_record_that_waits_does_not_take_its_neighbours_along(
@@ -260,9 +233,6 @@ def test_a_record_that_waits_does_not_take_its_neighbours_along(
     assert {sent[f"n{n}"] for n in range(20)} == {1}
 
 
-DAY = timedelta(days=1)
-
-
 @pytest.mark.parametrize(("days", "waits"), [(6.99, True), (7.01, False)])
 def test_after_seven_days_an_unknown_customer_is_rejected(
     server: FaultyServer, tmp_path: Path, days: float, waits: bool
@@ -271,13 +241,12 @@ def test_after_seven_days_an_unknown_customer_is_rejected(
     with hurried(NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("never", customer_id=404))
     with (
-        time_machine.travel(datetime.now(UTC) + days * DAY),
+        time_machine.travel(datetime.now(UTC) + timedelta(days)),
         hurried(server.url, tmp_path) as billing,
     ):
         billing.flush(20)
-    assert (contents(tmp_path), rejected(tmp_path)) == (
-        (["never"], []) if waits else ([], ["never"])
-    )
+    both = (["never"], []) if waits else ([], ["never"])
+    assert (contents(tmp_path), rejected(tmp_path)) == both
 
 
 def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
@@ -286,9 +255,8 @@ def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
     now = 0.0
     monkeypatch.setattr(delivery, "monotonic", lambda: now)
     segment = Segment.create(tmp_path, "waiting")
+    segment.append(line_of(fact("one").to_json(), stamped=False, at=time.time()))
     waiting = Waiting()
-    line = line_of(fact("one").to_json(), stamped=False, at=time.time())
-    segment.append(line)
     intervals = []
     for _ in range(12):
         waiting.put_off(123)
@@ -318,24 +286,28 @@ def test_an_unknown_customer_is_asked_for_at_growing_intervals_up_to_an_hour(
     ],
 )
 def test_a_fault_that_passes_loses_and_doubles_nothing(
-    server: FaultyServer, tmp_path: Path, fault: object
+    outbox: BillingClient, server: FaultyServer, fault: object
 ) -> None:
     server.script.extend([fault] * 3)  # type: ignore[list-item]
-    with hurried(server.url, tmp_path) as billing:
-        for n in range(20):
-            billing.enqueue(fact(f"n{n}"))
-        eventually(lambda: billing.flush(1).pending == 0)
-        assert billing.stats().sent == 20
-    assert len(server.service.stored) == 20
+    for n in range(20):
+        outbox.enqueue(fact(f"n{n}"))
+    eventually(lambda: outbox.flush(1).pending == 0)
+    assert outbox.stats().sent == len(server.service.stored) == 20
     assert len(server.seen) >= 4
 
 
-def test_retry_after_is_a_floor_also_for_flush(server: FaultyServer, tmp_path: Path) -> None:
-    server.script.append(refuse(503, "service_unavailable", Retry_After="30"))
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        eventually(lambda: billing.stats().last_error is not None)
-        assert billing.flush(0.1).pending == 1
+@pytest.mark.parametrize("retry_after", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_retry_after_is_a_floor_of_an_hour_at_most_also_for_flush(
+    outbox: BillingClient, server: FaultyServer, retry_after: str
+) -> None:
+    server.script.append(refuse(503, "service_unavailable", Retry_After=retry_after))
+    outbox.enqueue(fact("one"))
+    eventually(lambda: outbox.stats().last_error is not None)
+    assert outbox.flush(0.1).pending == 1
+    stats = outbox.stats()
+    assert stats.next_attempt_seconds is not None
+    assert 3500 < stats.next_attempt_seconds < 3700
+    assert "The next attempt is due in 36" in (stats.last_error or "")
     assert len(server.seen) == 1
 
 
@@ -351,68 +323,61 @@ def test_retry_after_is_a_floor_also_for_flush(server: FaultyServer, tmp_path: P
     ],
 )
 def test_a_fault_that_does_not_pass_pauses_and_keeps_everything(
-    server: FaultyServer, tmp_path: Path, fault: object
+    outbox: BillingClient, server: FaultyServer, fault: object
 ) -> None:
     server.script.extend([fault] * 100)  # type: ignore[list-item]
-    with hurried(server.url, tmp_path) as billing:
-        for n in range(600):
-            billing.enqueue(fact(f"n{n}"))
-        flushed = billing.flush(20)
-        assert flushed.paused_reason is not None
-        assert (flushed.sent, flushed.rejected, flushed.pending) == (0, 0, 600)
-        assert billing.stats().paused_reason == billing.stats().last_error
-        assert len(server.seen) < 100
-        server.script.clear()
-        eventually(lambda: billing.flush(20).pending == 0)
-        assert billing.stats().paused_reason is None
-
-
-def test_tls_failures_pause(tmp_path: Path) -> None:
-    with FaultyServer(tls=True) as server, hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        flushed = billing.flush(20)
+    for n in range(600):
+        outbox.enqueue(fact(f"n{n}"))
+    flushed = outbox.flush(20)
     assert flushed.paused_reason is not None
-    assert "TLS" in flushed.paused_reason
-    assert contents(tmp_path) == ["one"]
+    assert (flushed.sent, flushed.rejected, flushed.pending) == (0, 0, 600)
+    assert outbox.stats().paused_reason == outbox.stats().last_error
+    assert len(server.seen) < 100
+    server.script.clear()
+    eventually(lambda: outbox.flush(20).pending == 0)
+    assert outbox.stats().paused_reason is None
 
 
 # Events
 
 
-def test_events_tell_the_application(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("raises", [False, True])
+def test_events_tell_the_application_whose_errors_stop_nothing(
+    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, raises: bool
 ) -> None:
-    events: list[Event] = []
+    kinds: list[str] = []
+
+    def hook(event: Event) -> None:
+        kinds.append(event.kind)
+        if raises:
+            raise RuntimeError("no metrics")
+
     server.script.extend([refuse(503, "x"), refuse(401, "x")])
-    with hurried(server.url, tmp_path, on_event=events.append) as billing:
+    with hurried(server.url, tmp_path, on_event=hook) as billing:
         billing.enqueue(fact("one"))
         eventually(lambda: billing.flush(1).pending == 0)
-    kinds = [event.kind for event in events]
+        eventually(lambda: len(kinds) == 4)
     assert kinds[:2] == ["failed", "paused"]
     assert set(kinds[2:]) == {"sent", "resumed"}
     assert {record.levelno for record in caplog.records} >= {logging.WARNING, logging.ERROR}
+    assert ("on_event raised" in caplog.text) == raises
 
 
-def test_a_hook_that_raises_stops_nothing(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), MemoryError("no memory")])
+def test_whatever_goes_wrong_in_the_thread_it_goes_on(
+    outbox: BillingClient,
+    server: FaultyServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
-    def hook(event: Event) -> None:
-        raise RuntimeError("no metrics")
+    def broken(*_: object) -> None:
+        raise error
 
-    with hurried(server.url, tmp_path, on_event=hook) as billing:
-        billing.enqueue(fact("one"))
-        assert billing.flush(20).sent == 1
-    assert "on_event raised" in caplog.text
-
-
-def test_a_bug_in_the_drainer_is_logged_and_tried_again(
-    server: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        drainer = inside(billing)
-        ask = drainer._ask
-        asks = iter([None])
-        drainer._ask = lambda rows: ask(rows) if next(asks, 1) else 1 / 0  # type: ignore[assignment,return-value]
-        billing.enqueue(fact("one"))
-        eventually(lambda: billing.flush(1).pending == 0)
-    assert "ZeroDivisionError" in caplog.text
+    with monkeypatch.context() as ill:
+        ill.setattr(Segment, "take", broken)
+        outbox.enqueue(fact("one"))
+        eventually(lambda: inside(outbox).last_error == str(error))
+    eventually(lambda: outbox.flush(20).pending == 0)
+    assert type(error).__name__ in caplog.text
+    assert list(server.service.stored) == ["one"]

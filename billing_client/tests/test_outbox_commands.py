@@ -20,8 +20,7 @@ from billing_client import BillingClient, Event
 from billing_client.commands.main import main
 from billing_client.outbox import outbox
 from billing_client.outbox.segment import Segment, line_of
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import Behaviour, FaultyServer, refuse, reply
+from billing_client.tests.faulty import KEY, Behaviour, FaultyServer, refuse, reply
 from billing_client.tests.outboxes import NO_SERVICE, contents, fact, hurried, moved, orphan
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from billing_client import BillingClient, ConfigurationError, Event
-from billing_client.outbox import outbox, sender
+from billing_client.outbox import sender
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
     NO_SERVICE,
@@ -54,57 +54,37 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-@pytest.fixture
-def calm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread does nothing until it is told to flush."""
-    monkeypatch.setattr(sender, "LINGER_SECONDS", 60.0)
+ACTS: dict[str, Callable[[BillingClient], object]] = {
+    "enqueue": lambda billing: billing.enqueue(fact("inner")),
+    "fork": lambda billing: forked(),
+    "close": lambda billing: billing.close(0),
+}
 
 
-WRITING = ["before write", "after write"]
-ACTS = ["enqueue", "fork", "close"]
-
-
-def act(name: str, billing: BillingClient) -> Callable[[], object]:
-    acts: dict[str, Callable[[], object]] = {
-        "enqueue": lambda: billing.enqueue(fact("inner")),
-        "fork": forked,
-        "close": lambda: billing.close(0),
-    }
-    return acts[name]
-
-
-@pytest.mark.parametrize("at", WRITING)
+@pytest.mark.parametrize("at", ["before write", "after write", "before pwrite", "after pwrite"])
 @pytest.mark.parametrize("name", ACTS)
-def test_what_interrupts_enqueue_loses_nothing(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
-) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.enqueue(fact("first"))
-        meddle(monkeypatch, at, act(name, billing))
-        billing.enqueue(fact("outer"))
-        if name == "close":
-            # The file is given up, though the handler could not do it.
-            assert inside(billing).open == []
-            with pytest.raises(ConfigurationError, match="closed"):
-                billing.enqueue(fact("after"))
-    expected = {"first", "outer"} | ({"inner"} if name == "enqueue" else set())
-    assert drained(tmp_path, server) == expected
-
-
-@pytest.mark.usefixtures("calm")
-@pytest.mark.parametrize("at", ["before pwrite", "after pwrite"])
-@pytest.mark.parametrize("name", ACTS)
-def test_what_interrupts_the_thread_loses_nothing(
+def test_what_interrupts_enqueue_or_the_thread_loses_nothing(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
 ) -> None:
     """A finalizer runs in whatever thread happens to free its object."""
-    with hurried(server.url, tmp_path) as billing:
+    in_thread = at.endswith("pwrite")
+    # The thread does nothing until it is told to flush.
+    monkeypatch.setattr(sender, "LINGER_SECONDS", 60.0)
+    with hurried(server.url if in_thread else NO_SERVICE, tmp_path) as billing:
         billing.enqueue(fact("first"))
-        meddle(monkeypatch, at, act(name, billing))
-        billing.flush(20)
+        meddle(monkeypatch, at, lambda: ACTS[name](billing))
+        if in_thread:
+            billing.flush(20)
+        else:
+            billing.enqueue(fact("outer"))
         if name == "close":
             eventually(lambda: not inside(billing)._thread)
-    assert drained(tmp_path, server) == {"first"} | ({"inner"} if name == "enqueue" else set())
+            # The files are given up, though the handler could not do it.
+            assert inside(billing).open == []
+            with pytest.raises(ConfigurationError, match="closed"):
+                billing.enqueue(fact("after"))
+    expected = {"first"} | (set() if in_thread else {"outer"})
+    assert drained(tmp_path, server) == expected | ({"inner"} if name == "enqueue" else set())
 
 
 @pytest.mark.live  # starts processes
@@ -121,17 +101,11 @@ def forking(number, data):
 children = []
 billing.enqueue(fact("first"))
 os.write = forking
-billing.enqueue(fact("child" if os.getpid() != parent else "both"))
-"""
-    script = (
-        "parent = os.getpid()"
-        + script
-        + """
+billing.enqueue(fact("both"))
 if children[0]:
     os.waitpid(children[0], 0)
 os._exit(0)
 """
-    )
     assert run(script, NO_SERVICE, tmp_path) == (0, "", "")
     assert contents(tmp_path) == ["both", "both", "first"]
     assert len(segments(tmp_path)) == 2
@@ -142,28 +116,24 @@ def test_ctrl_c_between_a_record_and_its_count_loses_nothing(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with hurried(NO_SERVICE, tmp_path) as billing:
-        meddle(monkeypatch, "after write", interrupt)
-        for name in ("no file yet", "uncounted"):
+        for name in ("no-file-yet", "uncounted"):
             meddle(monkeypatch, "after write", interrupt)
             with pytest.raises(KeyboardInterrupt):
-                billing.enqueue(fact(name.replace(" ", "-")))
-            billing.enqueue(fact(f"after-{name[:2]}"))
-    assert drained(tmp_path, server) == {"after-no", "uncounted", "after-un"}
+                billing.enqueue(fact(name))
+            billing.enqueue(fact(f"after-{name}"))
+    assert drained(tmp_path, server) == {"after-no-file-yet", "uncounted", "after-uncounted"}
 
 
-def test_a_second_thread_ends_at_once(server: FaultyServer, tmp_path: Path) -> None:
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        thread = inside(billing)
-        eventually(lambda: bool(thread._thread))
-        thread._run()  # it would go on until close()
-        assert thread._thread
+def test_a_second_thread_ends_at_once(outbox: BillingClient) -> None:
+    outbox.enqueue(fact("one"))
+    eventually(lambda: bool(inside(outbox)._thread))
+    inside(outbox)._run()  # it would go on until close()
+    assert inside(outbox)._thread
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])
 def test_a_thread_that_does_not_start_is_made_up_for(
-    server: FaultyServer,
-    tmp_path: Path,
+    outbox: BillingClient,
     monkeypatch: pytest.MonkeyPatch,
     error: type[BaseException] | BaseException,
 ) -> None:
@@ -172,25 +142,14 @@ def test_a_thread_that_does_not_start_is_made_up_for(
     def fails(*_: object) -> None:
         raise error
 
-    with hurried(server.url, tmp_path) as billing:
-        with monkeypatch.context() as ctrl_c:
-            ctrl_c.setattr(sender, "start_new_thread", fails)
-            with contextlib.suppress(KeyboardInterrupt):
-                billing.enqueue(fact("one"))
-            with contextlib.suppress(KeyboardInterrupt):
-                billing.flush(20)
-        billing.flush(20)
-        assert billing.stats().sent == 1
-
-
-def test_after_the_end_it_still_goes_to_disk(tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.enqueue(fact("before"))
-        assert billing._outbox is not None
-        billing._outbox.close(0, at_exit=True)
-        billing.enqueue(fact("finalizer"))
-        outbox._watched.pop(id(billing._outbox))
-    assert contents(tmp_path) == ["before", "finalizer"]
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(sender, "start_new_thread", fails)
+        with contextlib.suppress(KeyboardInterrupt):
+            outbox.enqueue(fact("one"))
+        with contextlib.suppress(KeyboardInterrupt):
+            assert outbox.flush(20).sent == 1  # in this thread
+    outbox.flush(20)
+    assert outbox.stats().sent == 1
 
 
 @pytest.mark.parametrize("call", ["flush", "close"])
@@ -244,17 +203,6 @@ billing.close(0)
 """
 
 
-@pytest.mark.live  # starts processes
-@pytest.mark.parametrize("alive", [False, True])
-def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
-    code, out, err = run(INTERRUPTED, server.url if alive else NO_SERVICE, tmp_path)
-    assert (code, err) == (0, "")
-    signals, made = map(int, out.split())
-    names = {f"signal:{n}" for n in range(signals)}
-    names |= {f"{kind}:{n}" for kind in ("n", "del") for n in range(made)}
-    assert drained(tmp_path, server) == names
-
-
 STORM = """
 import random
 def handler(*_):
@@ -278,6 +226,17 @@ if sys.argv[3] == "alive":
     assert flushed.pending == 0, flushed
 billing.close(0)
 """
+
+
+@pytest.mark.live  # starts processes
+@pytest.mark.parametrize("alive", [False, True])
+def test_enqueue_may_interrupt_itself(server: FaultyServer, tmp_path: Path, alive: bool) -> None:
+    code, out, err = run(INTERRUPTED, server.url if alive else NO_SERVICE, tmp_path)
+    assert (code, err) == (0, "")
+    signals, made = map(int, out.split())
+    names = {f"signal:{n}" for n in range(signals)}
+    names |= {f"{kind}:{n}" for kind in ("n", "del") for n in range(made)}
+    assert drained(tmp_path, server) == names
 
 
 @pytest.mark.live  # starts processes

@@ -1,7 +1,8 @@
-"""An outage is no storm, and clocks do not matter."""
+"""An outage is no storm, clocks do not matter, and a record that cannot be taken stops no other."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -9,31 +10,37 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import time_machine
 
-from billing_client.outbox import delivery
-from billing_client.outbox.delivery import Pace
-from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse
-from billing_client.tests.outboxes import SOAK, eventually, fact, hurried
+from billing_client import BillingClient, RateLimitedError
+from billing_client.outbox import delivery, sender
+from billing_client.outbox.delivery import Pace, deliver
+from billing_client.outbox.segment import Segment
+from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
+from billing_client.tests.outboxes import (
+    SOAK,
+    eventually,
+    fact,
+    hurried,
+    orphan,
+    rejected,
+    sent_ids,
+)
 
 CLIENTS = 50
+BATCH = 500
 
 
-@pytest.fixture
-def real_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "FIRST_CEILING", 1.0)
-    monkeypatch.setattr(delivery, "LAST_CEILING", 60.0)
-    monkeypatch.setattr(delivery, "SHORTEST_SECONDS", 1.0)
-
-
-@pytest.mark.usefixtures("real_times")
 @pytest.mark.parametrize("retry_after", [None, 5.0])
 def test_fifty_clients_in_an_outage_of_a_minute_are_no_storm(
     monkeypatch: pytest.MonkeyPatch, retry_after: float | None
 ) -> None:
     """In time that passes at once."""
+    for name, value in (("FIRST_CEILING", 1.0), ("LAST_CEILING", 60.0), ("SHORTEST_SECONDS", 1.0)):
+        monkeypatch.setattr(delivery, name, value)
     random.seed(1)
     attempts: list[float] = []
     delivered = []
@@ -80,7 +87,7 @@ def test_all_is_delivered_after_an_outage(
     assert len(refused) < CLIENTS * 25
 
 
-def test_a_pause_ends_the_growth_and_success_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_sends_little_after_a_failure_and_half_of_what_was_too_large() -> None:
     client = Pace()
     client.failed(None)
     assert client.limit == delivery.PROBE_RECORDS
@@ -93,33 +100,168 @@ def test_a_pause_ends_the_growth_and_success_starts_anew(monkeypatch: pytest.Mon
     assert 250 < client.limit < 500
 
 
+# Clocks
+
+
 @pytest.mark.parametrize("hours", [2, -2])
-def test_a_clock_that_jumps_stops_nothing(server: FaultyServer, tmp_path: Path, hours: int) -> None:
+def test_a_clock_that_jumps_stops_nothing(
+    outbox: BillingClient, server: FaultyServer, hours: int
+) -> None:
     server.script.extend([refuse(503, "service_unavailable")] * 3)
-    with hurried(server.url, tmp_path) as billing:
-        for n in range(600):
-            billing.enqueue(fact(f"n{n}"))
-        with time_machine.travel(datetime.now(UTC) + timedelta(hours=hours)):
-            billing.enqueue(fact("in the other time".replace(" ", "-")))
-            eventually(lambda: billing.flush(1).pending == 0)
-            assert (billing.stats().oldest_seconds or 0.0) >= 0.0
+    for n in range(600):
+        outbox.enqueue(fact(f"n{n}"))
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=hours)):
+        outbox.enqueue(fact("in-the-other-time"))
+        eventually(lambda: outbox.flush(1).pending == 0)
+        assert (outbox.stats().oldest_seconds or 0.0) >= 0.0
     assert len(server.service.stored) == 601
 
 
 def test_the_end_of_summer_time_is_no_event(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outbox: BillingClient, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")
     time.tzset()
     try:
-        with hurried(server.url, tmp_path) as billing:
-            for minute in (59, 61):
-                moment = datetime(2026, 10, 25, 0, tzinfo=UTC) + timedelta(minutes=minute)
-                with time_machine.travel(moment):
-                    billing.enqueue(fact(f"n{minute}"))
-                    eventually(lambda: billing.flush(1).pending == 0)
+        for minute in (59, 61):
+            moment = datetime(2026, 10, 25, tzinfo=UTC) + timedelta(minutes=minute)
+            with time_machine.travel(moment):
+                outbox.enqueue(fact(f"n{minute}"))
+                eventually(lambda: outbox.flush(1).pending == 0)
     finally:
         os.environ.pop("TZ")
         time.tzset()
     stamps = [record["occurred_at"][:16] for record in server.service.stored.values()]
     assert stamps == ["2026-10-25T00:59", "2026-10-25T01:01"]
+
+
+# Poison
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is enqueued before a flush goes in few batches."""
+    monkeypatch.setattr(sender, "LINGER_SECONDS", 10.0)
+
+
+def names(numbers: list[int] | range) -> list[str]:
+    return sorted(f"n{n}" for n in numbers)
+
+
+class Wall:
+    """Something before the service that refuses a whole request for one record in it."""
+
+    def __init__(self, status: int, poison: list[str], most: int = BATCH) -> None:
+        self.status = status
+        self.poison = set(poison)
+        self.most = most
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.server.script.append(self)
+        ids = sent_ids(exchange.request.body)
+        stopped = self.poison & set(ids) or len(ids) > self.most
+        (reply(self.status, b"no") if stopped else honest)(exchange)
+
+    __name__ = "wall"
+
+
+class Picky(Wall):
+    """A service that refuses these records, and no others."""
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.server.script.append(self)
+        records = json.loads(exchange.request.body)
+        taken = [record for record in records if record["request_id"] not in self.poison]
+        _, body, _ = exchange.server.service.answer(json.dumps(taken).encode())
+        good = iter(body.get("results", ()))  # none if all are refused
+        error = {"code": "validation_error", "detail": "It is wrong."}
+        results = [
+            {"status": 400, "request_id": record["request_id"], "error": error}
+            if record["request_id"] in self.poison
+            else next(good)
+            for record in records
+        ]
+        reply(207, {"results": results})(exchange)
+
+
+@pytest.mark.parametrize(
+    ("wall", "status", "bad"),
+    [
+        *[(Picky, 207, bad) for bad in ([7], [0, 499], range(0, 500, 7), range(40))],
+        # Of which nothing says whose fault it is, so they are taken apart.
+        *[(Wall, status, [7]) for status in (400, 413, 422)],
+        *[(Wall, 400, bad) for bad in ([0, 499], range(100, 130))],
+        (Wall, 413, [0, 499]),
+    ],
+)
+def test_refused_records_stop_no_other(
+    server: FaultyServer,
+    tmp_path: Path,
+    wall: type[Wall],
+    status: int,
+    bad: list[int],
+) -> None:
+    server.script.append(wall(status, names(bad)))
+    orphan(tmp_path, *(f"n{n}" for n in range(BATCH)))  # which are found all at once
+    with hurried(server.url, tmp_path) as billing:
+        flushed = billing.flush(20)
+    assert (flushed.sent, flushed.pending) == (BATCH - len(bad), 0)
+    assert (flushed.rejected, flushed.paused_reason) == (len(bad), None)
+    assert sorted(server.service.stored) == sorted({*names(range(BATCH))} - {*names(bad)})
+    assert rejected(tmp_path) == names(bad)
+
+
+@pytest.mark.usefixtures("together")
+def test_requests_that_are_too_large_are_halved(
+    outbox: BillingClient, server: FaultyServer
+) -> None:
+    server.script.append(Wall(413, [], most=100))
+    for n in range(1500):
+        outbox.enqueue(fact(f"n{n}"))
+    flushed = outbox.flush(20)
+    assert (flushed.pending, flushed.rejected) == (0, 0)
+    assert len(server.service.stored) == 1500
+    refused = len(server.seen) - len(server.service.batches)
+    assert refused < len(server.seen) / 2
+
+
+@pytest.mark.usefixtures("together")
+def test_a_lone_record_that_a_proxy_refuses_is_kept(
+    outbox: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
+    """Nothing says yet that the fault is the record's."""
+    server.script.append(Wall(400, ["bad"]))
+    outbox.enqueue(fact("bad"))
+    assert outbox.flush(20).paused_reason is not None
+    outbox.enqueue(fact("good"))
+    eventually(lambda: outbox.flush(20).pending == 0)
+    assert list(server.service.stored) == ["good"]
+    assert rejected(tmp_path) == ["bad"]
+
+
+@pytest.mark.usefixtures("together")
+def test_an_outage_in_between_judges_no_record(outbox: BillingClient, server: FaultyServer) -> None:
+    server.script.extend([reply(400, b"no"), refuse(503, "x", Retry_After="9")])
+    for n in range(10):
+        outbox.enqueue(fact(f"n{n}"))
+    flushed = outbox.flush(0.3)
+    assert (flushed.rejected, flushed.pending) == (0, 10)
+
+
+@pytest.mark.usefixtures("together")
+def test_batches_are_bounded_by_bytes(outbox: BillingClient, server: FaultyServer) -> None:
+    for n in range(2 * BATCH):
+        outbox.enqueue(fact(f"{n:0128}", service="界𝄞"[n % 2] * 100))
+    assert outbox.flush(20).pending == 0
+    assert max(len(seen.body) for seen in server.seen) <= 512 * 1024
+
+
+def test_too_many_requests_are_no_refusal_of_a_record(tmp_path: Path) -> None:
+    segment = Segment.adopt(orphan(tmp_path, "one", "two"))
+    assert segment is not None
+
+    def ask(rows: object) -> Any:
+        raise RateLimitedError("The service answered 429")
+
+    with pytest.raises(RateLimitedError):
+        list(deliver(ask, segment.take(2), lambda size: None))

@@ -1,7 +1,9 @@
-"""Processes that are killed, fork, are interrupted and end: nothing is lost, nothing is printed."""
+"""Processes that are killed, fork, patch themselves and end: nothing is lost or printed."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import random
 import signal
 import subprocess
@@ -12,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from billing_client.tests.faulty import FaultyServer, stall
+from billing_client import BillingClient, OutboxWarning
+from billing_client.outbox import outbox as outbox_module
+from billing_client.outbox.outbox import Outbox
+from billing_client.tests.faulty import KEY, Exchange, FaultyServer, honest, stall
 from billing_client.tests.outboxes import (
     NO_SERVICE,
     SOAK,
@@ -22,6 +27,7 @@ from billing_client.tests.outboxes import (
     fact,
     hurried,
     inside,
+    moved,
     run,
     segments,
     start,
@@ -145,17 +151,105 @@ os._exit(0)
         assert drained(tmp_path, server) == {"parent", "child"}
 
 
-def test_a_multiprocessing_child_loses_nothing(server: FaultyServer, tmp_path: Path) -> None:
+def test_a_child_of_a_fork_sends_too(server: FaultyServer, tmp_path: Path) -> None:
     script = """
 import multiprocessing
+def child():
+    billing.enqueue(fact("child"))
+    assert billing.flush(10).pending == 0
 billing.enqueue(fact("parent"))
-child = multiprocessing.get_context("fork").Process(target=billing.enqueue, args=[fact("child")])
-child.start()
-child.join()
-assert child.exitcode == 0
+process = multiprocessing.get_context("fork").Process(target=child)
+process.start()
+process.join()
+assert process.exitcode == 0
+assert billing.flush(10).pending == 0
 """
-    assert run(script, NO_SERVICE, tmp_path) == (0, "", "")
-    assert drained(tmp_path, server) == {"parent", "child"}
+    assert run(script, server.url, tmp_path) == (0, "", "")
+    assert set(server.service.stored) == {"parent", "child"}
+
+
+def test_no_shell_command_inherits_the_file(away: BillingClient, tmp_path: Path) -> None:
+    away.enqueue(fact("one"))
+    listing = subprocess.run(
+        ["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True, close_fds=False
+    )
+    assert str(tmp_path) not in listing.stdout
+
+
+# gevent and sub-interpreters
+
+PATCH = """
+import warnings; warnings.simplefilter("ignore")  # gevent's, of modules that are in use already
+from gevent import monkey; monkey.patch_all()
+"""
+GEVENT = """
+import gevent
+def work(name):
+    for n in range(50):
+        billing.enqueue(fact(f"{name}:{n}"))
+        gevent.sleep(0)
+if sys.argv[3] == "after use":
+    billing.enqueue(fact("first"))
+if sys.argv[3] != "before":
+    PATCH
+gevent.joinall([gevent.spawn(work, f"greenlet{n}") for n in range(3)])
+assert billing.flush(30).pending == 0
+if sys.argv[4] == "fork":  # as a server's worker after it has loaded the application
+    if (child := os.fork()) == 0:
+        work("child")
+        status = billing.flush(30).pending
+        billing.close(2)
+        os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+billing.close(2)
+""".replace("PATCH", PATCH.strip().replace("\n", "\n    "))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="It needs gevent.")
+@pytest.mark.parametrize("patched", ["before", "after import", "after use"])
+@pytest.mark.parametrize("then", ["end", "fork"])
+def test_gevent_may_patch_the_process_at_any_time(
+    server: FaultyServer, tmp_path: Path, patched: str, then: str
+) -> None:
+    first = PATCH if patched == "before" else ""
+    code, out, err = run(GEVENT, server.url, tmp_path, patched, then, first=first)
+    assert (code, out, err) == (0, "", "")
+    names = {f"greenlet{n}:{k}" for n in range(3) for k in range(50)}
+    names |= {"first"} if patched == "after use" else set()
+    names |= {f"child:{k}" for k in range(50)} if then == "fork" else set()
+    assert set(server.service.stored) == names
+
+
+SUBINTERPRETER = """
+import _testcapi
+script = '''
+import sys
+sys.argv, sys.path[:] = %r, %r
+import warnings; warnings.simplefilter("ignore")  # of requests, whose parts have no second copy
+from billing_client import BillingClient, Usage
+usage = Usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1, request_id="one")
+billing = BillingClient(sys.argv[1], "bk_0123456789abcdef_not_a_real_key", outbox=sys.argv[2])
+billing.enqueue(usage)
+''' % (sys.argv, sys.path)
+billing.close(0)
+assert _testcapi.run_in_subinterp(script) == 0  # and ends it, as servers written in C do
+print("alive")
+"""
+
+
+def slow(exchange: Exchange) -> None:
+    exchange.server.stopping.wait(3)
+    honest(exchange)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("_testcapi") is None, reason="It needs _testcapi.")
+def test_the_end_of_a_subinterpreter_does_not_abort_the_process(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    """It waits for the thread, which an answer keeps longer than the exit is to take."""
+    server.script.append(slow)
+    assert run(SUBINTERPRETER, server.url, tmp_path) == (0, "alive\n", "")
+    assert list(server.service.stored) == ["one"]
 
 
 # Ends
@@ -166,6 +260,7 @@ ENDS = {
     "os._exit": "os._exit(4)",
     "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
     "SIGTERM handled": "signal.signal(15, lambda *_: sys.exit(5)); os.kill(os.getpid(), 15)",
+    "error": 'raise KeyError("mine")',
     "with": "billing.__exit__(None, None, None)",
     "finalizer": """
 class Late:
@@ -174,7 +269,7 @@ class Late:
 late = Late()
 """,
 }
-CODES = {"sys.exit": 3, "os._exit": 4, "SIGTERM": -signal.SIGTERM, "SIGTERM handled": 5}
+CODES = {"sys.exit": 3, "os._exit": 4, "SIGTERM": -signal.SIGTERM, "SIGTERM handled": 5, "error": 1}
 
 
 @pytest.mark.parametrize("alive", [False, True])
@@ -184,23 +279,15 @@ def test_every_end_is_clean_and_loses_nothing(
 ) -> None:
     script = f'for n in range(50): billing.enqueue(fact(f"n{{n}}"))\n{ENDS[end]}'
     code, out, err = run(script, server.url if alive else NO_SERVICE, tmp_path)
-    assert (code, out, err) == (CODES.get(end, 0), "", "")
+    assert (code, out) == (CODES.get(end, 0), "")
+    # An exception prints itself, and nothing else does.
+    assert (err.count("Traceback"), err.endswith("KeyError: 'mine'\n")) == (end == "error",) * 2
+    assert bool(err) == (end == "error")
+    if alive and end in {"end", "sys.exit", "with", "error"}:
+        assert len(server.service.stored) == 50  # sent before the end
+        assert segments(tmp_path) == []
     expected = {f"n{n}" for n in range(50)} | ({"late"} if end == "finalizer" else set())
     assert drained(tmp_path, server) == expected
-
-
-def test_a_normal_end_sends_what_waits(server: FaultyServer, tmp_path: Path) -> None:
-    run('billing.enqueue(fact("one"))', server.url, tmp_path)
-    assert list(server.service.stored) == ["one"]
-    assert segments(tmp_path) == []
-
-
-def test_an_exception_prints_itself_and_nothing_else(tmp_path: Path) -> None:
-    code, _, err = run('billing.enqueue(fact("one")); raise KeyError("mine")', NO_SERVICE, tmp_path)
-    assert code == 1
-    assert err.count("Traceback") == 1
-    assert err.endswith("KeyError: 'mine'\n")
-    assert contents(tmp_path) == ["one"]
 
 
 def test_ctrl_c_is_one_keyboard_interrupt(server: FaultyServer, tmp_path: Path) -> None:
@@ -214,7 +301,61 @@ def test_ctrl_c_is_one_keyboard_interrupt(server: FaultyServer, tmp_path: Path) 
     assert ids_in(ids) - drained(tmp_path, server) == set()
 
 
+def test_close_warns_of_what_it_leaves(tmp_path: Path) -> None:
+    moved(tmp_path, NO_SERVICE)
+    billing = BillingClient(NO_SERVICE, KEY, outbox=tmp_path)
+    billing.enqueue(fact("one"))
+    billing.enqueue(fact("two"))
+    with pytest.warns(OutboxWarning, match=rf"^2 usage records .* --outbox {tmp_path} drain$"):
+        billing.close(0)
+    assert contents(tmp_path) == ["one", "two"]
+
+
+def test_a_second_client_of_a_directory_warns(tmp_path: Path) -> None:
+    with BillingClient(NO_SERVICE, KEY, outbox=tmp_path):
+        with (
+            pytest.warns(OutboxWarning, match="share one"),
+            BillingClient(NO_SERVICE, KEY, outbox=tmp_path),
+        ):
+            pass
+        with BillingClient(NO_SERVICE, KEY, outbox=tmp_path / "another"):
+            pass
+    with BillingClient(NO_SERVICE, KEY, outbox=tmp_path):
+        pass
+
+
+def test_the_exit_has_one_bound_for_all_clients(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    given: list[float] = []
+
+    def close(self: Outbox, timeout: float, *, at_exit: bool) -> None:
+        nonlocal now
+        given.append(timeout)
+        now += 0.7
+
+    with contextlib.ExitStack() as clients:
+        for n in range(4):
+            clients.enter_context(hurried(NO_SERVICE, tmp_path / str(n)))
+        with monkeypatch.context() as ending:
+            ending.setattr("billing_client.retries.monotonic", lambda: now)
+            ending.setattr(Outbox, "close", close)
+            outbox_module._at_exit()
+    assert given == pytest.approx([2.0, 1.3, 0.6, 0.0])
+
+
 # Time
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+@pytest.mark.parametrize("timeout", [None, float("inf"), 1e12])
+def test_a_timeout_may_be_for_ever(
+    outbox: BillingClient, server: FaultyServer, call: str, timeout: float | None
+) -> None:
+    outbox.enqueue(fact("one"))
+    getattr(outbox, call)(timeout)
+    assert list(server.service.stored) == ["one"]
 
 
 @pytest.fixture
@@ -260,42 +401,3 @@ def test_the_end_of_a_process_keeps_its_time(black_hole: str, tmp_path: Path) ->
     assert run('billing.enqueue(fact("one"))', black_hole, tmp_path) == (0, "", "")
     assert time.monotonic() - began < 9  # an answer would have ten seconds
     assert contents(tmp_path) == ["one"]
-
-
-def test_a_stopped_server_delays_no_flush(tmp_path: Path) -> None:
-    """One whose kernel takes connections, and which answers none."""
-    with FaultyServer() as server:
-        server._listener.listen(1)
-        server.leave()
-        with hurried(server.url, tmp_path) as billing:
-            billing.enqueue(fact("one"))
-            began = time.monotonic()
-            assert billing.flush(0.2).pending == 1
-            assert time.monotonic() - began < 5  # as above
-
-
-def test_a_child_of_a_fork_sends_too(server: FaultyServer, tmp_path: Path) -> None:
-    script = """
-billing.enqueue(fact("parent"))
-if os.fork() == 0:
-    billing.enqueue(fact("child"))
-    assert billing.flush(10).pending == 0
-    os._exit(0)
-os.wait()
-assert billing.flush(10).pending == 0
-"""
-    assert run(script, server.url, tmp_path) == (0, "", "")
-    eventually(lambda: set(server.service.stored) == {"parent", "child"})
-
-
-def test_no_shell_command_inherits_the_file(tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        listing = subprocess.run(
-            ["ls", "-l", "/proc/self/fd"],
-            capture_output=True,
-            text=True,
-            check=True,
-            close_fds=False,
-        )
-    assert str(tmp_path) not in listing.stdout

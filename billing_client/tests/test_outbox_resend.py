@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from billing_client import ConfigurationError, Resent, UnavailableError
+from billing_client import BillingClient, ConfigurationError, Resent, UnavailableError
 from billing_client.commands.main import main
 from billing_client.fake.service import MemoryService
 from billing_client.outbox.directory import Directory
-from billing_client.outbox.segment import Closed, Segment
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer, cut, refuse
+from billing_client.tests.faulty import KEY, FaultyServer, cut, refuse
 from billing_client.tests.outboxes import (
     contents,
     drained,
@@ -23,7 +21,6 @@ from billing_client.tests.outboxes import (
     hurried,
     rejected,
     run,
-    segments,
 )
 
 HOUR = timedelta(hours=1)
@@ -41,19 +38,19 @@ def sent(server: FaultyServer, directory: Path, *ids: str) -> None:
         billing.flush(20)
 
 
-def test_all_that_was_delivered_is_sent_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_all_that_was_delivered_is_sent_again(
+    outbox: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
     sent(server, tmp_path, *(f"n{n}" for n in range(1200)))
     progress: list[int] = []
-    with hurried(server.url, tmp_path) as billing:
-        billing.enqueue(fact("live"))  # in a file that is still written to
-        billing.flush(20)
-        assert billing.stats().sent == 1
-        server.service = restored = MemoryService(any_time=True)
-        restored.answer(server.seen[0].body)
-        kept = len(restored.stored)
-        server.script.extend([cut, refuse(503, "service_unavailable")])
-        done = billing.resend(datetime.now(UTC) - HOUR, on_progress=progress.append)
-    assert (done.sent, done.created, done.refused, done.complete) == (1201, 1201 - kept, (), True)
+    outbox.enqueue(fact("live"))  # in a file that is still written to
+    assert outbox.flush(20).sent == 1
+    server.service = restored = MemoryService(any_time=True)
+    restored.answer(server.seen[0].body)
+    lost = 1201 - len(restored.stored)
+    server.script.extend([cut, refuse(503, "service_unavailable")])
+    done = outbox.resend(datetime.now(UTC) - HOUR, on_progress=progress.append)
+    assert (done.sent, done.created, done.refused, done.complete) == (1201, lost, (), True)
     assert progress == [500, 1000, 1201]
 
 
@@ -81,7 +78,7 @@ def test_whole_files_that_reach_to_ten_minutes_before_are_sent(
 
 
 def test_it_says_what_is_not_kept_any_more(
-    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: object
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BILLING_API_KEY", KEY)
     sent(server, tmp_path, "one")
@@ -89,8 +86,7 @@ def test_it_says_what_is_not_kept_any_more(
     before = f"{datetime.now(UTC) - HOUR:%Y-%m-%dT%H:%MZ}"
     command = ["--url", server.url, "--outbox", str(tmp_path), "resend", "--since"]
     assert main([*command, before]) == 0
-    (file,) = directory.kept()
-    directory.forget(file)
+    directory.forget(*directory.kept())
     assert main([*command, before]) == 1
     since = directory.removed_until()
     assert since is not None
@@ -109,17 +105,18 @@ def test_a_customer_that_the_restored_service_lacks_is_named(
     assert resent(server, tmp_path).created == 1
 
 
-def test_it_gives_up_in_time_and_with_a_reason(server: FaultyServer, tmp_path: Path) -> None:
+def test_it_gives_up_in_time_and_with_a_reason(
+    outbox: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
     sent(server, tmp_path, "one")
     server.script.extend([refuse(503, "service_unavailable", Retry_After="60")])
-    with hurried(server.url, tmp_path) as billing:
-        with pytest.raises(UnavailableError, match="Run it once more"):
-            billing.resend(datetime.now(UTC) - HOUR, timeout=0.1)
-        server.script.extend([refuse(401, "not_authenticated")])
-        with pytest.raises(ConfigurationError, match="401"):
-            billing.resend(datetime.now(UTC) - HOUR)
-        with pytest.raises(ConfigurationError, match="time zone"):
-            billing.resend(datetime(2026, 11, 22))  # noqa: DTZ001 - that is the fault
+    with pytest.raises(UnavailableError, match="Run it once more"):
+        outbox.resend(datetime.now(UTC) - HOUR, timeout=0.1)
+    server.script.extend([refuse(401, "not_authenticated")])
+    with pytest.raises(ConfigurationError, match="401"):
+        outbox.resend(datetime.now(UTC) - HOUR)
+    with pytest.raises(ConfigurationError, match="time zone"):
+        outbox.resend(datetime(2026, 11, 22))  # noqa: DTZ001 - that is the fault
 
 
 # Version 1
@@ -156,18 +153,15 @@ def test_files_of_version_1_are_taken_over(server: FaultyServer, tmp_path: Path)
     refused = "INSERT INTO rejected VALUES (1, 'bad', ?, 0, 1, 2, 400, 'validation_error', 'No.')"
     old.execute(refused, (fact("bad").to_json(),))
     old.close()
-    assert run_status(tmp_path) == 2
+    status = ["--outbox", str(tmp_path), "status"]
+    assert main(status) == 2
     with hurried(server.url, tmp_path) as billing:
         eventually(lambda: billing.flush(20).pending == 1)
         assert billing.stats().waiting_for == (404,)
     assert len(server.service.stored) == 1500
     assert (contents(tmp_path), rejected(tmp_path)) == (["early"], ["bad"])
     assert list(tmp_path.glob("*.sqlite3*")) == []
-    assert run_status(tmp_path) == 1
-
-
-def run_status(directory: Path) -> int:
-    return main(["--outbox", str(directory), "status"])
+    assert main(status) == 1
 
 
 def test_a_file_that_version_1_still_writes_to_is_left_alone(
@@ -223,13 +217,3 @@ def test_what_version_1_delivered_is_not_claimed_to_be_kept(
     drained(tmp_path, server)
     assert not resent(server, tmp_path, began - HOUR).complete
     assert resent(server, tmp_path, began + timedelta(seconds=2)).complete
-
-
-def test_a_segment_that_was_given_up_is_closed(tmp_path: Path) -> None:
-    segment = Segment.create(tmp_path, "usage")
-    segment.append(b"\n{}\n")
-    segment.close(tmp_path)
-    for use in (lambda: segment.take(1), lambda: segment.append(b"x")):
-        with pytest.raises(Closed):
-            use()
-    assert segments(tmp_path) == [segment.path]

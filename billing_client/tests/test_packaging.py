@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import billing_client
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import KEY, FaultyServer
 
 PROJECT = Path(billing_client.__file__).parent
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import KEY, FaultyServer
 from billing_client.tests.outboxes import ROOT
 
 pytestmark = pytest.mark.live  # starts processes

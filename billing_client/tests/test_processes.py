@@ -13,8 +13,7 @@ import pytest
 import billing_client
 from billing_client import BillingClient, ConfigurationError
 from billing_client.processes import Process
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import KEY, FaultyServer
 
 pytestmark = pytest.mark.live  # starts processes
 ROOT = Path(billing_client.__file__).parent.parent

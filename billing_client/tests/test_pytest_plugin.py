@@ -10,7 +10,7 @@ import time_machine
 from billing_client import BillingClient, ConfigurationError
 from billing_client.pytest_plugin import fake_billing, fake_billing_with_outbox
 from billing_client.testing import FakeBillingClient
-from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import KEY
 from billing_client.tests.outboxes import NO_SERVICE, fact
 
 __all__ = ["fake_billing", "fake_billing_with_outbox"]

@@ -14,8 +14,8 @@ import pytest
 
 import billing_client
 from billing_client import ConflictError, Usage
-from billing_client.tests.conftest import KEY, PROJECT
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.conftest import PROJECT
+from billing_client.tests.faulty import KEY, FaultyServer
 
 # The first test waits for the installation, which is long on a busy machine.
 pytestmark = pytest.mark.timeout(600)

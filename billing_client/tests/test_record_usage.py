@@ -21,8 +21,7 @@ from billing_client import (
     ValidationError,
     __version__,
 )
-from billing_client.tests.conftest import KEY
-from billing_client.tests.faulty import FaultyServer, refuse, reply
+from billing_client.tests.faulty import KEY, FaultyServer, refuse, reply
 
 FACT: dict[str, Any] = {
     "customer_id": 123,

@@ -16,8 +16,8 @@ import pytest
 
 from billing_client import BillingClient, BillingError, ConfigurationError, Usage
 from billing_client.fake.service import problem
-from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
+    KEY,
     Exchange,
     FaultyServer,
     cut,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from billing_client import BillingClient, BillingError, ConfigurationError, UnavailableError
-from billing_client.tests.conftest import KEY
 from billing_client.tests.faulty import (
     CERTIFICATE,
+    KEY,
     FaultyServer,
     after_commit,
     cut,

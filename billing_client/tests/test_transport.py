@@ -11,7 +11,7 @@ from urllib3 import PoolManager
 
 from billing_client import BillingClient, BillingError, ConfigurationError
 from billing_client.connections import Attempt, TimedAdapter, _Idle
-from billing_client.tests.conftest import KEY
+from billing_client.tests.faulty import KEY
 from billing_client.transport import _root
 
 
