@@ -52,10 +52,16 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
     return Service(file, authorization)
 
 
-@pytest.mark.parametrize("name", OPTIMISATIONS)
-def test_the_answers_are_the_same(service: Service, name: str) -> None:
-    _, first, _, _ = service.answers("billing_project.wsgi", f"with-{name}")
+@pytest.fixture(scope="module")
+def first(service: Service) -> str:
+    """The answer to a record when nothing is left out."""
+    status, body, _, _ = service.answers("billing_project.wsgi", "with")
+    assert status == "201 Created"
+    return body
 
+
+@pytest.mark.parametrize("name", OPTIMISATIONS)
+def test_the_answers_are_the_same(service: Service, first: str, name: str) -> None:
     answers = service.answers("benchmarks.without", f"without-{name}", **{VARIABLE: name})
 
     assert answers[:3] == ["200 OK", first, "201 Created"]

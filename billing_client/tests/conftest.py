@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -71,8 +73,20 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment with only the wheel in it, built as the README says; needs a package index."""
-    folder = tmp_path_factory.mktemp("installed")
+    """An environment with only the wheel in it, built as the README says; needs a package index.
+
+    The processes of a run share one.
+    """
+    basis = tmp_path_factory.getbasetemp()
+    folder = (basis.parent if "PYTEST_XDIST_WORKER" in os.environ else basis) / "installed"
+    with Path(f"{folder}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _install(folder)
+    return folder / "venv"
+
+
+def _install(folder: Path) -> None:
     left_behind = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
     shutil.copytree(PROJECT, folder / "billing_client", ignore=left_behind)
     environment = folder / "venv"
@@ -89,7 +103,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             text=True,
         )
         assert done.returncode == 0, done.stderr
-    return environment
 
 
 @pytest.fixture
