@@ -80,8 +80,9 @@ def serving(
             seconds = time.monotonic() - started
             yield Server(name, port, process.pid, authorization, database, seconds)
             log.seek(0)
-            if "Traceback" in (text := log.read()):
-                raise RuntimeError(f"{name} failed under load:\n{text[-4000:]}")
+            _, traceback, text = log.read().partition("Traceback")
+            if traceback:
+                raise RuntimeError(f"{name} failed under load:\n{traceback}{text[:4000]}")
         finally:
             _stop(process)
 

@@ -50,8 +50,9 @@ class Endpoint:
         if self._is_turned_away(request):
             return self._django(environ, start_response)
         response = cast("HttpResponse", self._respond(request))
-        if response.status_code >= 400:
-            # As Django's handler does, which leaves out what was logged already.
+        # As Django's handler does, which leaves out what was logged already. A busy API key may
+        # be told thousands of times a second to come back later.
+        if response.status_code >= 400 and response.status_code != 429:
             log_response(
                 "%s: %s", response.reason_phrase, request.path, response=response, request=request
             )
