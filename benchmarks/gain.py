@@ -9,7 +9,7 @@ from benchmarks.figures import Figure, Rounds, ratio
 from benchmarks.load import Load, Result
 from benchmarks.without import VARIABLE
 
-SIZES = {"new records": 0, "batches of 1000": 1000}
+SIZES = {"new records": 0, "batches of 100": 100, "batches of 1000": 1000}
 
 
 def measure(

@@ -50,9 +50,11 @@ from usage.models.daily_usage import SLOTS
 from usage.models.time_zone import confirm_zone
 from usage.money import EXACT
 
-# A larger request runs alone: it gains nothing from company, and holds up the others.
-_MOST_FACTS_TO_SHARE = 20
-# Seconds. A group takes a few thousandths, unless a lock is in its way.
+# Small requests share transactions with each other, and so do batches of a hundred or so, which
+# would hold up the small ones. A larger request runs alone: it gains nothing from company.
+_SMALL, _HUNDRED = 20, 128  # facts at most
+_BATCHES_TOGETHER = 8  # as many facts as the largest request
+# Seconds. A group of small requests takes a few thousandths, unless a lock is in its way.
 _PATIENCE, _LINGER = 0.1, 0.005
 # More large requests at once would only wait for each other's rows.
 _large_requests = BoundedSemaphore(2)
@@ -82,8 +84,10 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     """
     began = time.monotonic()
     request = Request(facts, reported_by_id)
-    if len(facts) <= _MOST_FACTS_TO_SHARE:
+    if len(facts) <= _SMALL:
         return _group_commit.submit(request) or _record_alone(request, began)
+    if len(facts) <= _HUNDRED and (outcomes := _group_commit_of_batches.submit(request)):
+        return outcomes
     acquired = waiting.acquire(_large_requests, _LARGE_PATIENCE)
     try:
         return _record_alone(request, began)
@@ -110,6 +114,9 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
 
 
 _group_commit = GroupCommit(_record_together, patience=_PATIENCE, linger=_LINGER)
+_group_commit_of_batches = GroupCommit(
+    _record_together, patience=_LARGE_PATIENCE, linger=_LINGER, most=_BATCHES_TOGETHER
+)
 
 
 def _record_alone(request: Request, began: float) -> list[Outcome]:

@@ -182,6 +182,28 @@ def test_a_leader_lingers_until_as_many_arrived_as_a_moment_ago(
     assert runner.groups == [["a"], ["b", "c", "d"]]
 
 
+def test_a_group_has_at_most_so_many_requests_and_the_next_takes_the_others(
+    runner: Runner, waiting: Any
+) -> None:
+    commit = GroupCommit(runner.run, patience=PATIENCE_SECONDS, most=2)
+    callers = waiting(commit, "a", "b", "c", "d")
+    runner.may_end.set()
+
+    assert results(callers) == ["a!", "b!", "c!", "d!"]
+    assert runner.groups == [["a"], ["b", "c"], ["d"]]
+
+
+def test_a_leader_does_not_linger_for_more_than_its_group_may_have(
+    runner: Runner, waiting: Any
+) -> None:
+    commit = GroupCommit(runner.run, patience=PATIENCE_SECONDS, linger=PATIENCE_SECONDS, most=2)
+    callers = waiting(commit, "a", "b", "c")
+    runner.then = lambda group: [str(commit._expected)] * len(group)
+    runner.may_end.set()
+
+    assert results(callers) == ["a!", "2", "2"]
+
+
 def test_a_request_that_did_not_arrive_is_not_expected_again(runner: Runner, waiting: Any) -> None:
     commit = GroupCommit(runner.run, patience=PATIENCE_SECONDS, linger=0.001)
     callers = waiting(commit, "a", "b", "c")
@@ -300,7 +322,7 @@ def test_a_large_request_does_not_wait_for_ever_for_other_large_ones(
 ) -> None:
     monkeypatch.setattr(recording, "_large_requests", BoundedSemaphore(1))
     monkeypatch.setattr(recording, "_LARGE_PATIENCE", 0)
-    facts = FactFactory.build_batch(21, customer_id=customer.pk)
+    facts = FactFactory.build_batch(recording._HUNDRED + 1, customer_id=customer.pk)
 
     with recording._large_requests:
         outcomes = recording.record(facts, reported_by_id=None)

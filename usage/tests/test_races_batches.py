@@ -1,4 +1,4 @@
-"""Full batches over the same customers and ids, each in an order of its own, at once."""
+"""Batches over the same customers and ids, each in an order of its own, at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -15,10 +15,7 @@ from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
 pytestmark = pytest.mark.live
-WORKERS = 8  # more than slots of daily usage, so that some write the same rows
-CALLERS = {"postgresql": 8, "sqlite": 4}  # one at a time writes a file: more would only wait
 BATCHES = 3
-RECORDS = 1000
 FACTS = 3000
 PRICES = 20
 SERVICES = ["CDN Storage", "Database Hosting", "Linux Instance"]
@@ -53,29 +50,46 @@ def facts(number: int) -> list[Any]:
     ]
 
 
-def overlapping(caller: int) -> list[Any]:
+def overlapping(caller: int, size: int) -> list[Any]:
     """Batches that hold what those of the other callers hold, in another order."""
     dice = random.Random(caller)
-    return [dice.sample(SHARED, RECORDS) for _ in range(BATCHES)]
+    return [dice.sample(SHARED[: 3 * size], size) for _ in range(BATCHES)]
 
 
-def apart(caller: int) -> list[Any]:
+def apart(caller: int, size: int) -> list[Any]:
     """Batches of one caller's own: they meet those of others in bills and daily usage only."""
-    own = facts(RECORDS * BATCHES)
-    return [own[start : start + RECORDS] for start in range(0, len(own), RECORDS)]
+    own = facts(size * BATCHES)
+    return [own[start : start + size] for start in range(0, len(own), size)]
 
 
 SHARED = facts(FACTS)
 
 
+class Callers(NamedTuple):
+    """How many processes and callers, and how many records each batch has."""
+
+    workers: int
+    callers: int
+    size: int
+
+
+CALLERS = {
+    # More processes than slots of daily usage, so that some write the same rows.
+    "full": {"postgresql": Callers(8, 8, 1000), "sqlite": Callers(8, 4, 1000)},
+    # Several callers of each process, whose batches share transactions.
+    "hundreds": {"postgresql": Callers(3, 24, 100), "sqlite": Callers(2, 8, 100)},
+}
+
+
+@pytest.mark.parametrize("load", CALLERS)
 @pytest.mark.parametrize("batches_of", [overlapping, apart])
 def test_batches_from_many_processes_cost_no_error_and_no_deadlock(
-    books: Books, batches_of: Callable[[int], list[Any]]
+    books: Books, batches_of: Callable[[int, int], list[Any]], load: str
 ) -> None:
-    callers = CALLERS["sqlite" if books.is_sqlite else "postgresql"]
-    with Service(books, workers=WORKERS, threads=2 * callers) as service:
+    workers, callers, size = CALLERS[load]["sqlite" if books.is_sqlite else "postgresql"]
+    with Service(books, workers=workers, threads=2 * callers) as service:
         calls = [
-            partial(post_all, caller, batches_of(number))
+            partial(post_all, caller, batches_of(number, size))
             for number, caller in enumerate(service.callers(callers))
         ]
         answers = [answer for those in at_once(calls) for answer in those]
