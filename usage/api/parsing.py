@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from email.message import Message
 from typing import Any
@@ -111,8 +110,7 @@ def parse_json(body: bytes) -> Any:
         ) from error
 
 
-def _object(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    pairs = list(pairs)
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
         raise invalid_json("Duplicate key in a JSON object. Send each field once.")

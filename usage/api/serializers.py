@@ -24,6 +24,7 @@ _DIGITS = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
 _MOST_UNKNOWN_FIELDS = 20
+_LEFT_OUT = object()
 
 
 def _string(pattern: str, longest: int) -> dict[str, Any]:
@@ -94,15 +95,16 @@ class DecimalSerializerField(serializers.Field[Any, Any, Any, Any]):
         self._remembered = remembered(self._exact)
 
     def to_internal_value(self, data: Any) -> Decimal:
-        if not isinstance(data, str | int | Decimal):
-            raise self._not_a_number()
-        return self._remembered(data)
+        try:
+            return self._remembered(data)
+        except TypeError as error:  # a list or an object, which cannot be remembered
+            raise self._not_a_number() from error
 
     def fit(self, value: Decimal) -> Decimal:
         raise AssertionError("each field has bounds of its own")
 
-    def _exact(self, data: str | int | Decimal) -> Decimal:
-        if isinstance(data, bool):
+    def _exact(self, data: Any) -> Decimal:
+        if not isinstance(data, str | int | Decimal) or isinstance(data, bool):
             raise self._not_a_number()
         if isinstance(data, str) and (
             len(data) > _LONGEST_NUMBER or not _PLAIN_DECIMAL.fullmatch(data)
@@ -190,13 +192,47 @@ class RecordReader:
     def __init__(self) -> None:
         self.fields: dict[str, Any] = {**UsageSerializer().fields}
         self.names = {alias: name for name in self.fields for alias in (name, camel_case(name))}
-        self._checks = [
-            (name, field.to_internal_value, field.required) for name, field in self.fields.items()
-        ]
+        self._checks = {name: field.to_internal_value for name, field in self.fields.items()}
+        (
+            self._request_id,
+            self._customer_id,
+            self._service,
+            self._units,
+            self._price,
+            self._instant,
+        ) = self._checks.values()
         self._check_amount = remembered(validators.validate_amount)
 
     def read(self, data: Any) -> Fact:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""
+        try:
+            return self._fact(**data)
+        except (TypeError, ValidationError):  # a field too many or too few, or a value at fault
+            return self._read_field_by_field(data)
+
+    def _fact(
+        self,
+        *,
+        request_id: Any,
+        customer_id: Any,
+        service: Any,
+        units_consumed: Any,
+        price_per_unit: Any,
+        occurred_at: Any = _LEFT_OUT,
+    ) -> Fact:
+        """Return the fact of a record with the right fields; raises the first fault."""
+        units, price = self._units(units_consumed), self._price(price_per_unit)
+        self._check_amount(units, price)
+        return Fact(
+            self._request_id(request_id),
+            self._customer_id(customer_id),
+            self._service(service),
+            units,
+            price,
+            None if occurred_at is _LEFT_OUT else self._instant(occurred_at),
+        )
+
+    def _read_field_by_field(self, data: Any) -> Fact:
         if not isinstance(data, dict):
             raise validation_error(
                 [InvalidField("record", "type", "A record is an object with named fields.")]
@@ -204,9 +240,9 @@ class RecordReader:
         invalid: list[InvalidField] = []
         given = data if data.keys() <= self.fields.keys() else self._by_name(data, invalid)
         values: dict[str, Any] = {}
-        for name, check, required in self._checks:
+        for name, check in self._checks.items():
             if name not in given:
-                if required and not any(fault.field == name for fault in invalid):
+                if self.fields[name].required and not any(fault.field == name for fault in invalid):
                     invalid.append(InvalidField(name, "required", "This field is missing."))
                 continue
             try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import json.encoder
 import logging
+from decimal import Decimal
 from typing import Any, assert_never, cast
 
 from django.db import Error
@@ -32,7 +34,7 @@ from usage.validators import REQUEST_ID_LENGTH
 
 logger = logging.getLogger(__name__)
 _reader = RecordReader()
-_json = json.JSONEncoder().encode  # as json.dumps, without its look at seven options
+_json = json.encoder.encode_basestring_ascii  # of a text, as json.dumps makes it
 
 
 class UsageView(APIView):
@@ -119,55 +121,50 @@ def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:
             f"The array has {len(items)} records. Send at most {MOST_RECORDS} at once.",
             headers={"Connection": "close"},
         )
-    read = [_read(item) for item in items]
-    facts = [fact for fact in read if isinstance(fact, Fact)]
+    facts: list[Fact] = []
+    problems_at: dict[int, Problem] = {}
+    for place, item in enumerate(items):
+        try:
+            facts.append(_reader.read(item))
+        except Problem as fault:
+            problems_at[place] = fault
     outcomes = iter(recording.record(facts, reported_by_id=api_key_id) if facts else ())
-    results: list[Recorded | Problem] = []
-    for fact in read:
-        if isinstance(fact, Problem):
-            results.append(fact)
-            continue
-        outcome = next(outcomes)
-        results.append(outcome if isinstance(outcome, Recorded) else _problem_of_outcome(outcome))
-    replayed = sum(isinstance(result, Recorded) and result.replayed for result in results)
-    refused = [
-        (result, item)
-        for item, result in zip(items, results, strict=True)
-        if isinstance(result, Problem)
-    ]
+    results: list[str] = []
+    refused: list[tuple[Problem, Any]] = []
+    replayed = 0
+    for place, item in enumerate(items):
+        outcome = problems_at.get(place) or next(outcomes)
+        if isinstance(outcome, Recorded):
+            replayed += outcome.replayed
+            results.append(_result_json(outcome))
+        else:
+            problem = outcome if isinstance(outcome, Problem) else _problem_of_outcome(outcome)
+            refused.append((problem, item))
+            results.append(_refusal_json(problem, item))
     created = len(items) - replayed - len(refused)
     traffic.recorded(api_key_id, created=created, replayed=replayed)
     if refused:
         traffic.refused(api_key_id, refused)
-    written = ", ".join([_result_json(*pair) for pair in zip(items, results, strict=True)])
     summary = {"created": created, "replayed": replayed, "rejected": len(refused)}
     return HttpResponse(
-        f'{{"results": [{written}], "summary": {json.dumps(summary)}}}',
+        f'{{"results": [{", ".join(results)}], "summary": {json.dumps(summary)}}}',
         status=207,
         content_type="application/json",
     )
 
 
-def _read(item: Any) -> Fact | Problem:
-    try:
-        return _reader.read(item)
-    except Problem as problem:
-        return problem
+def _result_json(result: Recorded) -> str:
+    """Return the result of one record of a batch as JSON."""
+    request_id, record = _json(result.record.request_id), record_json(result.record)
+    status = 200 if result.replayed else 201
+    return f'{{"status": {status}, "request_id": {request_id}, "record": {record}}}'
 
 
-def _result_json(item: Any, result: Recorded | Problem) -> str:
-    """Return the result of one item of a batch as JSON."""
-    if isinstance(result, Recorded):
-        status = 200 if result.replayed else 201
-        request_id = _json(result.record.request_id)
-        record = record_json(result.record)
-        return f'{{"status": {status}, "request_id": {request_id}, "record": {record}}}'
-    document = {
-        "status": result.status,
-        "request_id": _request_id(item),
-        "error": result.document(),
-    }
-    return json.dumps(document)
+def _refusal_json(problem: Problem, item: Any) -> str:
+    """Return the result of one item of a batch that was refused as JSON."""
+    return json.dumps(
+        {"status": problem.status, "request_id": _request_id(item), "error": problem.document()}
+    )
 
 
 def _request_id(item: Any) -> str | None:
@@ -226,21 +223,23 @@ def record_json(record: StoredRecord) -> str:
     the API's own time. Only the two texts that callers choose need JSON's escapes. Measure
     it by `python -m benchmarks --without hand-written-json`.
     """
-    units, price = record.units, record.price_per_unit
-    amount = EXACT.multiply(units, price)
+    request_id, customer_id, service, units, price, occurred, recorded, late, bill, month = record
     return (
-        f'{{"request_id": {_json(record.request_id)}, "customer_id": {record.customer_id},'
-        f' "service": {_service(record.service)}, "units_consumed": "{_plain(units)}",'
-        f' "price_per_unit": "{_plain(price)}", "amount": "{_plain(amount)}",'
-        f' "occurred_at": "{_rfc3339(record.occurred_at)}",'
-        f' "recorded_at": "{_rfc3339(record.recorded_at)}",'
-        f' "bill": {{"id": {record.bill_id}, "month": "{_month(record.bill_month)}"}},'
-        f' "late": {"true" if record.late else "false"}}}'
+        f'{{"request_id": {_json(request_id)}, "customer_id": {customer_id},'
+        f' "service": {_json(service)}, {_amounts(units, price)},'
+        f' "occurred_at": "{_rfc3339(occurred)}", "recorded_at": "{_rfc3339(recorded)}",'
+        f' "bill": {{"id": {bill}, "month": "{_month(month)}"}},'
+        f' "late": {"true" if late else "false"}}}'
     )
 
 
-_plain = remembered(plain)
-_service = remembered(_json)
+@remembered
+def _amounts(units: Decimal, price: Decimal) -> str:
+    amount = plain(EXACT.multiply(units, price))
+    return (
+        f'"units_consumed": "{plain(units)}", "price_per_unit": "{plain(price)}",'
+        f' "amount": "{amount}"'
+    )
 
 
 @remembered

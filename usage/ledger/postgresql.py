@@ -68,9 +68,10 @@ class PostgreSQLStatements:
         prepared.execute(
             self.cursor,
             "usage_accounts",
-            f"SELECT {NOW['postgresql']}, (SELECT name FROM usage_billingtimezone),"
-            " customer.id, bill.id, bill.month,"
-            " bill.period_start, bill.period_end, bill.closed_at IS NULL"
+            # As text, since most bills have the same dates: psycopg2 would make each of them anew.
+            f"SELECT {NOW['postgresql']}::text, (SELECT name FROM usage_billingtimezone),"
+            " customer.id, bill.id, bill.month::text,"
+            " bill.period_start::text, bill.period_end::text, bill.closed_at IS NULL"
             " FROM unnest(%s::bigint[]) AS asked(id)"
             " LEFT JOIN usage_customer customer ON customer.id = asked.id"
             " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id"
@@ -80,11 +81,12 @@ class PostgreSQLStatements:
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
-        for _, _, customer_id, *bill in rows:
+        for _, _, customer_id, bill_id, month, start, end, is_open in rows:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
-                if bill[0] is not None:
-                    bills.append(ExistingBill(*bill))
+                if bill_id is not None:
+                    period = _instant(start), _instant(end)
+                    bills.append(ExistingBill(bill_id, _date(month), *period, is_open))
         return instant(rows[0][0]), rows[0][1], accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
@@ -113,11 +115,8 @@ class PostgreSQLStatements:
 
         Each comes with the id of the API key that reported it. All were recorded at one instant.
         """
-        columns = zip(
-            *((*record[:6], record.late, record.bill_id, key) for record, key in records),
-            strict=True,
-        )
-        request_ids, customers, services, units, prices, occurred, late, bills, keys = columns
+        columns = zip(*(record for record, _ in records), strict=True)
+        request_ids, customers, services, units, prices, occurred, _, late, bills, _ = columns
         prepared.execute(
             self.cursor,
             "usage_insert_records",
@@ -141,7 +140,7 @@ class PostgreSQLStatements:
                 _time_array(occurred),
                 _array(late),
                 _array(bills),
-                _array(keys),
+                _array(key for _, key in records),
             ],
         )
         return {request_id for (request_id,) in self.cursor.fetchall()}
@@ -206,4 +205,7 @@ def _time_array(values: Iterable[dt.date]) -> str:
 
 
 _BETWEEN = "\x1f"
-_time_text = lru_cache(maxsize=64)(str)  # the records of a batch share most of theirs
+# The records of a batch share most of theirs.
+_time_text = lru_cache(maxsize=64)(str)
+_instant = lru_cache(maxsize=64)(dt.datetime.fromisoformat)
+_date = lru_cache(maxsize=64)(dt.date.fromisoformat)

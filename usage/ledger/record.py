@@ -198,9 +198,9 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
             stored |= sql.stored(passed_over)
     stored |= {row.request_id: row for row in created.values()}
     return [
-        refused.get(i)
-        or (Recorded(created[i], replayed=False) if i in created else None)
-        or _compare(fact, stored[fact.request_id])
+        Recorded(created[i], replayed=False)
+        if i in created
+        else refused.get(i) or _compare(fact, stored[fact.request_id])
         for i, fact in enumerate(facts)
     ]
 
@@ -239,9 +239,13 @@ def _as_record(
 ) -> StoredRecord:
     if not isinstance(bill, ExistingBill):
         raise Repeat("The bill that was to be opened is not there.")
-    occurred_at = fact.occurred_at or now
-    late = occurred_at < bill.period_start
-    return StoredRecord(*fact[:5], occurred_at, now, late, bill.id, bill.month)
+    request_id, customer_id, service, units, price, occurred_at = fact
+    bill_id, month, period_start, _, _ = bill
+    occurred_at = occurred_at or now
+    late = occurred_at < period_start
+    return StoredRecord(
+        request_id, customer_id, service, units, price, occurred_at, now, late, bill_id, month
+    )
 
 
 def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
@@ -252,10 +256,12 @@ def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
     zone = timezone.get_default_timezone()
     sums: dict[tuple[int, str, Decimal, dt.date, int], tuple[Decimal, int]] = {}
     for row in records:
-        day = row.occurred_at.astimezone(zone).date()
-        key = row.bill_id, row.service, row.price_per_unit, day, row.customer_id
-        units, count = sums.get(key, (Decimal(0), 0))
-        sums[key] = EXACT.add(units, row.units), count + 1
+        _, customer_id, service, units, price, occurred_at, _, _, bill_id, _ = row
+        key = bill_id, service, price, occurred_at.astimezone(zone).date(), customer_id
+        if others := sums.get(key):
+            sums[key] = EXACT.add(others[0], units), others[1] + 1
+        else:
+            sums[key] = units, 1
     slot = os.getpid() % SLOTS
     return [
         DailyAddition(customer_id, bill_id, service, price, day, slot, units, count)

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -69,10 +70,8 @@ class SQLiteStatements:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill_id is not None:
-                    first_day = dt.date.fromisoformat(month)
-                    bills.append(
-                        ExistingBill(bill_id, first_day, _utc(start), _utc(end), bool(is_open))
-                    )
+                    period = _utc(start), _utc(end)
+                    bills.append(ExistingBill(bill_id, _date(month), *period, bool(is_open)))
         return instant(rows[0][0]), rows[0][1], accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
@@ -106,20 +105,13 @@ class SQLiteStatements:
 
         Each comes with the id of the API key that reported it. All were recorded at one instant.
         """
-        constants = (
-            _text(records[0][0].recorded_at),
-            voiding and voiding.record_id,
-            voiding.reason if voiding else "",
-            voiding.by if voiding else "",
-        )
         rows = [
             (
-                *constants,
                 record.request_id,
                 record.customer_id,
                 record.service,
-                int(EXACT.scaleb(record.units, _UNITS_PLACES)),
-                int(EXACT.scaleb(record.price_per_unit, _PRICE_PLACES)),
+                _scaled(record.units, _UNITS_PLACES),
+                _scaled(record.price_per_unit, _PRICE_PLACES),
                 _text(record.occurred_at),
                 record.late,
                 record.bill_id,
@@ -130,11 +122,17 @@ class SQLiteStatements:
         self.cursor.execute(
             "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
             " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
-            f" bill_id, reported_by_id) SELECT * FROM ({_values(rows)}) AS given"
+            f" bill_id, reported_by_id) SELECT %s, %s, %s, %s, {_columns(9)} FROM json_each(%s)"
             # Not ON CONFLICT: a guard refuses a key that exists before SQLite looks for conflicts.
             " WHERE NOT EXISTS (SELECT 1 FROM usage_usagerecord record"
-            " WHERE record.request_id = given.column5) RETURNING request_id",
-            [value for row in rows for value in row],
+            " WHERE record.request_id = value ->> 0) RETURNING request_id",
+            [
+                _text(records[0][0].recorded_at),
+                voiding and voiding.record_id,
+                voiding.reason if voiding else "",
+                voiding.by if voiding else "",
+                json.dumps(rows),
+            ],
         )
         return {request_id for (request_id,) in self.cursor.fetchall()}
 
@@ -146,10 +144,10 @@ class SQLiteStatements:
         rows = [
             (
                 *addition[:3],
-                int(EXACT.scaleb(addition.price_per_unit, _PRICE_PLACES)),
+                _scaled(addition.price_per_unit, _PRICE_PLACES),
                 addition.day.isoformat(),
                 addition.slot,
-                int(EXACT.scaleb(addition.units, _UNITS_PLACES)),
+                _scaled(addition.units, _UNITS_PLACES),
                 addition.records,
             )
             for addition in additions
@@ -157,16 +155,15 @@ class SQLiteStatements:
         try:
             self.cursor.execute(
                 "INSERT INTO usage_dailyusage (customer_id, bill_id, service, price_per_unit,"
-                f" day, slot, units, records) {_values(rows)}"
+                # Without its WHERE, SQLite would take what follows for a condition of a join.
+                f" day, slot, units, records) SELECT {_columns(8)} FROM json_each(%s) WHERE true"
                 " ON CONFLICT (bill_id, service, price_per_unit, day, slot) DO UPDATE SET"
                 " units = usage_dailyusage.units + excluded.units,"
                 " records = usage_dailyusage.records + excluded.records",
-                [value for row in rows for value in row],
+                [json.dumps(rows)],
             )
-        except OverflowError as error:  # the units of this request alone exceed 64 bits
-            raise DailyUsageOverflow from error
         except IntegrityError as error:
-            # A sum beyond 64 bits is a float in SQLite, which the column's CHECK refuses.
+            # A number beyond 64 bits is a float in SQLite, which the column's CHECK refuses.
             cause = error.__cause__
             if (
                 isinstance(cause, sqlite3.Error)
@@ -196,7 +193,7 @@ class SQLiteStatements:
                 _utc(recorded_at),
                 bool(late),
                 bill_id,
-                dt.date.fromisoformat(month),
+                _date(month),
             )
             for (
                 request_id, customer_id, service, units, price,
@@ -211,9 +208,27 @@ def _values(rows: Sequence[Sequence[Any]]) -> str:
     return f"VALUES {', '.join([row] * len(rows))}"
 
 
+def _columns(number: int) -> str:
+    """Return SQL for the values of a row from json_each, which has the row as an array."""
+    return ", ".join(f"value ->> {place}" for place in range(number))
+
+
+# The records of a batch share most of their values.
+
+
+@lru_cache(maxsize=1024)
+def _scaled(number: Decimal, places: int) -> int:
+    return int(EXACT.scaleb(number, places))
+
+
+@lru_cache(maxsize=64)
 def _utc(text: str) -> dt.datetime:
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
+@lru_cache(maxsize=64)
 def _text(value: dt.datetime) -> str:
     return str(value.astimezone(dt.UTC).replace(tzinfo=None))
+
+
+_date = lru_cache(maxsize=64)(dt.date.fromisoformat)
