@@ -1,7 +1,8 @@
 """The sums of this month's and last month's bills by currency, day, service and bill.
 
 They are read from daily usage, so the work grows with customers, services and days, and not with
-records. Sums that took long are kept for a while, with the time they were made.
+records: its rows are read once for the lines of all bills, and once for the days. Sums that took
+long are kept for a while, with the time they were made.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ import heapq
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
 from django.core.cache import cache
 from django.db import Error
-from django.db.models import F, Max, Min, OuterRef, Q, Subquery
 
 from usage.currencies import digits_of
 from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
 from usage.database.sums import AmountSum, ExactSum
-from usage.database.transactions import is_unavailable
-from usage.models import Customer, DailyUsage
+from usage.database.transactions import is_unavailable, snapshot
+from usage.models import Bill, DailyUsage
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
 from usage.validators import HIGHEST_PRICE
 
 SHOWN = 10
+_NOTHING = Decimal(0)
 # Figures that take less are added up anew for every page. Others are kept a hundred times as long
 # as they took, so that adding up is at most a hundredth of a process's time.
 WORTH_KEEPING_SECONDS = 0.1
@@ -116,18 +117,50 @@ def _read_unless_unavailable(now: dt.datetime) -> Figures | None:
         return None
 
 
+class _Bill(NamedTuple):
+    """A bill, as far as its lines are added up."""
+
+    customer_id: int
+    customer: str
+    customer_currency: str
+    currency: str
+    month: dt.date
+    closed_at: dt.datetime | None
+    kept_digits: int | None
+
+
+# Bill, service, unit price and units.
+_Line = tuple[int, str, Decimal, Decimal]
+
+
 def _read(now: dt.datetime) -> Figures:
     month = month_of(now)
     months = (previous_month(month), month)
-    number, largest, rounded = _bills(*months)
-    return Figures(
-        now,
-        _amounts(months),
-        number,
-        largest,
-        _prices(*months),
-        rounded,
+    with snapshot(statement_timeout=True):
+        bills, lines = _bills_and_lines(months)
+        amounts = _amounts(months)
+    number, largest, rounded = _totals(bills, lines, month)
+    return Figures(now, amounts, number, largest, _prices(bills, lines, month), rounded)
+
+
+def _bills_and_lines(months: tuple[dt.date, dt.date]) -> tuple[dict[int, _Bill], list[_Line]]:
+    bills = Bill.objects.filter(month__in=months).values_list(
+        "pk",
+        *("customer", "customer__name", "customer__currency"),
+        *("currency", "month", "closed_at", "minor_unit_digits"),
     )
+    found = {pk: _Bill(*bill) for pk, *bill in bills}
+    # The largest of the statements: it joins nothing, and is no cursor, so that PostgreSQL may use
+    # several processes.
+    rows = (
+        DailyUsage.objects.filter(bill__in=Bill.objects.filter(month__in=months))
+        # A price that is not a number, which no check admits, is at most nothing.
+        .filter(price_per_unit__lte=HIGHEST_PRICE)
+        .values_list("bill_id", "service", "price_per_unit")
+        .annotate(ExactSum("units"))
+        .order_by()
+    )
+    return found, list(rows)
 
 
 def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
@@ -140,65 +173,51 @@ def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
     return [Amount(*row) for row in rows]
 
 
-def _bills(
-    before: dt.date, month: dt.date
+def _totals(
+    bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date
 ) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Decimal]]:
     """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
-    rows = (
-        DailyUsage.objects.filter(bill__month__in=(before, month))
-        # A price that is not a number, which no check admits, is at most nothing.
-        .filter(Q(bill__closed_at=None) | Q(bill__month=month), price_per_unit__lte=HIGHEST_PRICE)
-        .values_list("bill__currency", "bill__month", "bill__closed_at", "bill_id")
-        .annotate(
-            digits=F("bill__minor_unit_digits"),
-            price=F("price_per_unit"),
-            name=F("service"),
-            units_sum=ExactSum("units"),
-        )
-        .order_by()
-    )
-    open_bills: dict[str, dict[int, Decimal]] = defaultdict(lambda: defaultdict(Decimal))
-    rounded: dict[str, Decimal] = defaultdict(Decimal)
-    for currency, of_month, closed_at, bill_id, kept_digits, price, _, units in rows.iterator():
-        digits = digits_of(currency) if kept_digits is None else kept_digits
+    totals: dict[int, Decimal] = {}
+    for bill_id, _, price, units in lines:
+        bill = bills[bill_id]
+        if bill.month != month and bill.closed_at is not None:
+            continue
+        digits = digits_of(bill.currency) if bill.kept_digits is None else bill.kept_digits
         amount = round_amount(exact_amount(units, price), digits)
-        if of_month == month:
-            rounded[currency] = EXACT.add(rounded[currency], amount)
-        if closed_at is None:
-            totals = open_bills[currency]
-            totals[bill_id] = EXACT.add(totals[bill_id], amount)
-    number = {currency: len(totals) for currency, totals in open_bills.items()}
+        totals[bill_id] = EXACT.add(totals.get(bill_id, _NOTHING), amount)
+    open_bills: dict[str, list[tuple[Decimal, int]]] = defaultdict(list)
+    rounded: dict[str, Decimal] = defaultdict(Decimal)
+    for bill_id, total in totals.items():
+        bill = bills[bill_id]
+        if bill.month == month:
+            rounded[bill.currency] = EXACT.add(rounded[bill.currency], total)
+        if bill.closed_at is None:
+            open_bills[bill.currency].append((total, bill_id))
+    number = {currency: len(of_bills) for currency, of_bills in open_bills.items()}
     largest = {
-        currency: [
-            bill_id
-            for _, bill_id in heapq.nlargest(
-                SHOWN, ((total, bill_id) for bill_id, total in totals.items())
-            )
-        ]
-        for currency, totals in open_bills.items()
+        currency: [bill_id for _, bill_id in heapq.nlargest(SHOWN, of_bills)]
+        for currency, of_bills in open_bills.items()
     }
     return number, largest, dict(rounded)
 
 
-def _prices(before: dt.date, month: dt.date) -> list[PriceRange]:
+def _prices(bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date) -> list[PriceRange]:
     """Return services with a price over twice another of the month, or other than last month's."""
-    # The bill's customer, not the row's, so that an index has all columns that are read.
-    of_month, of_month_before = Q(bill__month=month), Q(bill__month=before)
-    customer = Customer.objects.filter(pk=OuterRef("bill__customer"))
-    rows = (
-        DailyUsage.objects.filter(bill__month__in=(before, month))
-        .values_list("bill__customer", "service")
-        .annotate(
-            name=Subquery(customer.values("name")),
-            currency=Subquery(customer.values("currency")),
-            low=Min("price_per_unit", filter=of_month),
-            high=Max("price_per_unit", filter=of_month),
-            low_before=Min("price_per_unit", filter=of_month_before),
-            high_before=Max("price_per_unit", filter=of_month_before),
-        )
-        .filter(
-            Q(high__gt=F("low") + F("low")) | ~Q(low=F("low_before")) | ~Q(high=F("high_before"))
-        )
-        .order_by("bill__customer", "service")
-    )
-    return [PriceRange(*row) for row in rows[: SHOWN + 1]]
+    prices: dict[bool, dict[tuple[int, str], list[Decimal]]] = {
+        is_of_month: defaultdict(list) for is_of_month in (True, False)
+    }
+    names: dict[int, tuple[str, str]] = {}
+    for bill_id, service, price, _ in lines:
+        bill = bills[bill_id]
+        prices[bill.month == month][bill.customer_id, service].append(price)
+        names[bill.customer_id] = bill.customer, bill.customer_currency
+    found = []
+    for key, of_month in prices[True].items():
+        low, high = min(of_month), max(of_month)
+        before = prices[False].get(key, of_month)
+        low_before, high_before = min(before), max(before)
+        if high > low + low or (low, high) != (low_before, high_before):
+            is_new = key not in prices[False]
+            ranges = (low, high, None, None) if is_new else (low, high, low_before, high_before)
+            found.append(PriceRange(*key, *names[key[0]], *ranges))
+    return heapq.nsmallest(SHOWN + 1, found)

@@ -136,7 +136,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         self, value: Any, expression: Expression, connection: BaseDatabaseWrapper
     ) -> Decimal | None:
         if type(expression) is not Col:
-            _refuse_mixed_scales(expression, self.decimal_places)
+            refuse_mixed_scales(expression, self.decimal_places)
         if value is None:
             return None
         if connection.vendor == "sqlite":
@@ -151,7 +151,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         return "" if value is None else f"{value:f}"
 
 
-def _refuse_mixed_scales(expression: Any, decimal_places: int) -> None:
+def refuse_mixed_scales(expression: Any, decimal_places: int) -> None:
     """Raise FieldError where an expression's integers on SQLite would have a wrong scale."""
     parts = expression.flatten() if isinstance(expression, Expression) else [expression]
     for part in parts:
@@ -182,7 +182,7 @@ class _SameScale:
         rhs, decimal_places = self.rhs, self.lhs.output_field.decimal_places  # type: ignore[attr-defined]  # of the lookup
         for part in rhs if isinstance(rhs, list | tuple) else [rhs]:
             if hasattr(part, "resolve_expression"):
-                _refuse_mixed_scales(part, decimal_places)
+                refuse_mixed_scales(part, decimal_places)
         return super().get_prep_lookup()  # type: ignore[misc]  # of the lookup
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from usage.database.fields import ExactDecimalField
+from usage.database.fields import ExactDecimalField, refuse_mixed_scales
 
 
 class _Exact(models.Aggregate):
@@ -35,11 +35,15 @@ class _Exact(models.Aggregate):
         )
 
     def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
+        # Looked at once for the query, and not for each of its rows: sums and products of numerics
+        # have all digits.
+        for column in self.source_expressions:
+            scale = cast("ExactDecimalField", column.output_field).decimal_places
+            refuse_mixed_scales(column, scale)
+        if connection.vendor != "sqlite":
+            return []
         field = cast("ExactDecimalField", self.output_field)
-        if connection.vendor == "sqlite":
-            return [lambda text, *_: None if text is None else field.unscaled(int(text))]
-        # The product of two columns has the digits of both, so it needs no check of its scale.
-        return [] if self.arity == 2 else super().get_db_converters(connection)
+        return [lambda text, *_: None if text is None else field.unscaled(int(text))]
 
 
 class ExactSum(_Exact):

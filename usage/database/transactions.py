@@ -219,10 +219,11 @@ def lift_statement_timeout(*, using: str = DEFAULT_DB_ALIAS) -> None:
 
 
 @contextlib.contextmanager
-def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+def snapshot(*, statement_timeout: bool = False, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     """Let all that is read inside see one state of the database, however long that takes.
 
-    It holds up no writer: on SQLite the transaction is a deferred one.
+    With `statement_timeout` a statement may take no longer than elsewhere. It holds up no writer:
+    on SQLite the transaction is a deferred one.
     """
     connection = connections[using]
     if connection.in_atomic_block:  # only in tests: their transaction is the snapshot
@@ -230,7 +231,8 @@ def snapshot(*, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     elif connection.vendor == "postgresql":
         with transaction.atomic(using=using), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            lift_statement_timeout(using=using)
+            if not statement_timeout:
+                lift_statement_timeout(using=using)
             yield
     else:
         with _deferred(connection):
