@@ -16,8 +16,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 import psycopg2
-from django.db import DEFAULT_DB_ALIAS, Error, connections, transaction
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db import DEFAULT_DB_ALIAS, Error, connection, connections, transaction
 
 from usage.database.deadline import DatabaseUnavailable as DatabaseUnavailable  # noqa: PLC0414 - theirs too
 from usage.database.postgresql.circuit import circuit
@@ -123,7 +122,6 @@ def repeatable(
     began: float | None = None,
     patience: float = _LAST_START_SECONDS,
     attempts: int = _ATTEMPTS,
-    using: str = DEFAULT_DB_ALIAS,
 ) -> T:
     """Run `work` in a transaction of its own and return its result, once that is committed.
 
@@ -133,7 +131,6 @@ def repeatable(
     count from `began`, of the monotonic clock, if the caller has waited already. Work of many
     statements that nobody waits for has more `patience`: the seconds within which the last begins.
     """
-    connection = connections[using]
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + patience
     for attempt in count(1):
@@ -142,8 +139,8 @@ def repeatable(
         # A lost connection repeats the transaction, so that no question is needed whether it lives.
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
-            with _in_time(connection, give_up), transaction.atomic(using=using, durable=True):
-                _check_fit(connection)
+            with _in_time(give_up), transaction.atomic(durable=True):
+                _check_fit()
                 return work()
         except Repeat:
             if attempt >= attempts:
@@ -163,15 +160,13 @@ def repeatable(
     raise AssertionError("unreachable")
 
 
-def _check_fit(connection: BaseDatabaseWrapper) -> None:
+def _check_fit() -> None:
     """Write nothing into a database that could not hold all that is written."""
     if refusal := getattr(connection, "refusal", ""):  # our PostgreSQL backend has it
         raise DatabaseUnavailable(refusal)
 
 
-def _in_time(
-    connection: BaseDatabaseWrapper, last_start: float
-) -> contextlib.AbstractContextManager[None]:
+def _in_time(last_start: float) -> contextlib.AbstractContextManager[None]:
     """Let no statement begin after `last_start`; raises CircuitOpen while the server is silent."""
     if connection.vendor == "sqlite":
         return contextlib.nullcontext()  # a file is never silent, and only the beginning waits
@@ -185,17 +180,15 @@ def _in_time(
     return connection.execute_wrapper(check)
 
 
-def confirm_on_standby(*, using: str = DEFAULT_DB_ALIAS) -> None:
+def confirm_on_standby() -> None:
     """Let the commit wait until what this transaction has found is on the synchronous standby."""
-    connection = connections[using]
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute(f"SELECT {ON_STANDBY}")
 
 
-def database_now(*, using: str = DEFAULT_DB_ALIAS) -> dt.datetime:
+def database_now() -> dt.datetime:
     """Return the database's clock, in UTC, cut to the millisecond."""
-    connection = connections[using]
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {NOW[connection.vendor]}", [])
         (now,) = cursor.fetchone()
@@ -212,35 +205,34 @@ def instant(value: dt.datetime | str) -> dt.datetime:
 
 def lift_statement_timeout(*, using: str = DEFAULT_DB_ALIAS) -> None:
     """Let the statements of this transaction take as long as they need; on SQLite all do."""
-    connection = connections[using]
-    if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+    database = connections[using]
+    if database.vendor == "postgresql":
+        with database.cursor() as cursor:
             cursor.execute("SET LOCAL statement_timeout = 0")
 
 
 @contextlib.contextmanager
-def snapshot(*, statement_timeout: bool = False, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
+def snapshot(*, statement_timeout: bool = False) -> Iterator[None]:
     """Let all that is read inside see one state of the database, however long that takes.
 
     With `statement_timeout` a statement may take no longer than elsewhere. It holds up no writer:
     on SQLite the transaction is a deferred one.
     """
-    connection = connections[using]
     if connection.in_atomic_block:  # only in tests: their transaction is the snapshot
         yield
     elif connection.vendor == "postgresql":
-        with transaction.atomic(using=using), connection.cursor() as cursor:
+        with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if not statement_timeout:
-                lift_statement_timeout(using=using)
+                lift_statement_timeout()
             yield
     else:
-        with _deferred(connection):
+        with _deferred():
             yield
 
 
 @contextlib.contextmanager
-def _deferred(connection: BaseDatabaseWrapper) -> Iterator[None]:
+def _deferred() -> Iterator[None]:
     with connection.cursor() as cursor:
         cursor.execute("BEGIN DEFERRED")
         try:
