@@ -30,15 +30,20 @@ def main() -> int:
         choices=OPTIMISATIONS,
         help="only measure what this optimisation gains; writes nothing",
     )
+    parser.add_argument(
+        "--cost-of",
+        choices=gain.VARIABLES,
+        nargs="+",
+        help="only measure what these cost; writes nothing",
+    )
     arguments = parser.parse_args()
     load.require_wrk()
     seconds = arguments.seconds or (2 if arguments.quick else 10)
     lines = [f"# Measured on {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC", ""]
     with server() as url:
-        if arguments.without:
-            figures, results = gain.measure(
-                url, arguments.without, rounds=arguments.rounds, seconds=seconds, say=_say
-            )
+        if name := arguments.without or arguments.cost_of:
+            beside = gain.measure if arguments.without else gain.cost
+            figures, results = beside(url, name, rounds=arguments.rounds, seconds=seconds, say=_say)
             lines += [*report.figures(figures), "", *report.rounds(results)]
             sys.stdout.write("\n" + "\n".join(lines) + "\n")
             return 0

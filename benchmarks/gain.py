@@ -1,21 +1,28 @@
-"""What one optimisation gains: the service beside itself without it."""
+"""The service beside itself: what one optimisation gains, and what one variable costs."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from benchmarks import ingest, load
-from benchmarks.figures import Figure, Rounds, ratio
+from benchmarks.figures import Bound, Figure, Rounds, ratio
 from benchmarks.load import Load, Result
+from benchmarks.servers import Server, free_port
 from benchmarks.without import VARIABLE
 
 SIZES = {"new records": 0, "batches of 100": 100, "batches of 1000": 1000}
+VARIABLES: dict[str, Callable[[], dict[str, str]]] = {
+    "metrics": lambda: {"METRICS_ADDRESS": f"127.0.0.1:{free_port()}"},
+    "log": lambda: {"ACCESS_LOG": "1", "LOG_FORMAT": "json"},
+}
+_COST = Bound(1.10, 1.06, at_most=True)
 
 
 def measure(
     server_url: str, name: str, *, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> tuple[list[Figure], Rounds]:
-    """Make each load with and without it in each round, in turns; return ratios and results."""
+    """Make each load with and without an optimisation in turns; return ratios and results."""
     results = Rounds()
     figures = []
     with (
@@ -31,6 +38,35 @@ def measure(
                 load.make(side, 1)
             results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
             figures += _figures(label, *(results[side.label] for side in sides))
+    return figures, results
+
+
+def cost(
+    server_url: str, names: list[str], *, rounds: int, seconds: float, say: Callable[[str], None]
+) -> tuple[list[Figure], Rounds]:
+    """Make each load with and without metrics, or the log, in turns; return ratios and results."""
+    results = Rounds()
+    figures = []
+    with contextlib.ExitStack() as stack:
+        sides: dict[str, Server] = {"without": stack.enter_context(ingest.ours(server_url))}
+        for name in names:
+            variables = VARIABLES[name]()
+            sides[name] = stack.enter_context(ingest.ours(server_url, environment=variables))
+        for label, size in SIZES.items():
+            loads = [Load(f"{label}, {name}", server, size) for name, server in sides.items()]
+            for made in loads:
+                load.make(made, 1)
+            results |= ingest.in_turns(loads, rounds=rounds, seconds=seconds, say=say)
+            plain, *others = ([one.worker_cpu for one in results[made.label]] for made in loads)
+            figures += [
+                ratio(
+                    f"{label}: CPU of the workers per record, with {name} ÷ without",
+                    other,
+                    plain,
+                    _COST if name == "metrics" else None,
+                )
+                for name, other in zip(names, others, strict=True)
+            ]
     return figures, results
 
 

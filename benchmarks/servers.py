@@ -60,7 +60,7 @@ def serving(
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """A server with gunicorn.conf.py, the same number of workers and threads for each side."""
-    port = _free_port()
+    port = free_port()
     settings = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
     settings |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn", application]
@@ -87,7 +87,8 @@ def serving(
             _stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of the loopback that nothing listened on a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
