@@ -98,15 +98,13 @@ class Outbox:
             while not self._at_exit:
                 sender = self.here()
                 try:
-                    sender.append(line, usage.request_id)
+                    return sender.append(line, usage.request_id)
                 except Closed:
+                    # Or a signal handler forked, and this is the child; or the interpreter ends.
                     if sender is self.here() and not self._at_exit:
                         raise ConfigurationError(
                             "This billing client is closed; make a new one."
                         ) from None
-                    # A signal handler forked, and this is the child; or the interpreter ends.
-                else:
-                    return
             # To a file of its own, which the next process finds. Not under the guard: the
             # interpreter may have frozen the thread that holds it.
             Segment.create(self.path, "usage").append(line, fsync=self._fsync)

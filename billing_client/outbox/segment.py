@@ -182,7 +182,7 @@ class Segment:
         self.size += len(line)
         self.written += len(line)
 
-    def take(self, limit: int, chosen: Callable[[Row], bool] = bool) -> list[Row]:
+    def take(self, limit: int, chosen: Callable[[Row], bool] = lambda _: True) -> list[Row]:
         """The next records that have no outcome and are chosen, at most so many.
 
         Raises Closed or OSError.

@@ -215,6 +215,7 @@ def test_a_customer_that_exists_gets_all_that_waits_for_it(
     server.service.unknown_customers = ()
     outbox.enqueue(fact("next", customer_id=404))
     eventually(lambda: outbox.stats().sent == 701)
+    assert len(server.seen) < asked + 10
 
 
 def test_a_record_that_waits_does_not_take_its_neighbours_along(
@@ -309,6 +310,16 @@ def test_retry_after_is_a_floor_of_an_hour_at_most_also_for_flush(
     assert 3500 < stats.next_attempt_seconds < 3700
     assert "The next attempt is due in 36" in (stats.last_error or "")
     assert len(server.seen) == 1
+
+
+def test_flush_waits_for_no_chance(
+    outbox: BillingClient, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inside(outbox).pace, "_ceiling", 1e9)
+    server.script.append(refuse(503, "service_unavailable"))
+    outbox.enqueue(fact("one"))
+    eventually(lambda: outbox.stats().last_error is not None)
+    assert outbox.flush(20).sent == 1
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,16 @@ def test_what_interrupts_enqueue_or_the_thread_loses_nothing(
     assert drained(tmp_path, server) == expected | ({"inner"} if name == "enqueue" else set())
 
 
+def test_a_file_that_is_written_to_is_not_put_aside(
+    outbox: BillingClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.enqueue(fact("sent"))
+    outbox.flush(20)
+    meddle(monkeypatch, "before write", lambda: outbox.close(0))
+    outbox.enqueue(fact("outer"))
+    assert contents(tmp_path) == ["outer"]
+
+
 @pytest.mark.live  # starts processes
 def test_the_child_of_a_fork_in_the_middle_of_enqueue_writes_to_its_own_file(
     server: FaultyServer, tmp_path: Path
