@@ -168,9 +168,10 @@ class Sender:
                 records += segment.pending
                 size += segment.size
         bounds = self._directory.bounds
+        if size > bounds.size:
+            for path in self._directory.kept():  # which goes first
+                self._directory.forget(path)
         if records >= bounds.records or size > bounds.size:
-            # Delivered usage goes first.
-            self._directory.prune({segment.path for segment in self.open})
             raise OutboxFull(
                 f"The outbox in {self._directory.path} is full: {records} records of this process"
                 f" wait, and {size} bytes with those of other processes; call again once some are"
@@ -232,9 +233,9 @@ class Sender:
         self._wake()
         deadline = Deadline(seconds)
         # Not in the thread itself, where a finalizer closed the client.
-        while self._thread not in {0, get_ident()} and deadline.left() > 0:
+        while self._started and self._thread != get_ident() and deadline.left() > 0:
             sleep(_LOOK_SECONDS)
-        return not self._thread
+        return not self._started
 
     def work(self) -> float:
         """Send at most one batch; return the seconds until there may be more to do."""

@@ -14,7 +14,8 @@ from billing_client.tests.outboxes import ROOT
 
 pytestmark = pytest.mark.live  # starts processes
 MINORS = (12, 13, 14)
-TOOLS = ["requests", "backoff", "pytest", "pytest-timeout", "hypothesis", "time-machine", "psutil"]
+TOOLS = ["requests", "backoff", "pytest", "pytest-timeout", "hypothesis", "time-machine"]
+TOOLS += ["psutil", "gevent"]
 SETTINGS = """[pytest]
 timeout = 300
 filterwarnings =
