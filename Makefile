@@ -62,7 +62,7 @@ test-sqlite:
 test-postgresql:
 	@echo "What touches the database on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
-		$(PYTEST) $(COVERED) -m "(database or cluster) and not browser"
+		$(PYTEST) $(COVERED) -m "(database or cluster) and not (browser or once)"
 
 soak: $(VENV)/soak mutants
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \

@@ -22,7 +22,7 @@ from usage.tests.live import Service
 from usage.tests.metrics import free_port
 from usage.tests.tools import tool
 
-pytestmark = pytest.mark.live  # starts processes
+pytestmark = [pytest.mark.live, pytest.mark.once]  # starts processes
 CONFIGURATION = Path(settings.BASE_DIR) / "deploy/nginx/billing.conf"
 CERTIFICATE = Path(settings.BASE_DIR) / "billing_client/tests/localhost.pem"
 

@@ -28,7 +28,7 @@ from usage.tests.relay import FaultyRelay
 
 # They wait for half a minute, and need long to start on a busy machine.
 PATIENCE_SECONDS = 300
-pytestmark = pytest.mark.timeout(2 * PATIENCE_SECONDS)
+pytestmark = [pytest.mark.timeout(2 * PATIENCE_SECONDS), pytest.mark.once]
 
 FACTS = 16
 CUSTOMER = 2**53 + 1  # a float rounds it

@@ -12,6 +12,7 @@ from django.conf import settings
 from usage.tests.factories import usage_body
 from usage.tests.live import Service
 
+pytestmark = pytest.mark.once
 MIB = 1024**2
 
 
