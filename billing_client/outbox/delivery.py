@@ -196,7 +196,8 @@ class Waiting:
             return True
 
         for segment in segments if due else ():
-            if rows := segment.take(limit, is_chosen):
+            customers = None if segment.kind == "clock" else due
+            if rows := segment.take(limit, customers, is_chosen):
                 return rows
         for customer in due:  # nothing waits for them any more
             self._plan.pop(customer, None)

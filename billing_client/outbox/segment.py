@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -98,6 +98,12 @@ def parsed(line: bytes) -> tuple[float, bool, bytes, str, int]:
         return float(content["at"]), content["stamped"] is True, record, name, customer
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("it is not a record of an outbox") from error
+
+
+def customer_of(line: bytes) -> int:
+    """The customer of a line, 0 if it cannot be read; ten times faster than parsed()."""
+    found = line.partition(b'"customer_id":')[2].partition(b",")[0]
+    return int(found) if found.isdigit() else 0
 
 
 def lines(path: Path, outcome: bytes) -> Iterator[bytes]:
@@ -182,8 +188,13 @@ class Segment:
         self.size += len(line)
         self.written += len(line)
 
-    def take(self, limit: int, chosen: Callable[[Row], bool] = lambda _: True) -> list[Row]:
-        """The next records that have no outcome and are chosen, at most so many.
+    def take(
+        self,
+        limit: int,
+        customers: Container[int] | None = None,
+        chosen: Callable[[Row], bool] = lambda _: True,
+    ) -> list[Row]:
+        """The next records that have no outcome, at most so many; of these customers and chosen.
 
         Raises Closed or OSError.
         """
@@ -196,8 +207,13 @@ class Segment:
             if not whole:
                 break  # a tail that its writer never finished
             for line in whole:
-                row = self._row(line, offset)
-                if row is None and offset == self._position:
+                is_other = (
+                    customers is not None
+                    and line.startswith(PENDING)
+                    and customer_of(line) not in customers
+                )
+                row = None if is_other else self._row(line, offset)
+                if row is None and not is_other and offset == self._position:
                     self._position = offset + len(line) + 1
                 offset += len(line) + 1
                 if row is not None and chosen(row):
