@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Self, TypeVar, cast
 
 from django.core.management import get_commands
@@ -43,6 +44,12 @@ class InsertMissing(models.Model):
 Row = TypeVar("Row", bound=models.Model)
 
 
+@cache
+def _readable(model: type[models.Model]) -> models.Q:
+    checks = (check for check in model._meta.constraints if "_readable" in check.name)
+    return models.Q(cast("models.CheckConstraint", next(checks)).condition)
+
+
 class FrozenQuerySet(models.QuerySet[Row]):
     """Rows that can be read and added but neither changed nor deleted."""
 
@@ -51,15 +58,11 @@ class FrozenQuerySet(models.QuerySet[Row]):
 
         All do, unless they were there before the check, or somebody took it away.
         """
-        return self.filter(self._readable())
+        return self.filter(_readable(self.model))
 
     def unreadable(self) -> Self:
         """Return the other rows, of which no more than the key may be asked for."""
-        return self.filter(~self._readable())
-
-    def _readable(self) -> models.Q:
-        checks = (check for check in self.model._meta.constraints if "_readable" in check.name)
-        return models.Q(cast("models.CheckConstraint", next(checks)).condition)
+        return self.filter(~_readable(self.model))
 
     def update(self, **kwargs: Any) -> int:
         raise Frozen(f"{self._plural()} never change; nothing was updated.")
