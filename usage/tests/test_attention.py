@@ -101,6 +101,16 @@ def test_a_running_month_is_compared_up_to_the_same_day(company: Company) -> Non
     assert company.examined().comparison.average == 10
 
 
+def test_late_usage_counts_from_the_first_day_of_its_bills_month(company: Company) -> None:
+    company.uses("2026-08-02", "10")
+    late = company.at("2026-08-28")
+    company.at("2026-10-05")
+    report(occurred_at=late, units=Decimal(30), price_per_unit=Decimal(1))
+    company.uses("2026-11-02", "1")
+
+    assert company.examined().comparison.previous == 30
+
+
 def test_day_2_of_a_month_is_no_alarm(company: Company) -> None:
     three_months(company, "300", day="02")
     three_months(company, "300", day="25")

@@ -6,6 +6,7 @@ import pytest
 from pytest_django import Settings
 
 from usage import periods
+from usage.models import Bill
 from usage.periods import (
     day_of,
     grace_end,
@@ -108,3 +109,6 @@ def test_a_month_is_due_once_it_takes_no_more_usage() -> None:
 
     assert last_due_month(end_of_grace) == dt.date(2026, 9, 1)
     assert last_due_month(end_of_grace + MILLISECOND) == dt.date(2026, 10, 1)
+    bill = Bill(month=dt.date(2026, 10, 1))
+    assert not bill.is_due(end_of_grace)
+    assert bill.is_due(end_of_grace + MILLISECOND)
