@@ -179,25 +179,18 @@ class Outbox:
             _watched.pop(id(self), None)
         if pending:
             waits = sender.waiting.customers()
-            text = (
+            _warn(
                 f"{pending} usage records are not sent yet and wait in {self.path}"
                 + (f", some for customers that do not exist ({some(waits)})" if waits else "")
                 + "; the next client of this directory sends them, and so does:"
-                f" billing-client --outbox {self.path} drain"
+                f" billing-client --outbox {self.path} drain",
+                at_exit=at_exit,
             )
-            if at_exit:
-                logger.warning(text)
-            else:
-                _warn(text)
 
     def _begun(self, process: tuple[int, int]) -> Sender:
         """What a process must not share with its parent."""
-        sender = Sender(
-            self._directory,
-            partial(self._ask, limits=self._once, read=read_verdicts),
-            self._tell,
-            fsync=self._fsync,
-        )
+        ask = partial(self._ask, limits=self._once, read=read_verdicts)
+        sender = Sender(self._directory, ask, self._tell, fsync=self._fsync)
         sender.closed = self._closed
         # Many threads of a child may be the first at once, and all have to get the same.
         here = self._senders.setdefault(process, sender)
@@ -227,10 +220,11 @@ class Outbox:
 _watched: dict[int, Outbox] = {}
 
 
-def _warn(text: str) -> None:
+def _warn(text: str, *, at_exit: bool = False) -> None:
     logger.warning(text)
-    # The client is a library: most scripts that use it do not set up logging.
-    warnings.warn(text, OutboxWarning, stacklevel=4)
+    if not at_exit:
+        # The client is a library: most scripts that use it do not set up logging.
+        warnings.warn(text, OutboxWarning, stacklevel=4)
 
 
 def _in_child() -> None:

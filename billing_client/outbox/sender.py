@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from _thread import RLock, allocate_lock, get_ident, start_new_thread
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from billing_client.calls import RETRIED
 from billing_client.errors import BillingError, CustomerNotFoundError, OutboxFull
 from billing_client.outbox.delivery import CLOCK, Ask, Pace, Waiting, deliver, fate
 from billing_client.outbox.directory import Directory, is_full
-from billing_client.outbox.events import Event, Flushed, Kind, Stats
+from billing_client.outbox.events import Event, Flushed, Kind, OnEvent, Stats
 from billing_client.outbox.segment import DELIVERED, MOVED, Closed, Row, Segment
 from billing_client.outbox.sqlite_files import take_over
 from billing_client.receipts import Receipt
@@ -51,14 +51,7 @@ class Sender:
     ``open`` has the segments that this process writes to, and one that it adopted.
     """
 
-    def __init__(
-        self,
-        directory: Directory,
-        ask: Ask,
-        tell: Callable[[Event], None],
-        *,
-        fsync: bool,
-    ) -> None:
+    def __init__(self, directory: Directory, ask: Ask, tell: OnEvent, *, fsync: bool) -> None:
         self.open: list[Segment] = []
         self.closed = False
         self.paused_reason: str | None = None
