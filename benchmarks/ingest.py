@@ -170,6 +170,12 @@ def figures(results: Rounds) -> list[Figure]:
     return [
         ratio("single new record, ours ÷ floor", new, results.rates(FLOOR), Bound(0.7, 0.8)),
         ratio(
+            "single new record, CPU of workers and PostgreSQL, floor's ÷ ours",
+            [result.worker_cpu + result.database_cpu for result in results[FLOOR]],
+            [result.worker_cpu + result.database_cpu for result in results[NEW]],
+            Bound(0.7, 0.8),
+        ),
+        ratio(
             "single new record, PostgreSQL's CPU, ours ÷ floor's",
             [result.database_cpu for result in results[NEW]],
             [result.database_cpu for result in results[FLOOR]],

@@ -1,7 +1,7 @@
 """Optimisation: values that reports repeat again and again are remembered, not made anew.
 
-Reports name few services, prices and small numbers of units. It spares about 4 µs for each record
-of a batch, a quarter of the API's own time, and 20 µs for a single record. Measure it by
+Reports name few services, prices and small numbers of units. It spares 6 µs for each record of a
+batch of 1000, a sixth of the workers' CPU, and 8 % of it for a single record. Measure it by
 `python -m benchmarks --without remembered-values`.
 """
 

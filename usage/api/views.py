@@ -219,8 +219,8 @@ def _problem_of_error(error: Exception) -> Problem | None:
 def record_json(record: StoredRecord) -> str:
     """Return a record as it is answered, the first time and every time.
 
-    Optimisation: written by hand, which spares about 5 µs for each record of a batch, a third of
-    the API's own time. Only the two texts that callers choose need JSON's escapes. Measure
+    Optimisation: written by hand, which spares 5 µs for each record of a batch of 1000, a fifth of
+    the workers' CPU. Only the two texts that callers choose need JSON's escapes. Measure
     it by `python -m benchmarks --without hand-written-json`.
     """
     request_id, customer_id, service, units, price, occurred, recorded, late, bill, month = record
