@@ -114,8 +114,9 @@ class Directory:
             for path in files():
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime >= since.timestamp():
+                        source = Segment(path, "kept")
                         for line in lines(path, DELIVERED):
-                            yield Row(Segment(path, "kept"), 0, line, *parsed(line))
+                            yield Row(source, 0, line, *parsed(line))
 
     def prune(self, own: Collection[Path]) -> None:
         """Remove files older than ``keep_days``, and the oldest beyond the bytes to keep.

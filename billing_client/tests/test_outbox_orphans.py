@@ -142,6 +142,17 @@ def test_a_file_that_another_process_takes_first_is_not_adopted(
     assert Segment.adopt(path) is None
 
 
+@pytest.mark.parametrize("kind", ["usage", "waiting"])
+def test_the_form_of_a_file_is_for_ever(server: FaultyServer, tmp_path: Path, kind: str) -> None:
+    """A new version of the library finds the files that an older one left."""
+    line = b'%b"at":1795000000.125,"stamped":true,"usage":%b}\n'
+    names = {"sent": b"+", "moved": b"-", "one": b"{", "two": b"{"}
+    lines = [line % (first, fact(name).to_json()) for name, first in names.items()]
+    path = tmp_path / f"{kind}-20261122T100000Z-17-0123456789ab.log"
+    path.write_bytes(b'{"billing_outbox":1}\n\n' + b"\n".join(lines))
+    assert drained(tmp_path, server) == {"one", "two"}
+
+
 # Files that are damaged
 
 
