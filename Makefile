@@ -27,7 +27,7 @@ help:
 	@echo "make mutants       put each known mistake into the code, and see that a test notices"
 	@echo "make lint          ruff, mypy and import-linter"
 	@echo "make bench         measure it beside its peers, in half an hour; ARGS=--quick in three minutes"
-	@echo "make failover      break a cluster of etcd, Patroni and HAProxy under load, in ten minutes"
+	@echo "make failover      break a cluster of etcd, Patroni and HAProxy under load, in five minutes"
 	@echo "make screenshots   take the pictures in docs/ anew; needs chromium, on the PATH or in CHROMIUM"
 	@echo "make requirements  compile requirements*.txt from requirements*.in, ARGS=--upgrade to newer versions"
 
@@ -68,7 +68,8 @@ soak: $(VENV)/soak mutants
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \
 		billing_client/tests/test_outbox*.py billing_client/tests/test_other_pythons.py \
 		usage/tests/test_outbox*.py usage/tests/test_client_send.py usage/tests/test_http.py \
-		usage/tests/test_docs_clients.py usage/tests/test_openapi_generators.py $(ARGS)
+		usage/tests/test_docs_clients.py usage/tests/test_openapi_generators.py \
+		usage/tests/test_metrics.py $(ARGS)
 	@SOAK=1 $(RUN) pytest --no-cov --timeout 3600 usage/tests/test_cluster_soak.py $(ARGS)
 
 mutants: $(VENV)/development

@@ -27,7 +27,7 @@ class Scraped:
         self.service, self.address = service, f"http://127.0.0.1:{port}/metrics"
 
     def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        text = self._get()
+        text = self.text()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -40,7 +40,7 @@ class Scraped:
     def total(self, name: str) -> float:
         return sum(value for (sample, _), value in self.samples().items() if sample == name)
 
-    def _get(self) -> str:
+    def text(self) -> str:
         for _ in range(200):  # the process that serves them starts beside the workers
             with contextlib.suppress(requests.ConnectionError):
                 return requests.get(self.address, timeout=10).text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import statistics
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,34 @@ def test_no_count_is_lost_with_a_worker_that_ends_between_requests(
 
     assert scraped.service.caller().post(usage_body(customer_id=1)).status == 201
     assert scraped.value("billing_records_total", outcome="created") == told + 1
+
+
+@pytest.mark.live  # starts processes
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_scrape_is_as_large_and_fast_after_a_thousand_killed_workers(
+    books: Books, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port, at_once, told, sizes, seconds = free_port(), 8, 0, [], []
+    environment = {"METRICS_ADDRESS": f"127.0.0.1:{port}"}
+    with Service(books, workers=at_once, environment=environment) as service:
+        scraped = Scraped(service, port)
+        for _ in range(1000 // at_once):
+            for _ in range(at_once):
+                told += service.caller().post(usage_body(customer_id=1)).status == 201
+            workers = service.workers()
+            service.kill_workers()
+            psutil.wait_procs(workers, 30)
+            assert service.caller().ready().status == 200
+            assert scraped.value("billing_records_total", outcome="created") == told
+            began = time.perf_counter()
+            sizes.append(len(scraped.text()))
+            seconds.append(time.perf_counter() - began)
+    first, last = (1000 * statistics.median(some) for some in (seconds[:20], seconds[-20:]))
+    with capsys.disabled():
+        sys.stdout.write(f"\nA scrape: {sizes[0]}, then {sizes[-1]} bytes;")
+        sys.stdout.write(f" {first:.1f}, then {last:.1f} ms.\n")
+    assert sizes[-1] < 1.05 * sizes[0]
 
 
 @pytest.mark.live  # starts processes
