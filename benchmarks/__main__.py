@@ -6,7 +6,18 @@ import argparse
 import datetime as dt
 import sys
 
-from benchmarks import client, gain, growth, ingest, load, neighbours, others, outbox, report
+from benchmarks import (
+    client,
+    gain,
+    growth,
+    ingest,
+    load,
+    neighbours,
+    others,
+    outbox,
+    overview,
+    report,
+)
 from benchmarks.databases import server
 from benchmarks.figures import Figure
 from benchmarks.without import OPTIMISATIONS
@@ -52,6 +63,8 @@ def main() -> int:
             observed = neighbours.measure(url, rounds=arguments.rounds, seconds=seconds, say=_say)
             figures += neighbours.figures(observed)
             body += ["", "## Quiet keys beside one busy key", "", *neighbours.lines(observed)]
+            visits = overview.measure(url, rounds=arguments.rounds, say=_say)
+            figures += overview.figures(visits)
             more, rest = _growth(url, arguments.sizes, arguments.rounds, seconds)
             figures += more
             body += rest

@@ -73,17 +73,29 @@ def size(server_url: str, records: int) -> Iterator[Size]:
         _generate(books, *whale, "--records", records - few)
         seconds = time.monotonic() - began
         books.rows("VACUUM ANALYZE")
-        who = ["--username", "staff", "--email", "staff@example.com"]
-        environment = {"DATABASE_URL": books.url, "DEBUG": "1"}
-        run(
-            [sys.executable, "manage.py", "createsuperuser", "--noinput", *who],
-            environment | {"DJANGO_SUPERUSER_PASSWORD": _PASSWORD},
-        )
+        add_staff(books)
         bill = books.value(f"SELECT id FROM usage_bill WHERE customer_id = {_WHALE}")
         with serving(
             f"{records:,} records", "billing_project.wsgi", books, authorization
         ) as server:
             yield Size(records, server, books, bill, seconds)
+
+
+def add_staff(books: Database) -> None:
+    """Add the one who visits the pages."""
+    who = ["--username", "staff", "--email", "staff@example.com"]
+    run(
+        [sys.executable, "manage.py", "createsuperuser", "--noinput", *who],
+        {"DATABASE_URL": books.url, "DEBUG": "1", "DJANGO_SUPERUSER_PASSWORD": _PASSWORD},
+    )
+
+
+def collect_static() -> None:
+    """Make the files that the pages refer to."""
+    run(
+        [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"],
+        {"DEBUG": "0", "SECRET_KEY": "x" * 50, "DATABASE_URL": "sqlite:///unused"},
+    )
 
 
 def _generate(books: Database, *options: object) -> None:
@@ -100,10 +112,7 @@ def measure(
     say: Callable[[str], None],
 ) -> Growth:
     """Measure everything at every size, side by side; `sizes` from small to large."""
-    run(
-        [sys.executable, "manage.py", "collectstatic", "--noinput", "--verbosity", "0"],
-        {"DEBUG": "0", "SECRET_KEY": "x" * 50, "DATABASE_URL": "sqlite:///unused"},
-    )
+    collect_static()
     with contextlib.ExitStack() as stack:
         grown = []
         for records in sizes:
@@ -123,7 +132,7 @@ def measure(
 
 
 def _pages(grown: list[Size]) -> dict[str, dict[int, list[float]]]:
-    visitors = {one.records: _login(one.server) for one in grown}
+    visitors = {one.records: login(one.server) for one in grown}
     times: dict[str, dict[int, list[float]]] = {
         page: {one.records: [] for one in grown} for page in _PAGES
     }
@@ -141,7 +150,8 @@ def _pages(grown: list[Size]) -> dict[str, dict[int, list[float]]]:
     return times
 
 
-def _login(server: Server) -> requests.Session:
+def login(server: Server) -> requests.Session:
+    """Return a session of the one who visits the pages."""
     visitor = requests.Session()
     url = f"http://127.0.0.1:{server.port}/admin/login/"
     form = visitor.get(url).text

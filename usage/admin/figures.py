@@ -203,21 +203,22 @@ def _totals(
 
 def _prices(bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date) -> list[PriceRange]:
     """Return services with a price over twice another of the month, or other than last month's."""
-    prices: dict[bool, dict[tuple[int, str], list[Decimal]]] = {
-        is_of_month: defaultdict(list) for is_of_month in (True, False)
-    }
-    names: dict[int, tuple[str, str]] = {}
+    ranges: dict[bool, dict[tuple[int, str], tuple[Decimal, Decimal]]] = {True: {}, False: {}}
     for bill_id, service, price, _ in lines:
         bill = bills[bill_id]
-        prices[bill.month == month][bill.customer_id, service].append(price)
-        names[bill.customer_id] = bill.customer, bill.customer_currency
+        of_month, key = ranges[bill.month == month], (bill.customer_id, service)
+        low, high = of_month.get(key, (price, price))
+        of_month[key] = min(low, price), max(high, price)
+    customers = {bill.customer_id: bill for bill in bills.values()}
     found = []
-    for key, of_month in prices[True].items():
-        low, high = min(of_month), max(of_month)
-        before = prices[False].get(key, of_month)
-        low_before, high_before = min(before), max(before)
-        if high > low + low or (low, high) != (low_before, high_before):
-            is_new = key not in prices[False]
-            ranges = (low, high, None, None) if is_new else (low, high, low_before, high_before)
-            found.append(PriceRange(*key, *names[key[0]], *ranges))
+    for key, (low, high) in ranges[True].items():
+        before = ranges[False].get(key)
+        if high > low + low or (before and before != (low, high)):
+            of = customers[key[0]]
+            low_before, high_before = before or (None, None)
+            found.append(
+                PriceRange(
+                    *key, of.customer, of.customer_currency, low, high, low_before, high_before
+                )
+            )
     return heapq.nsmallest(SHOWN + 1, found)
