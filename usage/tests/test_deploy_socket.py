@@ -103,3 +103,21 @@ def test_no_request_is_lost_while_the_service_restarts(
         caller.join(PATIENCE_SECONDS)
 
     assert set(caller.outcomes) == {201}
+
+
+def test_no_request_is_lost_while_the_service_reloads(
+    listener: socket.socket, books: Books
+) -> None:
+    caller = Caller(listener.getsockname()[1], books.key)
+    with served(listener, books) as process:
+        caller.start()
+        caller.wait_for(5)
+        replaced = process.children()
+        process.send_signal(signal.SIGHUP)
+        _, alive = psutil.wait_procs(replaced, PATIENCE_SECONDS)
+        caller.wait_for(len(caller.outcomes) + 5)
+        caller.ends.set()
+        caller.join(PATIENCE_SECONDS)
+
+    assert not alive
+    assert set(caller.outcomes) == {201}

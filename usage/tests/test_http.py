@@ -35,20 +35,30 @@ def exchange(
     media_type: str = "application/json",
 ) -> Answer:
     """Send a request part by part, its first one more headers; return the answer."""
-    head = (
-        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
-        f"Authorization: Bearer {key or service.books.key}\r\n"
-    )
+    head = headers(key or service.books.key, method=method, path=path, media_type=media_type)
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
-        connection.sendall(head.encode() + parts[0])
+        connection.sendall(head + parts[0])
         for part in parts[1:]:
             connection.sendall(part)
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(MIB), b""))
     top, _, body = answer.partition(b"\r\n\r\n")
     status, *lines = top.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    return Answer(int(status.split()[1]), headers, body)
+    named = dict(line.split(": ", 1) for line in lines)
+    return Answer(int(status.split()[1]), named, body)
+
+
+def headers(
+    key: str,
+    *,
+    method: str = "POST",
+    path: str = "/api/v1/usage/",
+    media_type: str = "application/json",
+) -> bytes:
+    return (
+        f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
+        f"Authorization: Bearer {key}\r\n"
+    ).encode()
 
 
 def sized(body: bytes) -> bytes:
@@ -75,6 +85,33 @@ def test_a_body_in_chunks_is_read_like_any_other(live_service: Service) -> None:
     chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
 
     assert exchange(live_service, b"Transfer-Encoding: chunked\r\n\r\n", chunks).status == 201
+
+
+def test_a_request_sent_before_the_first_is_answered_is_answered_too(
+    live_service: Service,
+) -> None:
+    first, second = record(live_service), record(live_service)
+
+    answer = exchange(
+        live_service, sized(first) + first + headers(live_service.books.key) + sized(second), second
+    )
+
+    assert answer.status == 201
+    assert b"HTTP/1.1 201 Created" in answer.body
+
+
+def test_a_caller_that_waits_for_it_is_told_to_send_the_body(live_service: Service) -> None:
+    body = record(live_service)
+
+    with socket.create_connection(("127.0.0.1", live_service.port), timeout=30) as connection:
+        head = headers(live_service.books.key)
+        connection.sendall(head + b"Expect: 100-continue\r\n" + sized(body))
+        told = connection.recv(MIB)
+        connection.sendall(body)
+        answer = connection.recv(MIB)
+
+    assert told == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 201 ")
 
 
 @pytest.mark.parametrize("size", [2 * MIB + 1, 16 * MIB, 16 * MIB + 1, 96 * MIB])
@@ -115,9 +152,9 @@ def test_a_batch_of_too_many_records_ends_the_connection(live_service: Service) 
     assert answer.headers["Connection"] == "close"
 
 
-@pytest.mark.parametrize("headers", [b"\r\n", b"Content-Length: 0\r\n\r\n"])
-def test_an_empty_body_is_not_json(live_service: Service, headers: bytes) -> None:
-    answer = exchange(live_service, headers)
+@pytest.mark.parametrize("end", [b"\r\n", b"Content-Length: 0\r\n\r\n"])
+def test_an_empty_body_is_not_json(live_service: Service, end: bytes) -> None:
+    answer = exchange(live_service, end)
 
     assert (answer.status, answer.code) == (400, "invalid_json")
 
@@ -165,9 +202,9 @@ def test_a_content_type_that_django_cannot_parse_gets_an_ordinary_answer(
 def test_a_proxy_may_send_both_headers_for_the_scheme(
     live_service: Service,
 ) -> None:
-    headers = b"X-Forwarded-Protocol: https\r\nX-Forwarded-Proto: https\r\n\r\n"
+    both = b"X-Forwarded-Protocol: https\r\nX-Forwarded-Proto: https\r\n\r\n"
 
-    assert exchange(live_service, headers, method="GET", path="/livez").status == 200
+    assert exchange(live_service, both, method="GET", path="/livez").status == 200
 
 
 def test_a_caller_cannot_move_the_service_to_another_address(live_service: Service) -> None:
