@@ -5,6 +5,7 @@ rejected-YYYYMM.log         records that the service refused, with the reason
 delivered/*.log             segments that are sent, named by the time of their last delivery
 delivered/removed-*         an empty file, named like the newest segment that is kept no more
 service.json                the service whose usage is here, and since when deliveries are kept
+.new-*, .service-*          files that are not whole yet; empty or nearly so if a kill left them
 """
 
 from __future__ import annotations
