@@ -221,16 +221,15 @@ signal.signal(signal.SIGALRM, handler)
 chance = random.Random(3)
 billing.enqueue(fact("n0"))  # to make a file takes longer than the signals let it
 done, hits = 1, 0
-while done < 1000:
+while hits < 30:
     try:
         signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.0001, 0.002))
-        while done < 1000:
+        while True:
             billing.enqueue(fact(f"n{done}"))
             done += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         hits += 1
-print(hits)
+print(done)
 if sys.argv[3] == "alive":
     flushed = billing.flush(30)
     assert flushed.pending == 0, flushed
@@ -257,5 +256,6 @@ def test_enqueue_may_be_interrupted_again_and_again(
     url, how = (server.url, "alive") if alive else (NO_SERVICE, "dead")
     code, out, err = run(STORM, url, tmp_path, how)
     assert (code, err) == (0, "")
-    assert int(out) > 10
-    assert drained(tmp_path, server) == {f"n{n}" for n in range(1000)}
+    names = {f"n{n}" for n in range(int(out))}
+    # The last call may have been interrupted before or after its record was on disk.
+    assert names <= drained(tmp_path, server) <= names | {f"n{int(out)}"}
