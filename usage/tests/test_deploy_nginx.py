@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,24 +87,24 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxied(books: Books, folder: Path) -> Iterator[tuple[Proxy, list[Service]]]:
+def proxied(books: Books) -> Iterator[tuple[Proxy, list[Service]]]:
     """A proxy in front of two services with one database."""
-    for parent in (folder, *folder.parents[:3]):
-        with contextlib.suppress(PermissionError):
-            parent.chmod(parent.stat().st_mode | 0o011)  # nginx's workers are not root
     trusted = {"FORWARDED_ALLOW_IPS": "127.0.0.1", "ALLOWED_HOSTS": "localhost,127.0.0.1"}
     with (
+        # Not pytest's: each of its runs makes the folder above inaccessible to others again.
+        tempfile.TemporaryDirectory(prefix="nginx-") as folder,
         Service(books, environment=trusted, workers=1) as one,
         Service(books, environment=trusted, workers=1) as two,
     ):
-        proxy = Proxy(folder, [one.port, two.port])
+        Path(folder).chmod(0o711)  # nginx's workers are not root
+        proxy = Proxy(Path(folder), [one.port, two.port])
         with proxy.running():
             yield proxy, [one, two]
 
 
 @pytest.fixture(scope="module")
-def proxy(books_to_copy: Books, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    with copied(books_to_copy) as books, proxied(books, tmp_path_factory.mktemp("nginx")) as made:
+def proxy(books_to_copy: Books) -> Iterator[Proxy]:
+    with copied(books_to_copy) as books, proxied(books) as made:
         yield made[0]
 
 
@@ -119,10 +120,8 @@ def test_usage_is_recorded_through_the_proxy(proxy: Proxy, key: str) -> None:
     assert answer.headers["X-Request-ID"] == "mine"
 
 
-def test_a_lost_service_is_hidden_and_without_any_the_answer_is_the_contracts(
-    books: Books, tmp_path: Path
-) -> None:
-    with proxied(books, tmp_path) as (proxy, services):
+def test_a_lost_service_is_hidden_and_without_any_the_answer_is_the_contracts(books: Books) -> None:
+    with proxied(books) as (proxy, services):
         services[0].kill()
         for _ in range(4):
             assert proxy.post(usage_body(customer_id=1), books.key).status_code == 201
