@@ -38,6 +38,7 @@ from benchmarks.report import table
 SILENT_SECONDS = 12.0
 RECOVERED_SECONDS = 90.0
 JOINED_SECONDS = 60.0
+COMMAND_SECONDS = 300.0
 CUSTOMERS = range(1, 101)
 
 
@@ -184,7 +185,12 @@ def manage(*arguments: str) -> str:
     """Run a command of the service, and return what it printed."""
     command = [sys.executable, str(ROOT / "manage.py"), *arguments]
     result = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=os.environ | ENVIRONMENT
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | ENVIRONMENT,
+        timeout=COMMAND_SECONDS,  # a commit would wait for a lost standby without limit
     )
     return result.stdout
 
