@@ -20,6 +20,7 @@ from django.core.cache import cache
 from django.db import Error
 
 from usage.currencies import digits_of
+from usage.database import deadline
 from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
 from usage.database.sums import AmountSum, ExactSum
@@ -110,7 +111,9 @@ def figures(now: dt.datetime) -> Figures | None:
 
 def _read_unless_unavailable(now: dt.datetime) -> Figures | None:
     try:
-        return _read(now)
+        # Otherwise the sums of large books would keep usage from being recorded meanwhile.
+        with deadline.slow_by_nature():
+            return _read(now)
     except Error as error:
         if not is_unavailable(error):
             raise

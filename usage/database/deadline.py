@@ -28,11 +28,18 @@ class Limit:
     """The end, by the monotonic clock, and the longest time without a byte from the server."""
 
     def __init__(
-        self, ends: float = math.inf, silence: float = math.inf, outer: Limit | None = None
+        self,
+        ends: float = math.inf,
+        silence: float = math.inf,
+        outer: Limit | None = None,
+        *,
+        is_request: bool = False,
     ) -> None:
         self.ends = ends
         self.silence = silence
         self.outer = outer
+        # Whether a slow answer is a sign of an outage: exports and sums are slow by nature.
+        self.is_request = is_request
 
     @property
     def is_over(self) -> bool:
@@ -44,11 +51,6 @@ class Limit:
         if self.outer is not None:
             self.outer.end()
 
-    @property
-    def is_request(self) -> bool:
-        """Whether a slow answer is a sign of an outage: exports and Verify are slow by nature."""
-        return self.ends < math.inf
-
 
 _current: ContextVar[Limit | None] = ContextVar("limit", default=None)
 current = _current.get
@@ -59,7 +61,16 @@ def within(seconds: float) -> Iterator[None]:
     """Give up on the database after so many seconds, or with the block around this one."""
     outer = current()
     ends = monotonic() + seconds
-    with _limited(Limit(min(ends, outer.ends) if outer else ends, outer=outer)):
+    ends = min(ends, outer.ends) if outer else ends
+    with _limited(Limit(ends, outer=outer, is_request=True)):
+        yield
+
+
+@contextmanager
+def slow_by_nature() -> Iterator[None]:
+    """Take as long as the block around this one has left, without being a sign of an outage."""
+    outer = current() or Limit()
+    with _limited(Limit(outer.ends, outer.silence, outer)):
         yield
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.contrib.sessions.backends.db import SessionStore
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.db.backends.utils import CursorWrapper
 from django.test import Client
 
+from usage.admin import figures
+from usage.database import deadline
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen
+from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.postgresql.waiting import GivenUp
+from usage.tests.books import Books
+from usage.tests.guarded import on_postgresql
 
 pytestmark = pytest.mark.django_db
 
@@ -70,3 +76,37 @@ def test_what_is_not_the_databases_fault_is_a_crash(
     admin_client.raise_request_exception = False
 
     assert admin_client.get("/admin/").status_code == 500
+
+
+@pytest.fixture
+def slow_sums(own_books: Books, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """A member of staff whose overview needs longer than a call that is a sign of an outage."""
+
+    def sleep(*_: Any) -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(0.5)")
+        return []
+
+    monkeypatch.setattr(waiting, "SLOW_SECONDS", 0.1)
+    monkeypatch.setattr(figures, "_amounts", sleep)
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.create_superuser("admin"))
+    yield client
+    circuit.reset()
+
+
+@on_postgresql
+def test_slow_sums_are_no_sign_of_an_outage(slow_sums: Client) -> None:
+    response = slow_sums.get("/admin/")
+
+    assert response.status_code == 200
+    assert not circuit.is_open
+
+
+@on_postgresql
+def test_sums_that_take_all_of_a_pages_time_end_in_the_page_that_says_so(
+    slow_sums: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "REQUEST_SECONDS", 0.3)
+
+    assert_told(slow_sums.get("/admin/"))
