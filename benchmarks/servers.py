@@ -45,7 +45,7 @@ class Server(NamedTuple):
 
     def cpu_seconds(self) -> float:
         """The processor time that its workers have used so far."""
-        return cpu_seconds(psutil.Process(self.pid))
+        return cpu_seconds(self.pid)
 
 
 @contextlib.contextmanager
