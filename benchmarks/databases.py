@@ -88,7 +88,8 @@ class Database(NamedTuple):
 
     def cpu_seconds(self) -> float:
         """The processor time that the PostgreSQL server, all of it, has used so far."""
-        backend = processes().get(self.value("SELECT pg_backend_pid()"))
+        with self.connect() as connection:  # its backend lives as long as it is looked for
+            backend = processes().get(connection.info.backend_pid)
         # None for a server on another machine, where this id may be that of something else.
         return cpu_seconds(backend.parent) if backend and backend.name == "postgres" else 0.0
 
