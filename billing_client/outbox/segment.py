@@ -184,9 +184,11 @@ class Segment:
             if file.number < 0:  # a signal handler forked, and this is the child
                 raise Closed from None
             raise
+        size = len(line)
+        # No call between a reading and its writing: the thread counts at the same time.
         self.pending += 1
-        self.size += len(line)
-        self.written += len(line)
+        self.size += size
+        self.written += size
 
     def take(
         self,
@@ -228,8 +230,9 @@ class Segment:
         os.pwrite(file.number, outcome, row.offset)
         self.held.pop(row.offset, None)
         self._delivered = self._delivered or outcome == DELIVERED
-        self.pending = max(0, self.pending - 1)
-        self.size = max(0, self.size - len(row.line) - 2)
+        size = len(row.line) + 2
+        self.pending -= 1
+        self.size -= size
 
     def is_settled(self) -> bool:
         """Whether every record has its outcome on disk. Raises Closed or OSError."""

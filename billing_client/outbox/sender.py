@@ -136,7 +136,7 @@ class Sender:
     @property
     def pending(self) -> int:
         """The records that wait, also in an adopted segment."""
-        return sum(segment.pending for segment in tuple(self.open))
+        return max(0, sum(segment.pending for segment in tuple(self.open)))
 
     def stats(self) -> Stats:
         """The state of the outbox."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -131,6 +133,29 @@ def test_there_is_room_again_once_it_was_sent(server: FaultyServer, tmp_path: Pa
         for n in range(3):
             billing.enqueue(fact(f"n{n}"))
             assert billing.flush(20).pending == 0
+
+
+def test_records_are_counted_right_while_others_are_sent(tmp_path: Path) -> None:
+    segment = Segment.create(tmp_path, "usage")
+    line = line_of(fact("one").to_json(), stamped=False, at=time.time())
+    segment.append(line)
+    (row,) = segment.take(1)
+
+    def mark() -> None:
+        for _ in range(50_000):
+            segment.mark(row, b"{")
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        sending = threading.Thread(target=mark)
+        sending.start()
+        for _ in range(50_000):
+            segment.append(line)
+        sending.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert (segment.pending, segment.size) == (1, len(line))
 
 
 # Time
