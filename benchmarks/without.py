@@ -26,7 +26,7 @@ def _group_commit() -> None:
     """Let each request run its transaction alone."""
     from usage.ledger import record  # noqa: PLC0415 - after django.setup()
 
-    for commit in (record._group_commit, *record._group_commits_of_batches):  # noqa: SLF001
+    for commit in (record._group_commit, record._group_commit_of_batches):  # noqa: SLF001
         commit.submit = lambda request: None  # type: ignore[method-assign]
 
 

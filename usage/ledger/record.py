@@ -15,11 +15,11 @@ each must see the rows that the one before it waited for:
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import os
 import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from itertools import islice
 from threading import BoundedSemaphore
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     request = Request(facts, reported_by_id)
     if len(facts) <= _SMALL:
         return _group_commit.submit(request) or _record_alone(request, began)
-    if len(facts) <= _HUNDRED and (outcomes := next(_turns).submit(request)):
+    if len(facts) <= _HUNDRED and (outcomes := _group_commit_of_batches.submit(request)):
         return outcomes
     acquired = waiting.acquire(_large_requests, _LARGE_PATIENCE)
     try:
@@ -110,16 +110,13 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
         outcomes = iter(repeatable(lambda: transact(requests, wait=False), attempts=1))
     except (DatabaseUnavailable, Error, DailyUsageOverflow, CloseLockBusy, Repeat):
         return None
-    return [list(itertools.islice(outcomes, len(request.facts))) for request in requests]
+    return [list(islice(outcomes, len(request.facts))) for request in requests]
 
 
 _group_commit = GroupCommit(_record_together, patience=_PATIENCE, linger=_LINGER)
-# Two, in turns: while one group waits for the database, the other is read and answered.
-_group_commits_of_batches = [
-    GroupCommit(_record_together, patience=_LARGE_PATIENCE, linger=_LINGER, most=_BATCHES_TOGETHER)
-    for _ in range(2)
-]
-_turns = itertools.cycle(_group_commits_of_batches)
+_group_commit_of_batches = GroupCommit(
+    _record_together, patience=_LARGE_PATIENCE, linger=_LINGER, most=_BATCHES_TOGETHER
+)
 
 
 def _record_alone(request: Request, began: float) -> list[Outcome]:
