@@ -122,11 +122,12 @@ def measure(
         pages = _pages(grown)
         say("Pages measured.")
         results = _ingest(server_url, grown[-1], rounds=rounds, seconds=seconds, say=say)
+        # While the bill with the most records is open, as only open bills are checked.
+        checking = {one.records: _checking(one) for one in grown if one.records <= _MOST_CHECKED}
+        say(f"Checked in {checking}")
         closing = {one.records: _closing(one) for one in grown}
         verifying = {one.records: _verifying(one) for one in grown}
         say(f"Verified in {verifying}")
-        checking = {one.records: _checking(one) for one in grown if one.records <= _MOST_CHECKED}
-        say(f"Checked in {checking}")
         loading = {one.records: one.load_seconds for one in grown}
         return Growth(pages, closing, verifying, checking, loading, results)
 
