@@ -11,7 +11,13 @@ from django.contrib.admin.utils import quote, unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import Model
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+)
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
@@ -157,6 +163,12 @@ class ReadOnlyAdmin(BillingAdmin):
         row = self.row(request, object_id)
         context = {"title": self.row_name(row), **self.page_context(request, row)}
         return self.page(request, self.page_template, row, **context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lead to the row's own page: Django's history knows nothing of what was done to it."""
+        return HttpResponseRedirect(f"{self.row_url(self.row(request, object_id))}#history")
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         """Return the values that the page of a row shows."""

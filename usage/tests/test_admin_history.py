@@ -174,3 +174,12 @@ def test_a_long_history_goes_on_on_the_next_page(admin_client: Client, bill: Bil
 
 def test_the_admin_has_no_form_for_the_history(admin_client: Client) -> None:
     assert admin_client.get("/admin/usage/historyentry/").status_code == 404
+
+
+def test_djangos_own_history_leads_to_the_page_that_has_one(
+    admin_client: Client, bill: Bill
+) -> None:
+    response = admin_client.get(f"/admin/usage/bill/{bill.pk}/history/")
+
+    assert response.status_code == 302
+    assert response["Location"] == f"/admin/usage/bill/{bill.pk}/change/#history"
