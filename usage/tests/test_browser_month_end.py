@@ -154,6 +154,7 @@ def test_no_page_of_month_end_has_a_serious_violation_or_is_too_wide(
     def look(what: str) -> None:
         violations.extend(f"{what}: {violation}" for violation in staff.inaccessible())
         violations.extend([f"{what} is too wide"] * staff.is_too_wide())
+        violations.extend(f"{what}: {table}" for table in staff.cut_tables())
 
     for path in (
         "/admin/",
