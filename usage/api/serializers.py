@@ -79,33 +79,20 @@ def read_customer_id(data: Any) -> int:
 class ServiceField(serializers.Field[Any, Any, Any, Any]):
     """A name, trimmed and normalised."""
 
-    normal = staticmethod(remembered(validators.normal_service))
-
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             raise ValidationError("Send a string.", code="type")
-        return self.normal(data)
+        return validators.normal_service(data)
 
 
 class DecimalSerializerField(serializers.Field[Any, Any, Any, Any]):
     """A string of plain digits, or a JSON number; exact either way."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._remembered = remembered(self._exact)
-
     def to_internal_value(self, data: Any) -> Decimal:
-        try:
-            return self._remembered(data)
-        except TypeError as error:  # a list or an object, which cannot be remembered
-            raise self._not_a_number() from error
-
-    def fit(self, value: Decimal) -> Decimal:
-        raise AssertionError("each field has bounds of its own")
-
-    def _exact(self, data: Any) -> Decimal:
         if not isinstance(data, str | int | Decimal) or isinstance(data, bool):
-            raise self._not_a_number()
+            raise ValidationError(
+                'Send a string of digits, such as "0.05", or a number.', code="type"
+            )
         if isinstance(data, str) and (
             len(data) > _LONGEST_NUMBER or not _PLAIN_DECIMAL.fullmatch(data)
         ):
@@ -116,9 +103,8 @@ class DecimalSerializerField(serializers.Field[Any, Any, Any, Any]):
             )
         return self.fit(Decimal(data))
 
-    @staticmethod
-    def _not_a_number() -> ValidationError:
-        return ValidationError('Send a string of digits, such as "0.05", or a number.', code="type")
+    def fit(self, value: Decimal) -> Decimal:
+        raise AssertionError("each field has bounds of its own")
 
 
 def _decimal(max_digits: int, decimal_places: int, *, example: str) -> dict[str, Any]:
@@ -193,15 +179,15 @@ class RecordReader:
         self.fields: dict[str, Any] = {**UsageSerializer().fields}
         self.names = {alias: name for name in self.fields for alias in (name, camel_case(name))}
         self._checks = {name: field.to_internal_value for name, field in self.fields.items()}
-        (
-            self._request_id,
-            self._customer_id,
-            self._service,
-            self._units,
-            self._price,
-            self._instant,
-        ) = self._checks.values()
-        self._check_amount = remembered(validators.validate_amount)
+        self._request_id = self._checks["request_id"]
+        self._customer_id = self._checks["customer_id"]
+        self._units = self._checks["units_consumed"]
+        self._instant = self._checks["occurred_at"]
+        # Reports repeat few services, prices and small numbers of units. What cannot be remembered,
+        # a list or an object, is a TypeError here, and is named by the field's own check.
+        self._service = remembered(self._checks["service"])
+        self._price = remembered(self._checks["price_per_unit"])
+        self._units_and_price = remembered(self._read_units_and_price)
 
     def read(self, data: Any) -> Fact:
         """Return the fact that one record states; raises Problem with all that is wrong with it."""
@@ -221,8 +207,7 @@ class RecordReader:
         occurred_at: Any = _LEFT_OUT,
     ) -> Fact:
         """Return the fact of a record with the right fields; raises the first fault."""
-        units, price = self._units(units_consumed), self._price(price_per_unit)
-        self._check_amount(units, price)
+        units, price = self._units_and_price(units_consumed, price_per_unit)
         return Fact(
             self._request_id(request_id),
             self._customer_id(customer_id),
@@ -231,6 +216,11 @@ class RecordReader:
             price,
             None if occurred_at is _LEFT_OUT else self._instant(occurred_at),
         )
+
+    def _read_units_and_price(self, units: Any, price: Any) -> tuple[Decimal, Decimal]:
+        pair = self._units(units), self._price(price)
+        validators.validate_amount(*pair)
+        return pair
 
     def _read_field_by_field(self, data: Any) -> Fact:
         if not isinstance(data, dict):
@@ -251,7 +241,7 @@ class RecordReader:
                 invalid.append(_invalid_field(name, error))
         if "units_consumed" in values and "price_per_unit" in values:
             try:
-                self._check_amount(values["units_consumed"], values["price_per_unit"])
+                validators.validate_amount(values["units_consumed"], values["price_per_unit"])
             except ValidationError as error:
                 invalid.append(_invalid_field("units_consumed", error))
         if invalid:

@@ -254,10 +254,13 @@ def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
     Sorted by the row's key, so that no two transactions wait for each other's rows.
     """
     zone = timezone.get_default_timezone()
+    days: dict[dt.datetime, dt.date] = {}  # most records occurred when they are recorded
     sums: dict[tuple[int, str, Decimal, dt.date, int], tuple[Decimal, int]] = {}
     for row in records:
         _, customer_id, service, units, price, occurred_at, _, _, bill_id, _ = row
-        key = bill_id, service, price, occurred_at.astimezone(zone).date(), customer_id
+        if (day := days.get(occurred_at)) is None:
+            day = days[occurred_at] = occurred_at.astimezone(zone).date()
+        key = bill_id, service, price, day, customer_id
         if others := sums.get(key):
             sums[key] = EXACT.add(others[0], units), others[1] + 1
         else:

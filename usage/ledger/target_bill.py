@@ -69,10 +69,12 @@ def target_bill(
     """
     if bills is None:
         return UNKNOWN_CUSTOMER
-    occurred_at = fact.occurred_at or now
-    if occurred_at > now + CLOCK_SKEW:
+    occurred_at = fact.occurred_at
+    if occurred_at is None:
+        occurred_at = now
+    elif occurred_at > now + CLOCK_SKEW:
         return IN_THE_FUTURE
-    if occurred_at < now - LONGEST_LATENESS:
+    elif occurred_at < now - LONGEST_LATENESS:
         return TOO_LONG_AGO
     for bill in bills:
         # Almost every fact: an open bill's period contains both the usage and now, so the bill's
