@@ -6,6 +6,7 @@ import argparse
 import signal
 from typing import Any, TextIO
 
+from billing_client.commands.record import whole_number
 from billing_client.fake.server import READ_ELSEWHERE, FakeServer
 
 _FEWEST_FACTS = 8
@@ -32,8 +33,15 @@ def add_commands(commands: Any) -> None:
         description=_DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
-    parser.add_argument("--facts", type=_facts, default=16, help="how many facts come (16)")
+    parser.add_argument(
+        "--port", type=whole_number(0, 65535), required=True, help="0 takes a free one"
+    )
+    parser.add_argument(
+        "--facts",
+        type=whole_number(_FEWEST_FACTS),
+        default=16,
+        help=f"how many facts come, at least {_FEWEST_FACTS} to meet every fault (16)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another order of the faults (0)")
     parser.add_argument(
         "--new-connections",
@@ -41,13 +49,6 @@ def add_commands(commands: Any) -> None:
         help="allow a connection per call, as in shell scripts where each call is a process",
     )
     parser.set_defaults(run=_run)
-
-
-def _facts(text: str) -> int:
-    facts = int(text)
-    if facts < _FEWEST_FACTS:
-        raise argparse.ArgumentTypeError(f"at least {_FEWEST_FACTS}, to meet every fault")
-    return facts
 
 
 def _run(options: argparse.Namespace, out: TextIO) -> int:

@@ -71,14 +71,15 @@ def opened(name: str) -> io.TextIOWrapper:
 def read(text: io.TextIOWrapper, form: Form, layout: Layout) -> Iterator[Line]:
     """The lines with usage; empty ones are skipped.
 
-    Raises ConfigurationError if the file as a whole cannot be read.
+    Raises ConfigurationError, before the first line, if the file as a whole cannot be read.
     """
     rows = _csv_rows(text, layout) if form == "csv" else _ndjson_rows(text)
-    for number, row in rows:
-        if isinstance(row, _Unfit):
-            yield Line(number, None, problem=str(row))
-        else:
-            yield _line(number, row, layout)
+    return (
+        Line(number, None, problem=str(row))
+        if isinstance(row, _Unfit)
+        else _line(number, row, layout)
+        for number, row in rows
+    )
 
 
 def instant(text: str) -> datetime:
@@ -95,7 +96,7 @@ def instant(text: str) -> datetime:
 def check_template(template: str) -> None:
     """Raise ValueError unless the template has columns in braces, and no more than their names."""
     parts = list(Formatter().parse(template))
-    names = [name for _, name, _, _ in parts if name is not None]
+    names = _columns_of(template)
     if not names or not all(names):
         raise ValueError("has no column in braces, such as {date}")
     if any(spec or conversion for _, _, spec, conversion in parts):
@@ -106,10 +107,24 @@ def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any
     header = text.readline()
     if not header.strip():
         raise ConfigurationError("The file has no header in its first line.")
+    if header.startswith("{"):
+        raise ConfigurationError(
+            "The first line is an object and no header; pass --format ndjson for a file with one"
+            " JSON object per line."
+        )
     delimiter = max(",;\t", key=header.count)
-    names = next(csv.reader([header], delimiter=delimiter, strict=True))
+    try:
+        names = next(csv.reader([header], delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise ConfigurationError(
+            f"The header in the first line cannot be read as CSV ({error}); correct it."
+        ) from None
     names = [name.strip() for name in names]
     _check_header(names, layout)
+    return _cells(text, names, delimiter)
+
+
+def _cells(text: io.TextIOWrapper, names: list[str], delimiter: str) -> Iterator[tuple[int, Any]]:
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     number = 2
     while True:
@@ -126,7 +141,7 @@ def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any
                 ),
             )
             return
-        if any(cells):
+        if any(cell.strip() for cell in cells):
             if len(cells) == len(names):
                 yield number, dict(zip(names, cells, strict=True))
             else:
@@ -145,7 +160,10 @@ def _check_header(names: list[str], layout: Layout) -> None:
     for column in layout.columns.values():
         if column not in names:
             raise ConfigurationError(f"The file has no column {column!r}; it has {_list(names)}.")
-    found = {field for field in FIELDS if _column(field, names, layout)}
+    try:
+        found = {field: name for field in FIELDS if (name := _column(field, names, layout))}
+    except _Unfit as unfit:
+        raise ConfigurationError(f"The file {unfit}.") from None
     missing = [field for field in REQUIRED if field not in found]
     if missing:
         raise ConfigurationError(
@@ -165,6 +183,15 @@ def _check_header(names: list[str], layout: Layout) -> None:
                 f" --column {field}=NAME, or pass {options[field]}: the file would otherwise be"
                 " billed twice, or in another month, if it is sent again."
             )
+    of_template = _columns_of(layout.id_from or "")
+    if lacking := [name for name in of_template if name not in names]:
+        raise ConfigurationError(
+            f"The file has no column {_list(lacking)} for --id-from; it has {_list(names)}."
+        )
+    if twice := [name for name in (*found.values(), *of_template) if names.count(name) > 1]:
+        raise ConfigurationError(
+            f"The file has more than one column {twice[0]}: give each a name of its own."
+        )
 
 
 def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
@@ -208,6 +235,9 @@ def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
     missing = [field for field in REQUIRED if field not in given]
     if missing:
         raise _Unfit(f"has no field {_list(missing)}")
+    # Usage would make up an id for None, and another one each time that the file is sent.
+    if nulls := [str(columns[field]) for field in given if given[field] is None]:
+        raise _Unfit(f"has null for {_list(nulls)}")
     if "request_id" not in given:
         given["request_id"] = _id_from(row, layout)
     elif layout.id_from is not None:
@@ -244,25 +274,30 @@ def _check_encoding(row: dict[str, Any]) -> None:
 def _id_from(row: dict[str, Any], layout: Layout) -> str:
     if layout.id_from is None:
         raise _Unfit("has no field request_id, and --id-from was not passed")
-    try:
-        parts = {
-            name: str(row[name]) for _, name, _, _ in Formatter().parse(layout.id_from) if name
-        }
-    except KeyError as error:
-        raise _Unfit(f"has no column {error.args[0]} for --id-from") from None
-    empty = next((name for name, value in parts.items() if not value), None)
-    if empty is not None:
-        raise _Unfit(f"column {empty}: is empty, but --id-from needs it")
-    return layout.id_from.format_map(parts)
+    for name in _columns_of(layout.id_from):
+        if name not in row:
+            raise _Unfit(f"has no column {name} for --id-from")
+        if row[name] is None or row[name] == "":
+            raise _Unfit(f"column {name}: is empty, but --id-from needs it")
+    # Not by format_map(), which would look for a part of the column in {usage.id}.
+    return "".join(
+        before + ("" if name is None else str(row[name]))
+        for before, name, _, _ in Formatter().parse(layout.id_from)
+    )
+
+
+def _columns_of(template: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(template) if name is not None]
 
 
 def _column(field: str, names: Any, layout: Layout) -> str | None:
-    """The column that has the field, None if there is none."""
-    candidates = (layout.columns.get(field), field, camel_case(field))
-    mapped, *usual = candidates
-    if mapped is not None:
-        return mapped if mapped in names else None
-    return next((name for name in usual if name in names), None)
+    """The column that has the field, None if there is none. Raises _Unfit if there are two."""
+    mapped = layout.columns.get(field)
+    candidates = dict.fromkeys([field, camel_case(field)] if mapped is None else [mapped])
+    found = [name for name in candidates if name in names]
+    if len(found) > 1:
+        raise _Unfit(f"has both {' and '.join(found)}: leave one of them out")
+    return found[0] if found else None
 
 
 def _list(names: list[str]) -> str:

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from billing_client.commands import fake, record, send
@@ -87,7 +88,13 @@ def _add_outbox(parser: argparse.ArgumentParser, *, default: str | None) -> None
 
 
 def _stdout() -> TextIO:
-    """Standard output, where text that its encoding lacks is escaped instead of an error."""
+    """Standard output, where text that its encoding lacks is escaped instead of an error.
+
+    A stream that was closed before the command began, as some schedulers do, is the null device.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115 - open to the end
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # they are files
     return sys.stdout

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TextIO
 
@@ -21,7 +23,7 @@ once, however often it is run.
 def add_commands(commands: Any) -> None:
     """Add ``record``."""
     parser = commands.add_parser("record", help="record one usage record", description=_DESCRIPTION)
-    parser.add_argument("--customer", type=int, required=True, metavar="ID")
+    parser.add_argument("--customer", type=whole_number(1), required=True, metavar="ID")
     parser.add_argument("--service", required=True, metavar="NAME")
     parser.add_argument("--units", required=True, metavar="NUMBER", help="plain digits, such as 58")
     parser.add_argument("--price", required=True, metavar="NUMBER", help="per unit, such as 0.05")
@@ -44,6 +46,20 @@ def time_argument(text: str) -> datetime:
         return instant(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
+
+
+def whole_number(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
+    """A type of arguments: plain digits, from ``least`` to ``most``."""
+
+    def number(text: str) -> int:
+        # int() takes 1_000, other scripts' digits and spaces, and tells of its own limit.
+        if not re.fullmatch("[0-9]{1,19}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:60]!r} is not a whole number from {least} to {most}"
+            )
+        return int(text)
+
+    return number
 
 
 def _run(options: argparse.Namespace, out: TextIO) -> int:

@@ -15,8 +15,8 @@ from typing import Any, TextIO
 
 from billing_client.client import CONNECTIONS, BillingClient
 from billing_client.commands.lines import FIELDS, Form, Layout, Line, check_template, opened, read
-from billing_client.commands.record import time_argument
-from billing_client.errors import BillingError, ConfigurationError
+from billing_client.commands.record import time_argument, whole_number
+from billing_client.errors import AuthenticationError, BillingError, ConfigurationError
 from billing_client.receipts import Receipt, Receipts
 from billing_client.usage import Usage
 
@@ -72,7 +72,10 @@ def add_commands(commands: Any) -> None:
         "--result", metavar="FILE", help="write id, line, status, amount, bill, month and problem"
     )
     parser.add_argument(
-        "--connections", type=_count, default=CONNECTIONS, help=f"how many at once ({CONNECTIONS})"
+        "--connections",
+        type=whole_number(1),
+        default=CONNECTIONS,
+        help=f"how many at once ({CONNECTIONS})",
     )
     parser.set_defaults(run=_run)
 
@@ -84,13 +87,6 @@ def _mapping(text: str) -> tuple[str, str]:
     return field, name
 
 
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return count
-
-
 def _template(text: str) -> str:
     try:
         check_template(text)
@@ -100,6 +96,9 @@ def _template(text: str) -> str:
 
 
 def _run(options: argparse.Namespace, out: TextIO) -> int:
+    fields = [field for field, _ in options.column]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        raise ConfigurationError(f"--column names {twice[0]} twice; leave one of them out.")
     layout = Layout(
         columns=dict(options.column), id_from=options.id_from, occurred_at=options.occurred_at
     )
@@ -167,11 +166,15 @@ class _Run:
         """Send all lines, print a summary and the next step, and return the status."""
         stopped = ""
         status = 1
+        to_correct = []
         try:
             billing.record_many(self.usages(), connections=connections, on_progress=self._note)
         except BillingError as error:
             stopped = str(error)
             self._note_rest(error)
+            if isinstance(error, AuthenticationError | ConfigurationError):
+                status = 2
+                to_correct.append("what stopped it")
         except KeyboardInterrupt as interrupt:
             stopped = "Interrupted."
             self._note_rest(interrupt)
@@ -192,7 +195,9 @@ class _Run:
             _say(out, f"Stopped: {stopped}")
         if recorded == self._read and not stopped:
             return 0
-        todo = "Correct the refused lines in the file, then run" if self._refused else "Run"
+        if self._refused:
+            to_correct.append("the refused lines in the file")
+        todo = f"Correct {' and '.join(to_correct)}, then run" if to_correct else "Run"
         _say(out, f"{todo} the same command again: recorded lines are not billed twice.")
         return status
 

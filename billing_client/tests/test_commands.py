@@ -64,6 +64,16 @@ def test_a_stdout_that_takes_only_ascii_gets_escapes(tmp_path: Path) -> None:
     assert exported(tmp_path, subprocess.DEVNULL, PYTHONIOENCODING="ascii") == (0, "")
 
 
+@pytest.mark.live  # starts processes
+def test_closed_streams_are_no_traceback(tmp_path: Path) -> None:
+    """As some schedulers start a command."""
+    closed = 'exec "$0" -m billing_client --outbox "$1" status <&- >&- 2>&-'
+    done = subprocess.run(
+        ["/bin/sh", "-c", closed, sys.executable, str(tmp_path)], cwd=ROOT, check=False, timeout=60
+    )
+    assert done.returncode == 0
+
+
 def test_a_missing_setting_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 2
     assert capsys.readouterr().err == (

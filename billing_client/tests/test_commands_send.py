@@ -17,7 +17,15 @@ from pathlib import Path
 import pytest
 
 from billing_client.commands.main import main
-from billing_client.tests.faulty import KEY, Exchange, FaultyServer, honest, refuse, reply
+from billing_client.tests.faulty import (
+    KEY,
+    Behaviour,
+    Exchange,
+    FaultyServer,
+    honest,
+    refuse,
+    reply,
+)
 from billing_client.tests.outboxes import NO_SERVICE, ROOT, fact, hurried
 
 HEADER = "request_id,customer_id,service,units_consumed,price_per_unit,occurred_at\n"
@@ -89,6 +97,16 @@ def test_record_tells_a_refusal_from_what_can_be_tried_again(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("customer", ["0", "1_23", " 123", "１２３", "Bob", "9" * 5000])  # noqa: RUF001 - wide digits
+def test_record_takes_no_customer_but_plain_digits(
+    customer: str, server: FaultyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*RECORD, "--id", "cdn:1", "--customer", customer])
+    assert "is not a whole number from 1 to 9223372036854775807" in capsys.readouterr().err
+    assert server.seen == []
+
+
 @pytest.mark.parametrize("time", ["2026-11-22", "2026-11-22T10:00:00", "yesterday"])
 def test_record_takes_no_time_without_an_offset(time: str) -> None:
     with pytest.raises(SystemExit):
@@ -153,6 +171,15 @@ REFUSED_FILES = {
     "no price": (HEADER.replace("price_per_unit", "price"), [], "no column price_per_unit"),
     "no such column": (HEADER, ["--column", "service=Dienst"], "no column 'Dienst'"),
     "an empty file": ("", [], "no header"),
+    "JSON taken for CSV": ('{"request_id": "cdn:0", "customer_id": 1}\n', [], "--format ndjson"),
+    "a header with half a quote": (HEADER.replace("service", '"service"x'), [], "as CSV"),
+    "a column twice": (HEADER.replace("occurred_at", "service,occurred_at"), [], "more than one"),
+    "both spellings": (HEADER.replace("service", "service,requestId"), [], "both request_id and"),
+    "ids from no column": (
+        HEADER.replace("request_id,", ""),
+        ["--id-from", "cdn:{date}"],
+        "no column date for --id-from",
+    ),
     "UTF-16": (HEADER.encode("utf-16"), [], "UTF-16"),
 }
 
@@ -168,10 +195,15 @@ def test_a_file_without_what_must_not_be_made_up_is_refused(
     options: list[str],
     why: str,
 ) -> None:
-    status, out = send(content, *options)
-    assert status == (1 if why != "UTF-16" else 2)
-    assert why in out + capsys.readouterr().err
+    assert send(content, *options) == (2, "")
+    assert why in capsys.readouterr().err
     assert server.seen == []
+
+
+def test_a_column_of_an_id_may_have_any_name(send: Run, server: FaultyServer) -> None:
+    content = HEADER.replace("request_id", "usage.id") + LINE.format(n=0)
+    assert send(content, "--id-from", "{{{usage.id}}}")[0] == 0
+    assert list(server.service.stored) == ["{cdn:0}"]
 
 
 BAD_LINES = {
@@ -281,6 +313,9 @@ def test_neither_command_opens_an_outbox(
         (ndjson({**RECORD_OBJECT, "units_consumed": 1.2e20}), "'1.2e+20'"),
         (ndjson({**RECORD_OBJECT, "occurred_at": 7}), "is not a time"),
         (ndjson({**RECORD_OBJECT, "customer_id": 1.5}), "customer_id"),
+        (ndjson({**RECORD_OBJECT, "request_id": None}), "has null for request_id"),
+        (ndjson({**RECORD_OBJECT, "occurred_at": None}), "has null for occurred_at"),
+        (ndjson({**RECORD_OBJECT, "requestId": "cdn:1"}), "both request_id and requestId"),
     ],
 )
 def test_a_bad_object_is_named(send: Run, server: FaultyServer, line: str, why: str) -> None:
@@ -301,6 +336,13 @@ def test_an_object_with_two_sources_of_its_id_or_time_is_refused(
     send: Run, options: list[str], why: str
 ) -> None:
     assert why in send(ndjson(RECORD_OBJECT), *options, name="usage.ndjson")[1]
+
+
+def test_an_id_is_not_made_of_null(send: Run, server: FaultyServer) -> None:
+    line = ndjson({**RECORD_OBJECT, "day": None}).replace('"request_id": "cdn:0", ', "")
+    status, out = send(line, "--id-from", "cdn:{day}", name="usage.ndjson")
+    assert (status, server.seen) == (1, [])
+    assert "column day: is empty" in out
 
 
 def test_an_id_is_taken_by_its_first_line_also_if_that_is_refused(
@@ -344,14 +386,14 @@ def test_a_service_that_goes_away_in_the_middle(send: Run, server: FaultyServer)
 
     def leave(exchange: Exchange) -> None:
         honest(exchange)
-        exchange.server.script.extend([refuse(401, "not_authenticated")] * 9)
+        exchange.server.script.extend([refuse(503, "service_unavailable")] * 9)
         gone.set()
 
     server.script.append(leave)
     status, out = send(lines(3001), "--connections", "1")
     assert status == 1
     assert out.startswith("3,001 lines: 1,000 recorded, 0 refused, 2,001 not sent or without")
-    assert "Stopped: The service answered 401" in out
+    assert "Stopped: The service answered 503" in out
     assert out.endswith("Run the same command again: recorded lines are not billed twice.\n")
 
 
@@ -423,6 +465,25 @@ def test_options_that_mean_nothing_are_refused(send: Run, options: list[str]) ->
     with pytest.raises(SystemExit) as ended:
         send(lines(1), *options)
     assert ended.value.code == 2
+
+
+def test_a_field_comes_from_one_column(
+    send: Run, server: FaultyServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["--column", "service=service", "--column", "service=request_id"]
+    assert send(lines(1), *columns) == (2, "")
+    assert "--column names service twice" in capsys.readouterr().err
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("wrong", [refuse(401, "not_authenticated"), reply(301, Location="/x")])
+def test_a_wrong_setting_is_to_be_corrected_first(
+    send: Run, server: FaultyServer, wrong: Behaviour
+) -> None:
+    server.script.append(wrong)
+    status, out = send(lines(1))
+    assert status == 2
+    assert "Correct what stopped it, then run the same command again" in out
 
 
 def test_a_missing_file_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -285,3 +285,10 @@ def test_too_few_facts_are_refused(facts: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fake", "--port", "0", "--facts", facts])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fake", "--port", port])
+    assert ended.value.code == 2
