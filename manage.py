@@ -3,12 +3,13 @@
 
 import os
 import sys
+import traceback
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 from django.db import Error
 
-NOT_DONE = 2  # the exit status if the database did not let a command do its work
+NOT_DONE = 2  # the exit status if a command could not do its work; 1 can be what it found
 
 
 def main() -> None:
@@ -17,12 +18,15 @@ def main() -> None:
     try:
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        sys.exit(str(error))
-    except Exception as error:
-        if (sentence := _why_not_done(error)) is None:
-            raise
-        sys.stderr.write(f"{sentence}\n")
-        sys.exit(NOT_DONE)
+        sys.stderr.write(f"{error}\n")
+    except Exception as error:  # noqa: BLE001 - Python's own exit status for these is 1
+        if sentence := _why_not_done(error):
+            sys.stderr.write(f"{sentence}\n")
+        else:
+            traceback.print_exc()
+    else:
+        return
+    sys.exit(NOT_DONE)
 
 
 def _why_not_done(error: Exception) -> str | None:
@@ -31,7 +35,8 @@ def _why_not_done(error: Exception) -> str | None:
     from usage.database.transactions import DatabaseUnavailable, is_unavailable  # noqa: PLC0415
 
     if isinstance(error, DatabaseUnavailable):
-        return str(error)
+        cause = f" {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
+        return f"{error}{cause}"
     if isinstance(error, Error) and is_unavailable(error):
         return f"The database does not answer: {' '.join(str(error).split())}"
     return None

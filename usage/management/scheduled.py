@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, SystemCheckError
 from django.db import Error
 
 from usage.models import CommandRun
+
+NOT_DONE = 2  # the exit status of a command that could not do its work, see manage.py
+LEFT_FOR_STAFF = 3  # of one that did it, and leaves bills that staff should see
 
 
 class ScheduledCommand(BaseCommand):
     """Keeps how a run ended, with its exit status and with `counted`, which `handle` sets.
 
-    A run that only looks, or looks at a part, sets `is_kept` to False.
+    A run that only looks, or looks at a part, sets `is_kept` to False. One that Ctrl-C ends is not
+    kept either: the result of the run before still holds.
     """
 
     counted = 0
@@ -22,16 +26,21 @@ class ScheduledCommand(BaseCommand):
 
     def execute(self, *args: Any, **options: Any) -> Any:
         """Run the command, and keep how that ended."""
-        exit_status = 1  # of any other error than CommandError
         try:
             result = super().execute(*args, **options)
-            exit_status = 0
         except CommandError as error:
-            exit_status = error.returncode
+            if isinstance(error, SystemCheckError):
+                error.returncode = NOT_DONE  # its 1 would be taken for what the command finds
+            self._keep(error.returncode)
             raise
-        finally:
-            if self.is_kept:
-                name = type(self).__module__.rpartition(".")[2]
-                with contextlib.suppress(Error):  # the command has told it, and metrics will
-                    CommandRun.objects.keep(name, exit_status=exit_status, count=self.counted)
+        except Exception:
+            self._keep(NOT_DONE)
+            raise
+        self._keep(0)
         return result
+
+    def _keep(self, exit_status: int) -> None:
+        if self.is_kept:
+            name = type(self).__module__.rpartition(".")[2]
+            with contextlib.suppress(Error):  # the command has told it, and metrics will
+                CommandRun.objects.keep(name, exit_status=exit_status, count=self.counted)

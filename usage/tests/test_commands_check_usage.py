@@ -30,15 +30,16 @@ def test_with_nothing_to_tell_it_counts_what_it_checked(
     assert capsys.readouterr().out == said
 
 
-def test_what_blocks_is_printed_with_exit_status_1(
+def test_what_blocks_is_printed_with_an_exit_status_of_its_own(
     now: dt.datetime, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report(request_id="cdn:1", occurred_at=now)
     bill = report(request_id="cdn:2", occurred_at=now)
 
-    with pytest.raises(CommandError, match="2 records checked: 1 blocking, 0 informing"):
+    with pytest.raises(CommandError, match="2 records checked: 1 blocking, 0 informing") as error:
         call_command("check_usage")
 
+    assert error.value.returncode == 3
     assert capsys.readouterr().out == (
         f"Blocks: bill {bill.pk} of Alice (123), 2026-11: Possible duplicates"
         " of Database Hosting at 0.05 since 2026-11-23:"

@@ -34,6 +34,22 @@ def test_a_database_that_is_away_is_said_in_a_sentence(command: str) -> None:
     assert sentence.startswith("The database does not answer: ")
 
 
+@pytest.mark.parametrize("command", ["check_usage", "close_bills", "verify_bills"])
+def test_a_crash_and_a_wrong_setting_are_not_taken_for_what_a_command_finds(
+    command: str, books: Books
+) -> None:
+    with books.connect() as connection:
+        for table in ("usagecheck", "hold", "bill"):
+            connection.cursor().execute(f"ALTER TABLE usage_{table} RENAME TO lost_{table}")
+
+    crashed = manage(command, DATABASE_URL=books.url)
+    wrong = manage(command, DATABASE_URL="nowhere")
+
+    assert (crashed.returncode, wrong.returncode) == (2, 2)
+    assert crashed.stderr.startswith("Traceback")
+    assert wrong.stderr.startswith("DATABASE_URL is malformed, but must be ")
+
+
 def test_a_command_in_another_time_zone_says_so(books: Books) -> None:
     with books.connect() as connection:
         connection.cursor().execute(

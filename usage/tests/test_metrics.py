@@ -10,14 +10,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
 import requests
 from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
+from usage.database.transactions import DatabaseUnavailable
 from usage.exposition import KEPT_SECONDS, DatabaseCollector, WorkersCollector
 from usage.ledger.record import record
 from usage.models import Bill, CommandRun, Customer
@@ -249,3 +252,31 @@ def test_a_run_that_failed_is_kept_with_its_status(
 
     (run,) = CommandRun.objects.all()
     assert (run.exit_status, run.count) == (1, 1)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "failure", [RuntimeError("A bug."), DatabaseUnavailable("It is locked."), SystemCheckError()]
+)
+def test_a_run_that_could_not_look_is_not_kept_as_one_that_found_something(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Verification, "differences", Mock(side_effect=failure))
+
+    with pytest.raises(type(failure)):
+        call_command("verify_bills", verbosity=0)
+
+    assert CommandRun.objects.get().exit_status == 2
+
+
+@pytest.mark.django_db
+def test_a_run_that_is_interrupted_leaves_the_result_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    call_command("verify_bills", verbosity=0)
+    monkeypatch.setattr(Verification, "differences", Mock(side_effect=KeyboardInterrupt))
+
+    with pytest.raises(KeyboardInterrupt):
+        call_command("verify_bills", verbosity=0)
+
+    assert CommandRun.objects.get().exit_status == 0

@@ -368,7 +368,7 @@ def test_production_settings_pass_the_deployment_check() -> None:
 @pytest.mark.live  # starts processes
 def test_a_command_without_secret_key_ends_with_one_sentence() -> None:
     check = manage("check")
-    assert check.returncode == 1
+    assert check.returncode == 2
     assert check.stderr.startswith("SECRET_KEY is not set: ")
     assert check.stderr.count("\n") == 1
 

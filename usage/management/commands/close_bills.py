@@ -9,12 +9,11 @@ from django.core.management.base import CommandError, CommandParser
 from usage.attention.bills import examine
 from usage.database.transactions import database_now
 from usage.ledger.close import BillChanged, BillOnHold, close
-from usage.management.scheduled import ScheduledCommand
+from usage.management.scheduled import LEFT_FOR_STAFF, ScheduledCommand
 from usage.models import Bill, BillingTimeZone
 from usage.verification import counted
 
 _BILLS_AT_ONCE = 100
-LEFT_FOR_STAFF = 3  # the exit status; 1 is a failure
 
 
 class Command(ScheduledCommand):

@@ -10,12 +10,10 @@ import dj_database_url
 from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from usage.management.scheduled import ScheduledCommand
+from usage.management.scheduled import NOT_DONE, ScheduledCommand
 from usage.models import Bill
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
-
-NOT_VERIFIED = 2  # the exit status, like that of a database that is away: see manage.py
 
 
 class Command(ScheduledCommand):
@@ -58,7 +56,7 @@ class Command(ScheduledCommand):
             if not bills.exists():
                 raise CommandError(
                     f"There is no such bill of {month}: give a month that has one.",
-                    returncode=NOT_VERIFIED,
+                    returncode=NOT_DONE,
                 )
         verification = Verification(bills)
         differences = 0
@@ -82,7 +80,8 @@ def _reading(url: str) -> Iterator[None]:
         parsed: dict[str, Any] = {**dj_database_url.parse(url)}
     except ValueError as error:
         raise CommandError(
-            "--read-from is not the address of a database: give one like DATABASE_URL."
+            "--read-from is not the address of a database: give one like DATABASE_URL.",
+            returncode=NOT_DONE,
         ) from error
     primary = connections[DEFAULT_DB_ALIAS]
     place = {name: parsed[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
@@ -103,7 +102,7 @@ def _existing(ids: list[int]) -> list[int]:
     if missing:
         raise CommandError(
             f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills.",
-            returncode=NOT_VERIFIED,
+            returncode=NOT_DONE,
         )
     return ids
 
@@ -113,5 +112,5 @@ def _first_day(month: str) -> dt.date:
         return dt.datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007 - a month has no zone
     except ValueError as error:
         raise CommandError(
-            f"{month!r} is not a month. Use YYYY-MM.", returncode=NOT_VERIFIED
+            f"{month!r} is not a month. Use YYYY-MM.", returncode=NOT_DONE
         ) from error
