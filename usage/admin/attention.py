@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any, NamedTuple
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
@@ -26,6 +26,7 @@ from usage.database.transactions import database_now, repeatable
 from usage.models import AcceptedDuplicates, Bill, HistoryEntry, UsageCheck
 from usage.money import plain, round_amount
 from usage.periods import day_of
+from usage.validators import normal_service
 
 BILLS_SHOWN = 40
 
@@ -199,7 +200,10 @@ class OfService(ConfirmedAct):
 
     @property
     def service(self) -> str:
-        return self.request.GET.get("service", "")
+        try:
+            return normal_service(self.request.GET.get("service", ""))
+        except ValidationError as error:
+            raise Http404("The page's address names no service. Open it from the bill.") from error
 
     def in_force(self) -> Any:
         return AcceptedDuplicates.objects.filter(
@@ -271,10 +275,14 @@ class LiftAcceptance(OfService):
         return "" if self.in_force().exists() else "Equal records of this service are not accepted."
 
     def act(self, data: dict[str, Any]) -> None:
-        repeatable(lambda: self._lift(data["reason"]))
+        if not repeatable(lambda: self._lift(data["reason"])):
+            messages.info(self.request, f"Nothing was changed: {self.refusal()}")
+            return
         messages.success(self.request, f"Equal records of {self.service} need attention again.")
 
-    def _lift(self, reason: str) -> None:
+    def _lift(self, reason: str) -> bool:
         now = database_now()
-        if self.in_force().update(lifted_at=now, lifted_by=str(self.request.user)):
+        lifted = self.in_force().update(lifted_at=now, lifted_by=str(self.request.user))
+        if lifted:
             self.keep(HistoryEntry.Action.LIFTED, reason, now)
+        return bool(lifted)

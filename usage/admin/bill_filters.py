@@ -20,6 +20,8 @@ from usage.periods import last_due_month, previous_month
 _MONTHS_SHOWN = 24
 # The last digit that a closed total keeps.
 _LAST_DIGIT = Decimal("0.0001")
+# SQLite cannot compare larger ones with the column.
+_COMPARABLE = Decimal(2**63 // 10**4)
 
 
 class MonthFilter(ListFilter):
@@ -92,6 +94,8 @@ class TotalFilter(ListFilter):
 
     def condition(self, text: str) -> Q:
         self.amount = amount_of(text)
+        if abs(self.amount) > _COMPARABLE:
+            return Q()
         kept = self.amount.quantize(_LAST_DIGIT, self.rounding, EXACT)
         return Q(closed_at__isnull=True) | Q((f"closed_total__{self.lookup}", kept))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from django import forms
@@ -30,7 +30,7 @@ from usage.admin.attention import (
     finding_cells,
     last_check,
 )
-from usage.admin.filters import number_of
+from usage.admin.filters import amount_of, number_of
 from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import ReadOnlyAdmin
 from usage.admin.paging import NAMES_BYTES, bytes_of
@@ -65,11 +65,10 @@ class Shown(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Shown:
         """Return the value that `str()` wrote; raises ValueError if it did not."""
-        bill_id, total, flags = text.split(":")
-        try:
-            return cls(int(bill_id), Decimal(total), tuple(flags.split(",")))
-        except InvalidOperation as error:
-            raise ValueError(f"{total!r} is not a total.") from error
+        number, total, flags = text.split(":")
+        if (bill_id := number_of(number)) is None:
+            raise ValueError(f"{number!r} is not the id of a bill.")
+        return cls(bill_id, amount_of(total), tuple(flags.split(",")))
 
     def __str__(self) -> str:
         return f"{self.bill_id}:{plain(self.total)}:{','.join(self.flags)}"

@@ -231,4 +231,7 @@ def _instant(text: str) -> dt.datetime:
     instant = dt.datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"{text!r} has no offset.")
-    return instant
+    try:
+        return instant.astimezone(dt.UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text!r} is beyond the calendar.") from error

@@ -11,6 +11,7 @@ from django.contrib import messages
 from usage.admin import formats
 from usage.admin.actions import AskAgain, ConfirmedAct
 from usage.admin.attention import comparison_cells, finding_cells
+from usage.admin.filters import amount_of
 from usage.admin.forms import CloseForm, OptionalReasonForm, ReasonForm
 from usage.attention.bills import examine
 from usage.attention.findings import Examined, Kind, flag_of
@@ -69,14 +70,16 @@ class CloseBill(ConfirmedAct):
         }
 
     def act(self, data: dict[str, Any]) -> None:
-        if data["expected_total"] is None:
-            raise AskAgain("The total that the page showed is missing.")
+        try:
+            expected_total = amount_of(data["expected_total"])
+        except ValueError as error:
+            raise AskAgain("The total that the page showed is missing.") from error
         try:
             closed = close(
                 self.row,
                 by=self.request.user,
                 reason=data["reason"],
-                expected_total=data["expected_total"],
+                expected_total=expected_total,
                 expected_flags=data["flags"].split(","),
             )
         except BillChanged as changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin
@@ -25,6 +25,7 @@ from usage.validators import fit_price, normal_service
 _NAMED = 10
 # Larger amounts do not exist; the database could not compare them.
 _AMOUNT_LIMIT = 10**25
+_PLACES_LIMIT = 60
 _LONGEST_ID = len(str(LARGEST_ID))
 
 
@@ -312,7 +313,8 @@ def amount_of(text: str) -> Decimal:
         amount = Decimal(normal(text).replace("−", "-"))
     except InvalidOperation as error:
         raise ValueError(f"{text!r} is not an amount.") from error
-    if not (amount.is_finite() and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
+    is_usual = amount.is_finite() and abs(cast("int", amount.as_tuple().exponent)) < _PLACES_LIMIT
+    if not (is_usual and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
         raise ValueError(f"{text!r} is not an amount that occurs.")
     return amount
 

@@ -39,7 +39,7 @@ class OptionalReasonForm(forms.Form):
 class CloseForm(OptionalReasonForm):
     """Which total and findings the page showed, and why the bill is closed."""
 
-    expected_total = forms.DecimalField(widget=forms.HiddenInput, required=False)
+    expected_total = forms.CharField(widget=forms.HiddenInput, required=False)
     flags = forms.CharField(widget=forms.HiddenInput, required=False)
     is_right = forms.BooleanField(label="This high total is right")
 

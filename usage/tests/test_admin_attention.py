@@ -124,6 +124,28 @@ def test_accepting_duplicates_asks_once_until_it_is_lifted(
     ]
 
 
+def test_lifting_what_is_not_accepted_says_so(admin_client: Client, bill: Bill) -> None:
+    address = page_of(bill, "lift") + "?service=Database+Hosting"
+
+    response = admin_client.post(address, follow=True)
+
+    assert messages_of(response) == [
+        "Nothing was changed: Equal records of this service are not accepted."
+    ]
+    assert not HistoryEntry.objects.exists()
+
+
+@pytest.mark.parametrize("act", ["accept", "lift"])
+@pytest.mark.parametrize("query", ["", "?service=", "?service=%00", f"?service={'x' * 101}"])
+def test_an_address_without_a_service_is_not_found(
+    admin_client: Client, bill: Bill, act: str, query: str
+) -> None:
+    address = page_of(bill, act) + query
+
+    assert admin_client.get(address).status_code == 404
+    assert admin_client.post(address, {"reason": "Right."}).status_code == 404
+
+
 def test_duplicates_are_accepted_only_where_some_were_found(
     admin_client: Client, bill: Bill
 ) -> None:

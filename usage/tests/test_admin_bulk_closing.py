@@ -167,7 +167,13 @@ def test_many_bills_go_on_in_requests_that_stay_short(
     assert [entry.reason for entry in reasons] == ["October.", "October."]
 
 
-@pytest.mark.parametrize("value", ["x", "1:2", "1:x:", "x:1:"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("x", "1:2", "1:x:", "x:1:", "-1:1:", f"{10**30}:1:"),
+        *("1:NaN:", "1:sNaN:", "1:Infinity:", "1:1e999999:"),
+    ],
+)
 def test_a_damaged_form_closes_nothing(admin_client: Client, bills: list[Bill], value: str) -> None:
     response = admin_client.post(TO_CLOSE, {"bill": [value], "confirmed": "1"}, follow=True)
 

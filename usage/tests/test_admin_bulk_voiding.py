@@ -91,8 +91,16 @@ def test_records_that_arrive_after_the_preview_change_nothing(
     assert UsageRecord.objects.get(pk="new").void_record is None
 
 
+BEYOND_THE_CALENDAR = ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59")
+
+
 @pytest.mark.parametrize(
-    "change", [{"reason": " "}, {"reason": "x" * 501}, {"up_to": "soon"}, {"up_to": "2026-11-10"}]
+    "change",
+    [
+        {"reason": " "},
+        {"reason": "x" * 501},
+        *({"up_to": text} for text in ("soon", "2026-11-10", *BEYOND_THE_CALENDAR)),
+    ],
 )
 def test_a_form_that_does_not_fit_voids_nothing(
     admin_client: Client, wrong: Bill, change: dict[str, str]

@@ -167,8 +167,11 @@ def test_a_bill_that_changed_is_shown_again_and_stays_open(
     assert not Bill.objects.get().is_closed
 
 
-def test_a_post_that_shows_no_total_closes_nothing(admin_client: Client, bill: Bill) -> None:
-    page = text_of(admin_client.post(page_of(bill, "close")))
+@pytest.mark.parametrize("total", ["", "x", "NaN", "Infinity", "1e99999999", "9" * 2000])
+def test_a_post_that_shows_no_total_closes_nothing(
+    admin_client: Client, bill: Bill, total: str
+) -> None:
+    page = text_of(admin_client.post(page_of(bill, "close"), {"expected_total": total}))
 
     assert "The total that the page showed is missing." in page
     assert not Bill.objects.get().is_closed

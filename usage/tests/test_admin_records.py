@@ -314,6 +314,8 @@ def test_empty_fields_of_the_form_are_no_filters(admin_client: Client, customer:
         ({"bill": "0" * 25 + "1"}, f"'{'0' * 25}1' is not a bill. Write it as 123."),
         ({"amount": "much"}, "'much' is not a least amount. Write it as 1000.50."),
         ({"amount": "NaN"}, "'NaN' is not a least amount. Write it as 1000.50."),
+        ({"amount": "1e99999999"}, "'1e99999999' is not a least amount. Write it as 1000.50."),
+        ({"amount": "1e-99999999"}, "'1e-99999999' is not a least amount. Write it as 1000.50."),
         ({"recorded_since": "x"}, "'x' is not a first day of recording. Write it as 2026-11-01."),
         ({"voids": "2"}, "'2' is not a kind. Use 1, voided, none or leave it out."),
     ],
