@@ -6,7 +6,7 @@ from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from usage.admin.overview import overview
-from usage.api.problems import USAGE_PATH
+from usage.api.problems import USAGE_PATH, unknown_address
 from usage.api.views import UsageView
 
 # REST framework answers OPTIONS too, but cannot where the answer is a page.
@@ -17,6 +17,7 @@ urlpatterns = [
     path(USAGE_PATH.lstrip("/"), UsageView.as_view(), name="usage"),
     re_path(r"^api/schema/?$", SpectacularAPIView.as_view(**READ_ONLY), name="schema"),
     re_path(r"^api/docs/?$", SpectacularSwaggerSplitView.as_view(**READ_ONLY), name="docs"),
+    re_path(r"^api(?![^/])", unknown_address),
     path("admin/", admin.site.admin_view(overview)),
     path("admin/", admin.site.urls),
     path("", RedirectView.as_view(pattern_name="admin:index")),

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from django.http import HttpResponse
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.csrf import csrf_exempt
 
 CONTENT_TYPE = "application/problem+json"
 # The path of the endpoint, which is answered without the last slash too.
@@ -74,7 +75,7 @@ TITLES = {
     "occurred_at_conflict": "The request_id is stored with another occurred_at",
     "not_authenticated": "No valid API key",
     "not_found": "No such address",
-    "method_not_allowed": "Only POST is answered here",
+    "method_not_allowed": "This address does not answer this method",
     "unsupported_media_type": "The body must be application/json",
     "too_many_requests": "Too many requests of this API key at once",
     "body_too_large": "The body is too large",
@@ -93,6 +94,10 @@ _DETAILS = {
         "not_found",
         f"There is nothing at this address. Report usage by POST {USAGE_PATH}.",
     ),
+    405: (
+        "method_not_allowed",
+        f"Use a method of the Allow header here. Report usage by POST {USAGE_PATH}.",
+    ),
     500: (
         "internal_error",
         "The error has been logged. Send the same bytes again later: usage is recorded once.",
@@ -107,6 +112,12 @@ def of_status(status: int) -> Problem:
         f"{HTTPStatus(status).description or HTTPStatus(status).phrase}.",
     )
     return Problem(status, code, detail)
+
+
+@csrf_exempt
+def unknown_address(_request: HttpRequest) -> HttpResponse:
+    """Answer for every address under /api/ that is none, without the page that people get."""
+    return of_status(404).response()
 
 
 def invalid_json(detail: str) -> Problem:

@@ -225,6 +225,18 @@ def test_a_body_that_is_no_record_and_no_array_of_them(
     assert stored() == NOTHING
 
 
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        (b'{"service": "a\nb"}', "invalid control character at line 1, column 15"),
+        (b'{"service": "a', "unterminated string starting at line 1, column 13"),
+        (b"{\n7}", "expecting property name enclosed in double quotes at line 2, column 1"),
+    ],
+)
+def test_the_place_at_which_a_body_stops_being_json(post: Post, body: bytes, where: str) -> None:
+    assert problem(post(body), 400, "invalid_json")["detail"] == f"The body is not JSON: {where}."
+
+
 def test_usage_of_an_unknown_customer(post: Post) -> None:
     problem(post(usage_body(customer_id=999)), 404, "unknown_customer")
     assert stored() == NOTHING
@@ -400,8 +412,10 @@ def test_over_1000_records(customer: Customer, post: Post) -> None:
     ["/api", "/api/", "/api/v2/usage/", "/api/v1/usage//", "/api/v1/usage/1", "/api/v1/usage%0A"],
 )
 def test_an_unknown_address_under_api(client: Client, path: str) -> None:
-    problem(client.get(path), 404, "not_found")
-    problem(client.post(path), 404, "not_found")
+    for answer in (client.get(path), client.post(path)):
+        problem(answer, 404, "not_found")
+        # No page either, which needs files that only collectstatic makes.
+        assert not answer.templates
 
 
 @pytest.mark.parametrize("path", ["/api/schema", "/api/schema/", "/api/docs", "/api/docs/"])
@@ -411,6 +425,8 @@ def test_the_description_takes_nothing(client: Client, settings: Settings, path:
     for refused in (client.post(path), client.options(path)):
         problem(refused, 405, "method_not_allowed")
         assert refused["Allow"] == "GET, HEAD"
+        assert "POST" not in refused.json()["title"]
+        assert "Allow header" in refused.json()["detail"]
 
 
 def test_an_unknown_host_under_api(client: Client) -> None:
