@@ -201,7 +201,8 @@ def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
         try:
             row = _DECODER.decode(line)
         except json.JSONDecodeError as error:
-            yield number, _Unfit(f"is not JSON: {error.msg.lower()} at column {error.colno}")
+            said = error.msg.lower().removesuffix(" at")
+            yield number, _Unfit(f"is not JSON: {said} at column {error.colno}")
         except (ValueError, RecursionError) as error:
             yield number, _Unfit(f"is not JSON as expected: {error}")
         else:

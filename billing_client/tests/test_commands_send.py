@@ -307,6 +307,7 @@ def test_neither_command_opens_an_outbox(
     ("line", "why"),
     [
         ("{", "is not JSON: expecting property name"),
+        ('"a\tb"', "is not JSON: invalid control character at column 3"),
         ('{"a": 1, "a": 2}', "a key is given twice"),
         ("7", "is not a JSON object"),
         ("{}", "has no field customer_id"),

@@ -101,7 +101,7 @@ def parse_json(body: bytes) -> Any:
         ) from error
     except json.JSONDecodeError as error:
         raise invalid_json(
-            f"The body is not JSON: {error.msg.lower()}"
+            f"The body is not JSON: {error.msg.lower().removesuffix(' at')}"
             f" at line {error.lineno}, column {error.colno}."
         ) from error
     except RecursionError as error:

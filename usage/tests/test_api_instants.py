@@ -29,6 +29,7 @@ def refusal(data: Any) -> str:
         ("2026-11-22T10:00:00.123456789Z", 123),  # Java's Instant, Rust's chrono
         ("2026-11-22T10:00:00.1239999-00:00", 123),  # .NET's round trip
         ("2026-11-22t11:00:00+01:00", 0),
+        (f"2026-11-22T10:00:00.123{'9' * 1000}Z", 123),
     ],
 )
 def test_what_languages_write_is_read_exactly(text: str, milliseconds: int) -> None:
@@ -66,6 +67,7 @@ def test_what_languages_write_is_read_exactly(text: str, milliseconds: int) -> N
         ([], ["This JSON value is not a time"]),
         (True, ["This JSON value is not a time"]),
         ("x" * 1000, ["RFC 3339"]),
+        (f"2026-11-22T10:00:00.{'9' * 1000}", [NO_OFFSET]),
     ],
 )
 def test_a_refusal_names_what_is_missing_or_wrong_and_shows_an_example(
