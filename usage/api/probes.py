@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 from django.db import Error, connection, transaction
-from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.http import require_safe
 
 from usage.database import deadline, triggers
+from usage.database.migrations import unapplied_migrations
 from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.postgresql.session import REQUIRED, REQUIRED_TO_RECORD
 from usage.database.postgresql.validation import unmet
@@ -74,9 +74,7 @@ def _missing() -> Iterator[str]:
         if reasons := list(unmet(connection, REQUIRED_TO_RECORD + REQUIRED)):
             yield from reasons
             return
-    executor = MigrationExecutor(connection)
-    if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
+    if names := unapplied_migrations():
         yield f"Migrations are not applied ({names}): run manage.py migrate."
         return
     if faults := triggers.faults(connection):

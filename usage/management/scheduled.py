@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, SystemCheckError
+from django.core.management.base import CommandError, SystemCheckError
 from django.db import Error
 
+from usage.management.books import NOT_DONE, BooksCommand
 from usage.models import CommandRun
 
-NOT_DONE = 2  # the exit status of a command that could not do its work, see manage.py
-LEFT_FOR_STAFF = 3  # of one that did it, and leaves bills that staff should see
+LEFT_FOR_STAFF = 3  # the exit status of a command that leaves something for staff
 
 
-class ScheduledCommand(BaseCommand):
+class ScheduledCommand(BooksCommand):
     """Keeps how a run ended, with its exit status and with `counted`, which `handle` sets.
 
     A run that only looks, or looks at a part, sets `is_kept` to False. One that Ctrl-C ends is not

@@ -50,16 +50,49 @@ def test_a_crash_and_a_wrong_setting_are_not_taken_for_what_a_command_finds(
     assert wrong.stderr.startswith("DATABASE_URL is malformed, but must be ")
 
 
-def test_a_command_in_another_time_zone_says_so(books: Books) -> None:
+COMMANDS = [
+    "check_usage",
+    "close_bills",
+    "verify_bills",
+    "void_records --reason Wrong --customer 1",
+    "create_api_key cdn",
+    "import_customers fixtures/customers.csv",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_in_another_time_zone_says_so_and_does_nothing(
+    command: str, books: Books
+) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
             "INSERT INTO usage_billingtimezone (id, name) VALUES (1, 'Europe/Vienna')"
         )
 
-    done = manage("verify_bills", DATABASE_URL=books.url)
+    done = manage(*command.split(), DATABASE_URL=books.url)
 
     assert done.returncode == 2
+    assert done.stdout == ""
     assert done.stderr == (
         "The bills are kept in the time zone Europe/Vienna, but BILLING_TIME_ZONE is UTC: set it"
         " to Europe/Vienna and start again.\n"
+    )
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "install_guards"])
+def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
+    command: str, books: Books
+) -> None:
+    with books.connect() as connection:
+        connection.cursor().execute(
+            "DELETE FROM django_migrations WHERE app = 'usage' AND name = '0010_validate_checks'"
+        )
+
+    done = manage(*command.split(), DATABASE_URL=books.url)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "CommandError: Migrations are not applied (usage.0010_validate_checks): run manage.py"
+        " migrate.\n"
     )

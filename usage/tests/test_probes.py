@@ -9,8 +9,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from pytest_django.fixtures import Settings
 
-from usage.api import probes
-from usage.database import triggers
+from usage.database import migrations, triggers
 from usage.models import Bill, Customer
 
 pytestmark = pytest.mark.django_db
@@ -49,7 +48,7 @@ def test_a_database_that_does_not_answer(client: Client, monkeypatch: pytest.Mon
     def away(*_: Any) -> None:
         raise OperationalError("connection refused")
 
-    monkeypatch.setattr(probes, "MigrationExecutor", away)
+    monkeypatch.setattr(migrations, "MigrationExecutor", away)
 
     response = client.get("/readyz")
 

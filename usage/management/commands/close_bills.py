@@ -10,7 +10,7 @@ from usage.attention.bills import examine
 from usage.database.transactions import database_now
 from usage.ledger.close import BillChanged, BillOnHold, close
 from usage.management.scheduled import LEFT_FOR_STAFF, ScheduledCommand
-from usage.models import Bill, BillingTimeZone
+from usage.models import Bill
 from usage.verification import counted
 
 _BILLS_AT_ONCE = 100
@@ -31,7 +31,6 @@ class Command(ScheduledCommand):
 
     def handle(self, *, dry_run: bool, except_flagged: bool, **options: Any) -> None:
         self.is_kept = not dry_run
-        BillingTimeZone.objects.confirm()
         done = left = failed = 0
         for bill, expected_total, why_not in _due(except_flagged=except_flagged):
             try:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from usage.management.books import BooksCommand
 from usage.models import ApiKey
 
 
-class Command(BaseCommand):
+class Command(BooksCommand):
     """Prints the key alone on standard output, so that a script can keep it."""
 
     help = "Makes an API key. Several may live under one name, so that keys can be rotated."

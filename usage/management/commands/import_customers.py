@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError
 
 from usage.database.transactions import DatabaseUnavailable, repeatable
+from usage.management.books import BooksCommand
 from usage.models import Bill, Change, Customer
 
 _CUSTOMERS_AT_ONCE = 1000
@@ -43,7 +44,7 @@ class BadLines(Exception):
         self.problems = sorted(problems)
 
 
-class Command(BaseCommand):
+class Command(BooksCommand):
     """Imports the whole file in one transaction, or nothing of it."""
 
     help = (

@@ -7,12 +7,19 @@ from django.db import connection, transaction
 
 from usage.database import triggers
 from usage.database.transactions import lift_statement_timeout
+from usage.management.books import refuse_unmigrated
 
 
 class Command(BaseCommand):
     """Installs the guards that are missing, switched off or changed, in one transaction."""
 
     help = "Puts right the database's guards, for when /readyz says that some do not hold."
+
+    requires_migrations_checks = True
+
+    def check_migrations(self) -> None:
+        """Raise CommandError instead of Django's notice: a table that is missing has no guards."""
+        refuse_unmigrated()
 
     def handle(self, **options: Any) -> None:
         with transaction.atomic():

@@ -10,7 +10,8 @@ import dj_database_url
 from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from usage.management.scheduled import NOT_DONE, ScheduledCommand
+from usage.management.books import NOT_DONE
+from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted

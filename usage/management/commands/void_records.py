@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 
 from usage.database.transactions import database_now
 from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
 from usage.ledger.void import VoidRefused
+from usage.management.books import BooksCommand
 from usage.models import UsageRecord
 from usage.money import plain
 from usage.periods import day_bounds
@@ -25,7 +26,7 @@ _ACTOR = "void_records"
 _IDS_AT_ONCE = 500
 
 
-class Command(BaseCommand):
+class Command(BooksCommand):
     """A dry run unless told to apply. Killed and run again, it voids the rest."""
 
     help = (
