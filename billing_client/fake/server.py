@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 from billing_client.config import ENDPOINT
 from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, records_of
-from billing_client.fake.service import MemoryService, Reply, problem
+from billing_client.fake.service import MemoryService, Reply, problem, too_large
 
 # Where a client says which refused records it has dealt with in another way, as an array of ids.
 READ_ELSEWHERE = "/fake/refused"
+_MOST_BYTES = 2 * 1024 * 1024
 _QUICK: tuple[Fault, ...] = ("lost", "reset", "bad gateway")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with an RST
 
@@ -104,6 +106,17 @@ class FakeServer:
             call.fault = None if is_honest else self._fault(call)
             self.grader.calls.append(call)
             return call
+
+    def read_elsewhere(self, body: bytes) -> Reply:
+        """Note the ids of refused records that the client has dealt with in another way."""
+        try:
+            ids = json.loads(body)
+        except (ValueError, RecursionError):
+            ids = None
+        if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+            return _refusal(400, "invalid_json", "Send the ids as a JSON array of strings.")
+        self.grader.read_elsewhere |= set(ids)
+        return Reply(200, {}, {})
 
     def answer(self, call: Call, body: bytes, key: str | None) -> Reply | None:
         """The reply to send; None where the fault is that there is none."""
@@ -185,19 +198,28 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
         self.number = self.server.fake.connected()
 
-    def do_GET(self) -> None:
-        self._send(_refusal(405, "method_not_allowed", "Usage is reported by POST."))
+    def __getattr__(self, name: str) -> Any:
+        """Find the methods but POST, which the base class looks up by their names."""
+        if name.startswith("do_"):
+            return self._refuse_method
+        raise AttributeError(name)
+
+    def _refuse_method(self) -> None:
+        """Count it as no call: it may only ask whether the service is up."""
+        self._body()
+        refusal = _refusal(405, "method_not_allowed", "Usage is reported by POST.", Allow="POST")
+        self._send(self._not_let_in() or refusal)
 
     def do_POST(self) -> None:
         body = self._body()
         if self.path == READ_ELSEWHERE:
-            self.server.fake.grader.read_elsewhere |= {str(name) for name in json.loads(body)}
-            self._send(Reply(200, {}, {}))
+            self._send(self.server.fake.read_elsewhere(body))
             return
         fake = self.server.fake
-        refusal = self._refusal()
+        refusal = self._not_let_in() or self._unreadable(body)
         call = fake.begin(self.number, body, is_honest=refusal is not None)
-        reply = refusal or fake.answer(call, body, self.headers.get("Idempotency-Key"))
+        keys = self.headers.get_all("Idempotency-Key")
+        reply = refusal or fake.answer(call, body, ",".join(keys).strip() if keys else None)
         delivered = False
         try:
             if reply is not None:
@@ -211,16 +233,26 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """The calls are told by FakeServer."""
 
-    def _refusal(self) -> Reply | None:
-        """The answer to a request that is not even looked at."""
-        kind = self.headers.get_content_type()
-        if self.path.rstrip("/") != ENDPOINT.rstrip("/"):
+    def _not_let_in(self) -> Reply | None:
+        """The answer to a request at another address, or without a key."""
+        if unquote(urlsplit(self.path).path) not in (ENDPOINT, ENDPOINT.rstrip("/")):
             return _refusal(404, "not_found", f"Usage is reported by POST {ENDPOINT}.")
-        if not self.headers.get("Authorization", "").startswith("Bearer "):
-            return _refusal(401, "not_authenticated", "Send 'Authorization: Bearer <key>'.")
-        if kind != "application/json":
-            text = "Send the body as Content-Type: application/json."
+        scheme, _, key = self.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            text = "Send 'Authorization: Bearer <key>'."
+            return _refusal(401, "not_authenticated", text, WWW_Authenticate="Bearer")
+        return None
+
+    def _unreadable(self, body: bytes) -> Reply | None:
+        """The answer to a body that is not even looked at."""
+        encoding = self.headers.get("Content-Encoding", "identity").strip().lower()
+        charset = str(self.headers.get_param("charset", "utf-8")).lower()
+        is_json = self.headers.get_content_type() == "application/json"
+        if not is_json or charset not in {"utf-8", "utf8"} or encoding != "identity":
+            text = "Send the body as Content-Type: application/json, in UTF-8 and not compressed."
             return _refusal(415, "unsupported_media_type", text)
+        if len(body) > _MOST_BYTES:
+            return too_large("body_too_large", f"Send at most {_MOST_BYTES} bytes at once.")
         return None
 
     def _fail(self, call: Call) -> None:
@@ -250,14 +282,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html" if is_text else kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
-def _refusal(status: int, code: str, detail: str) -> Reply:
-    return Reply(status, problem(status, code, detail), {})
+def _refusal(status: int, code: str, detail: str, **headers: str) -> Reply:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Reply(status, problem(status, code, detail), named)
 
 
 def _results(call: Call, reply: Reply) -> dict[str, int]:
     if reply.status == 207:
-        return {one["request_id"]: one["status"] for one in reply.content["results"]}
+        results = reply.content["results"]
+        return {one["request_id"]: one["status"] for one in results if one["request_id"]}
     return dict.fromkeys(call.records, reply.status)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 from billing_client.batches import MOST_RECORDS
@@ -30,6 +30,16 @@ _TIME = r"([01]\d|2[0-3]):[0-5]\d"
 # RFC 3339, section 5.6, without leap seconds.
 _INSTANT = re.compile(rf"\d{{4}}-\d\d-\d\d[Tt]{_TIME}:[0-5]\d(\.\d+)?([Zz]|[+-]{_TIME})", re.ASCII)
 _CUSTOMER = re.compile(r"[1-9][0-9]{0,18}")
+_LONGEST_INTEGER = 40
+_LONGEST_NUMBER = 100  # in quotes
+# Stands for each field that is missing or at fault, while the others are checked.
+_SOUND: Record = {
+    "request_id": "-",
+    "customer_id": 1,
+    "service": "-",
+    "units_consumed": 1,
+    "price_per_unit": 0,
+}
 _GRACE = timedelta(days=3)
 _SKEW = timedelta(minutes=5)
 _LONGEST_LATENESS = timedelta(days=366)
@@ -82,7 +92,7 @@ class MemoryService:
         if not sent:
             return _refused(400, "invalid_json", "The array is empty: send 1 to 1000 records.")
         if len(sent) > MOST_RECORDS:
-            return _refused(413, "too_many_records", "Send at most 1000 records at once.")
+            return too_large("too_many_records", "Send at most 1000 records at once.")
         self.batches.append(len(sent))
         replies = [self._one(record) for record in sent]
         results = [_result(record, reply) for record, reply in zip(sent, replies, strict=True)]
@@ -172,48 +182,63 @@ def problem(status: int, code: str, detail: str = "", **more: Any) -> Record:
     }
 
 
+def too_large(code: str, detail: str) -> Reply:
+    """The answer to a body with too many bytes or records."""
+    return Reply(413, problem(413, code, detail), {"Connection": "close"})
+
+
 def _usage(sent: Any) -> Usage:
     """The record as the client's own class, which has the service's bounds.
 
-    Raises ValidationError.
+    Raises ValidationError with every fault.
     """
     if not isinstance(sent, dict):
-        raise _error(FieldError("record", "type", "A record is an object with named fields."))
+        fault = FieldError("record", "type", "A record is an object with named fields.")
+        raise ValidationError("", fields=[fault])
+    faults: list[FieldError] = []
     given: Record = {}
     for key, value in sent.items():
         name = _NAMES.get(key)
         if name is None:
-            raise _error(FieldError(str(key)[:40], "unknown", f"Fields: {', '.join(_FIELDS)}."))
-        if name in given:
-            raise _error(FieldError(name, "twice", f"{name} is given in both spellings."))
-        given[name] = value
+            faults.append(FieldError(key[:40], "unknown", f"Fields: {', '.join(_FIELDS)}."))
+        elif name in given:
+            faults.append(FieldError(name, "twice", f"{name} is given in both spellings."))
+        else:
+            given[name] = value
     missing = [name for name in _REQUIRED if name not in given]
-    if missing:
-        raise _error(*(FieldError(name, "required", f"{name} is missing.") for name in missing))
-    nulls = [name for name in given if given[name] is None]
-    if nulls:
-        hint = "is null: leave the field out"
-        raise _error(*(FieldError(name, "type", f"{name} {hint}.") for name in nulls))
-    customer = given["customer_id"]
-    if isinstance(customer, str) and _CUSTOMER.fullmatch(customer):
-        given["customer_id"] = int(customer)
-    if "occurred_at" in given:
-        given["occurred_at"] = _instant(given["occurred_at"])
-    return Usage(**given)
+    faults += [FieldError(name, "required", f"{name} is missing.") for name in missing]
+    sound = dict(_SOUND)
+    for name, value in given.items():
+        try:
+            sound[name] = _value(name, value)
+        except ValueError as unfit:
+            faults.append(FieldError(name, "type", f"{name} {unfit}."))
+    try:
+        usage = Usage(**sound)
+    except ValidationError as error:
+        faults += error.fields
+    if faults:
+        raise ValidationError("", fields=faults)
+    return usage
 
 
-def _instant(value: Any) -> datetime:
+def _value(name: str, value: Any) -> Any:
+    """The value as the client's own class takes it; raises ValueError with what is wrong."""
+    if value is None:
+        raise ValueError("is null: leave the field out")
+    if name == "customer_id" and isinstance(value, str) and _CUSTOMER.fullmatch(value):
+        return int(value)
+    is_number = name in {"units_consumed", "price_per_unit"}
+    if is_number and isinstance(value, str) and len(value) > _LONGEST_NUMBER:
+        raise ValueError(f"has more than {_LONGEST_NUMBER} characters")
+    if name != "occurred_at":
+        return value
     if isinstance(value, str) and _INSTANT.fullmatch(value):
         try:
             return datetime.fromisoformat(value.upper())
         except ValueError:
             pass  # such as the 31st of February
-    detail = "occurred_at is not a time with an offset, such as 2026-11-22T10:00:00Z."
-    raise _error(FieldError("occurred_at", "type", detail))
-
-
-def _error(*faults: FieldError) -> ValidationError:
-    return ValidationError("", fields=faults)
+    raise ValueError("is not a time with an offset, such as 2026-11-22T10:00:00Z")
 
 
 def _invalid(faults: Collection[FieldError]) -> Reply:
@@ -231,6 +256,8 @@ def _refused(status: int, code: str, detail: str, **more: object) -> Reply:
 
 def _result(sent: Any, reply: Reply) -> Record:
     request_id = sent.get("request_id", sent.get("requestId")) if isinstance(sent, dict) else None
+    if not (isinstance(request_id, str) and len(request_id) <= 128 and request_id.isprintable()):
+        request_id = None
     name = "record" if reply.status < 400 else "error"
     return {"status": reply.status, "request_id": request_id, name: reply.content}
 
@@ -238,6 +265,13 @@ def _result(sent: Any, reply: Reply) -> Record:
 def _differs(name: str, sent: Usage, known: Usage) -> bool:
     value = getattr(sent, name)
     return bool(value is not None and value != getattr(known, name))
+
+
+def _number(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:  # an exponent that Decimal cannot hold
+        return Decimal("Infinity")
 
 
 def _plain(number: Decimal) -> str:
@@ -251,5 +285,8 @@ def _text(at: datetime) -> str:
 
 _NAMES = {alias: name for name in _FIELDS for alias in (name, camel_case(name))}
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=unique_keys, parse_float=Decimal, parse_constant=no_constant
+    object_pairs_hook=unique_keys,
+    parse_int=lambda text: int(text) if len(text) <= _LONGEST_INTEGER else Decimal(text),
+    parse_float=_number,
+    parse_constant=no_constant,
 )

@@ -292,3 +292,27 @@ def test_what_is_no_port_is_refused(port: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fake", "--port", port])
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("body", [b"nonsense", b"[" * 100_000, b'{"ids": ["a"]}', b"[7]"])
+def test_what_is_no_array_of_ids_is_refused(body: bytes) -> None:
+    with FakeServer(facts=FACTS, times=QUICK) as fake:
+        client = Client(fake.port)
+        client.connection.request("POST", READ_ELSEWHERE, body)
+        response = client.connection.getresponse()
+        assert (response.status, json.loads(response.read())["code"]) == (400, "invalid_json")
+        client.connection.close()
+    assert fake.grader.read_elsewhere == set()
+
+
+def test_ids_that_are_no_texts_are_refused_and_graded() -> None:
+    batch = [
+        {**fact, "request_id": name} for fact, name in zip(facts(), [7, ["a"], "a b"], strict=False)
+    ]
+    with FakeServer(facts=FACTS, times=QUICK) as fake:
+        client = Client(fake.port)
+        while client.attempt(json.dumps(batch).encode())[0] != 207:
+            pass
+        client.connection.close()
+        fake.wait()
+    assert "refusal not read" in {finding.name for finding in fake.grader.findings()}

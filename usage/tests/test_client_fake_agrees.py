@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.test import Client
 
+from billing_client.fake.grading import Times
+from billing_client.fake.server import FakeServer
 from billing_client.fake.service import MemoryService
 from usage.models import Customer
 from usage.tests.conftest import Post
@@ -63,6 +68,19 @@ SENT: dict[str, list[Any]] = {
     "a date without a time": [{**SOUND, "occurred_at": "2026-11-22"}],
     "a time without an offset": [{**SOUND, "occurred_at": "2026-11-22T10:00:00"}],
     "a day that is not": [{**SOUND, "occurred_at": "2026-02-30T10:00:00Z"}],
+    "every field at fault": [
+        {"request_id": "a b", "customerId": True, "units_consumed": -1, "occurred_at": 7, "x": 1}
+    ],
+    "a number of a hundred characters": [{**SOUND, "units_consumed": f"1.{'0' * 98}"}],
+    "a number of more": [{**SOUND, "units_consumed": f"1.{'0' * 99}"}],
+    "an exponent beyond all bounds": [
+        json.dumps(SOUND).replace("2.5", "1e999999999999999999999").encode()
+    ],
+    "a number that Python reads as no int": [json.dumps(SOUND).replace("2.5", "9" * 5000).encode()],
+    "a time with many digits": [{**SOUND, "occurred_at": f"{NOW:%FT%T}.{'9' * 100}Z"}],
+    "ids that cannot be shown": [
+        [{**SOUND, "request_id": name} for name in (7, ["a"], "x" * 129, "a\nb", "ä b", None)]
+    ],
     "text": ["text"],
     "an empty array": [[]],
     "too many records": [[SOUND] * 1001],
@@ -128,3 +146,80 @@ def test_it_answers_as_the_service(customer: Customer, post: Post, sent: list[An
     assert answer.status_code == reply.status
     assert form(answer.json()) == form(json.loads(json.dumps(reply.content)))
     assert answer.headers.get("Idempotent-Replayed") == reply.headers.get("Idempotent-Replayed")
+
+
+JSON = {"Content-Type": "application/json"}
+KEY = {"Authorization": "Bearer KEY"}
+ENDPOINT = "/api/v1/usage/"
+REQUESTS: dict[str, tuple[str, str, dict[str, str], bytes]] = {
+    "no slash at the end": ("POST", ENDPOINT[:-1], JSON | KEY, b""),
+    "two slashes at the end": ("POST", f"{ENDPOINT}/", JSON | KEY, b""),
+    "a query": ("POST", f"{ENDPOINT}?page=1", JSON | KEY, b""),
+    "an escaped letter": ("POST", "/api/v1/usag%65/", JSON | KEY, b""),
+    "a scheme in small letters": ("POST", ENDPOINT, JSON | {"Authorization": "bearer  KEY "}, b""),
+    "no key": ("POST", ENDPOINT, JSON, b""),
+    "an empty key": ("POST", ENDPOINT, JSON | {"Authorization": "Bearer "}, b""),
+    "another scheme": ("POST", ENDPOINT, JSON | {"Authorization": "Basic KEY"}, b""),
+    "no key and another type": ("POST", ENDPOINT, {"Content-Type": "text/plain"}, b""),
+    "another type": ("POST", ENDPOINT, KEY | {"Content-Type": "text/plain"}, b""),
+    "UTF-8 in quotes": (
+        "POST",
+        ENDPOINT,
+        KEY | {"Content-Type": 'application/json;charset="UTF-8"'},
+        b"",
+    ),
+    "another charset": (
+        "POST",
+        ENDPOINT,
+        KEY | {"Content-Type": "application/json; charset=latin1"},
+        b"",
+    ),
+    "a compressed body": ("POST", ENDPOINT, JSON | KEY | {"Content-Encoding": "gzip"}, b""),
+    "2 MiB": ("POST", ENDPOINT, JSON | KEY, b" " * (2 * 1024 * 1024 - len(body_of(SOUND)))),
+    "more than 2 MiB": ("POST", ENDPOINT, JSON | KEY, b" " * 2 * 1024 * 1024),
+    "GET": ("GET", ENDPOINT, KEY, b""),
+    "PUT": ("PUT", ENDPOINT, JSON | KEY, b""),
+    "GET without a key": ("GET", ENDPOINT, {}, b""),
+}
+# Of each answer; the client does not look at others.
+HEADERS = ("Content-Type", "WWW-Authenticate", "Allow")
+
+
+def ask_fake(method: str, path: str, headers: dict[str, str], body: bytes) -> Any:
+    """The answer to the request sent twice, since a fault is arranged for the first."""
+    answer = None
+    with FakeServer(times=Times(silence=0.1, outage=0)) as fake:
+        for _ in range(2):
+            connection = http.client.HTTPConnection("127.0.0.1", fake.port, timeout=5)
+            broken = contextlib.suppress(OSError, http.client.HTTPException)
+            with contextlib.closing(connection), broken:
+                connection.request(method, path, body, headers)
+                response = connection.getresponse()
+                answer = response.status, response.read(), response.headers
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "spaces"), REQUESTS.values(), ids=list(REQUESTS)
+)
+def test_its_server_lets_in_what_the_service_does(
+    customer: Customer,
+    client: Client,
+    api_key: str,
+    method: str,
+    path: str,
+    headers: dict[str, str],
+    spaces: bytes,
+) -> None:
+    body = b"" if method == "GET" else body_of(SOUND) + spaces
+    given = {name: value.replace("KEY", api_key) for name, value in headers.items()}
+    kind = given.pop("Content-Type", "")
+    for _ in range(2):
+        answer = client.generic(method, path, body, kind, headers=given)
+    status, content, told = ask_fake(method, path, headers, body)
+    assert (status, json.loads(content).get("code")) == (
+        answer.status_code,
+        answer.json().get("code"),
+    )
+    if status >= 400:
+        assert [told[name] for name in HEADERS] == [answer.get(name) for name in HEADERS]
