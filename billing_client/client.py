@@ -44,7 +44,8 @@ _INTERRUPT_SECONDS = 3.0
 class BillingClient:
     """A connection to the billing service; make one per process and share it.
 
-    url      the service's address, with or without a path before /api; BILLING_URL if not given
+    url      the service's address, with or without a path before /api, or the address of its
+             endpoint, which ends with /api/v1/usage/; BILLING_URL if not given
     api_key  as create_api_key printed it; BILLING_API_KEY if not given
 
     Times are in seconds: ``connect_timeout`` for each address of the host, ``read_timeout`` for
@@ -137,7 +138,12 @@ class BillingClient:
             request_id=request_id,
             occurred_at=occurred_at,
         )
-        return self._call_for_one(usage).result()
+        try:
+            return self._call_for_one(usage).result()
+        except BillingError as error:
+            # A traceback in a log may be all that is left of an id that was made here.
+            error.add_note(f"The usage has the request_id {usage.request_id}.")
+            raise
 
     def record_many(
         self,

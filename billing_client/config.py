@@ -105,7 +105,8 @@ def endpoint_of(url: str | None) -> str:
             "the API key travels unencrypted to http://%s; use https outside this machine",
             parts.netloc,
         )
-    return url.rstrip("/") + ENDPOINT
+    # The API's documentation shows the address of the endpoint, so some pass that.
+    return url.rstrip("/").removesuffix(ENDPOINT.rstrip("/")) + ENDPOINT
 
 
 def api_key_of(api_key: str | None) -> str:

@@ -55,6 +55,13 @@ def test_a_wrong_address_is_refused_at_once_without_its_secrets(url: str) -> Non
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["", "/", "/api/v1/usage", "/api/v1/usage/"])
+@pytest.mark.parametrize("prefix", ["", "/billing"])
+def test_the_address_of_the_endpoint_is_that_of_the_service(prefix: str, path: str) -> None:
+    with BillingClient(f"{URL}{prefix}{path}", KEY) as billing:
+        assert repr(billing) == f"<BillingClient for {URL}{prefix}/api/v1/usage/>"
+
+
 @pytest.mark.parametrize("key", ["a b", "abc\n", "\tabc", "schlüssel", "a\x00b", "a\x7f"])
 def test_a_wrong_key_is_refused_at_once_and_not_repeated(key: str) -> None:
     with pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -210,3 +211,15 @@ def test_every_error_is_a_billing_error(billing: BillingClient, server: FaultySe
     server.script.append(reply(418))
     with pytest.raises(BillingError):
         billing.record_usage(**FACT)
+
+
+def test_a_traceback_shows_the_id_also_if_it_was_made_up(
+    billing: BillingClient, server: FaultyServer
+) -> None:
+    server.script.append(refuse(401, "not_authenticated"))
+    with pytest.raises(AuthenticationError) as caught:
+        billing.record_usage(**{**FACT, "request_id": None})
+    (made_up,) = caught.value.request_ids
+    assert "".join(traceback.format_exception(caught.value)).endswith(
+        f"The usage has the request_id {made_up}.\n"
+    )
