@@ -41,6 +41,13 @@ def test_an_export_with_a_malformed_filter_says_which(admin_client: Client) -> N
     assert "&#x27;&lt;b&gt;&#x27; is not a month" in error_of(admin_client.get(address), 404)
 
 
+@pytest.mark.parametrize("query", ["id__exact=3", "_to_field=customer", "customer__name=x"])
+def test_a_filter_that_no_list_has_is_not_understood(admin_client: Client, query: str) -> None:
+    page = error_of(admin_client.get(f"/admin/usage/bill/?{query}"), 400)
+
+    assert "Nothing was done: the address or the form has a part" in page
+
+
 def test_what_the_role_does_not_allow_is_said_so(customer: Customer) -> None:
     bill = report()
 
