@@ -76,6 +76,9 @@ class OfFilteredList(View):
             self.model_admin.has_view_permission(request) and self.model_admin.may_act(request)
         ):
             raise PermissionDenied
+        if not self.changelist.is_narrowed:
+            messages.info(request, "Set filters first: they choose the records to void.")
+            return HttpResponseRedirect(reverse("admin:usage_usagerecord_changelist"))
         return super().dispatch(request, *args, **kwargs)
 
     @cached_property
@@ -105,9 +108,6 @@ class VoidMany(OfFilteredList):
         return Selection(self.changelist.queryset, up_to)
 
     def get(self, request: HttpRequest) -> HttpResponse:
-        if not self.changelist.export_query:
-            messages.info(request, "Set filters first: they choose the records to void.")
-            return HttpResponseRedirect(self.list_address)
         up_to = database_now()
         initial = {"up_to": up_to.isoformat(), "reason": request.GET.get("reason", "")}
         return self.preview(VoidManyForm(initial=initial), up_to)

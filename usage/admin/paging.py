@@ -150,13 +150,16 @@ class KeysetChangeList(ChangeList):
     def get_queryset(
         self, request: HttpRequest, exclude_parameters: list[str | None] | None = None
     ) -> QuerySet[Any]:
+        self.query = self.query.strip()  # spaces alone search for nothing
         try:
-            return super().get_queryset(request, exclude_parameters)
+            found = super().get_queryset(request, exclude_parameters)
         except IncorrectLookupParameters as error:
             # Django would redirect to the unfiltered list, whose rows look like the answer.
             self.refusal = str(error)
             self.clear_all_filters_qs = self.get_query_string(remove=self.get_filters_params())
             return self.root_queryset.none()
+        # Django says that a NUL is not allowed, but shows all rows, as if nothing were searched.
+        return found.none() if "\0" in request.GET.get(SEARCH_VAR, "") else found
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         # In any other order, a page would have to read every row.

@@ -159,10 +159,19 @@ def test_the_records_are_downloaded_before_and_after(admin_client: Client, wrong
     assert len(before.splitlines()) == 8
 
 
-def test_without_filters_it_goes_back_to_the_list(admin_client: Client, wrong: Bill) -> None:
-    response = admin_client.get("/admin/usage/usagerecord/void-many/", follow=True)
+@pytest.mark.parametrize("query", ["", "?q=+", "?o=1", "?customer=&voids="])
+def test_without_filters_it_goes_back_to_the_list(
+    admin_client: Client, wrong: Bill, query: str
+) -> None:
+    address = f"/admin/usage/usagerecord/void-many/{query}"
+    assert "Void these" not in text_of(admin_client.get(list_of("usagerecord") + query))
 
-    assert messages_of(response) == ["Set filters first: they choose the records to void."]
+    for response in (
+        admin_client.get(address, follow=True),
+        admin_client.post(address, form_of(admin_client, count=9), follow=True),
+    ):
+        assert messages_of(response) == ["Set filters first: they choose the records to void."]
+    assert voided() == 0
 
 
 def test_a_malformed_filter_is_not_found(admin_client: Client, wrong: Bill) -> None:

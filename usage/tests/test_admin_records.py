@@ -282,6 +282,14 @@ def test_the_filters_are_one_form(admin_client: Client, customer: Customer) -> N
     assert '<noscript><input type="text" name="customer" value="123"' in form
 
 
+def test_a_search_for_spaces_is_none(admin_client: Client, customer: Customer) -> None:
+    report()
+
+    changelist = admin_client.get(list_of("usagerecord", q="  ")).context["cl"]
+
+    assert (changelist.is_narrowed, len(changelist.result_list)) == (False, 1)
+
+
 def test_empty_fields_of_the_form_are_no_filters(admin_client: Client, customer: Customer) -> None:
     report()
 
@@ -353,3 +361,4 @@ def test_a_search_with_a_nul_finds_nothing_on_either_database(
     assert found["results"] == []
     assert (filtered.status_code, filtered.context["cl"].result_list) == (400, [])
     assert messages_of(searched) == ["Null characters are not allowed."]
+    assert searched.context["cl"].result_list == []
