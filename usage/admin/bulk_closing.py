@@ -47,7 +47,7 @@ from usage.ledger.close import (
     close,
 )
 from usage.models import Bill
-from usage.money import EXACT, plain
+from usage.money import EXACT, plain, round_amount
 from usage.verification import counted
 
 BILLS_SHOWN = 60
@@ -75,7 +75,7 @@ class Shown(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A due bill in the list."""
+    """A due bill in the list; `shown` is the total on a page before, if that was another."""
 
     value: str
     bill: BillCells
@@ -83,6 +83,7 @@ class Row(NamedTuple):
     findings: list[FindingCells]
     is_blocked: bool
     is_held: bool
+    shown: str
 
 
 class Sum(NamedTuple):
@@ -165,9 +166,14 @@ class ToClose(View):
         """Show the chosen bills as they are now, of which the confirmation carries the totals."""
         now = database_now()
         found = Bill.objects.filter(pk__in=[one.bill_id for one in chosen])
-        bills = list(found.select_related("customer", "hold").order_by("pk"))
+        bills = list(found.open().select_related("customer", "hold").order_by("pk"))
+        already = found.closed().count()
+        if not bills:
+            messages.info(self.request, "The bills chosen are closed already; nothing was changed.")
+            return HttpResponseRedirect(self.address)
         examined = examine(bills, now)
-        rows = [_row(bill, examined[bill.pk], now) for bill in bills]
+        shown = {one.bill_id: one.total for one in chosen}
+        rows = [_row(bill, examined[bill.pk], now, shown=shown[bill.pk]) for bill in bills]
         verb = f"Close {counted(len(rows), 'bill')}"
         return self.page(
             "usage/admin/close_many.html",
@@ -175,7 +181,8 @@ class ToClose(View):
             verb=verb,
             form=form,
             values=[row.value for row in rows],
-            flagged=[row for row in rows if row.is_blocked or row.is_held],
+            already=already,
+            flagged=[row for row in rows if row.is_blocked or row.is_held or row.shown],
             sums=_sums((bill, examined[bill.pk].total) for bill in bills),
         )
 
@@ -260,7 +267,7 @@ def _fitting(bills: Sequence[Bill]) -> list[Bill]:
     return fitting
 
 
-def _row(bill: Bill, found: Examined, now: Any) -> Row:
+def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> Row:
     return Row(
         value=str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
         bill=BillCells(
@@ -275,6 +282,9 @@ def _row(bill: Bill, found: Examined, now: Any) -> Row:
         findings=[finding_cells(finding, bill) for finding in found.blocking],
         is_blocked=bool(found.blocking),
         is_held=hasattr(bill, "hold"),
+        shown=""
+        if shown is None or shown == found.total
+        else formats.money(round_amount(shown, bill.digits), bill.currency),
     )
 
 

@@ -11,7 +11,8 @@ from django.urls import reverse
 from usage.admin import bulk_closing
 from usage.ledger.close import close
 from usage.ledger.hold import hold
-from usage.models import Bill, HistoryEntry, UsageCheck
+from usage.ledger.void import void
+from usage.models import Bill, HistoryEntry, UsageCheck, UsageRecord
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import messages_of, page_of, queries, report, staff, text_of
@@ -100,11 +101,51 @@ def test_confirming_closes_each_bill_with_a_history_entry_of_its_own(
 def test_a_bill_closed_meanwhile_is_counted_apart(
     admin_client: Client, bills: list[Bill], chosen: list[str]
 ) -> None:
+    values = admin_client.post(TO_CLOSE, {"bill": chosen}).context["values"]
     close(bills[2], by="Kim")
 
-    response = confirmed(admin_client, chosen)
+    response = admin_client.post(TO_CLOSE, {"bill": values, "confirmed": "1"}, follow=True)
 
     assert messages_of(response) == ["1 closed, 1 was closed already."]
+
+
+def test_the_confirmation_leaves_out_bills_that_are_closed_already(
+    admin_client: Client, bills: list[Bill], chosen: list[str]
+) -> None:
+    close(bills[2], by="Kim")
+
+    response = admin_client.post(TO_CLOSE, {"bill": chosen})
+
+    assert "Close 1 bill?" in text_of(response)
+    assert "Beside them, 1 bill of those chosen is closed already." in text_of(response)
+    assert response.context["sums"] == [(1, "$200.00")]
+    close(bills[3], by="Kim")
+    response = admin_client.post(TO_CLOSE, {"bill": chosen}, follow=True)
+    assert messages_of(response) == ["The bills chosen are closed already; nothing was changed."]
+
+
+def test_the_confirmation_names_a_bill_whose_total_is_no_longer_that_of_the_list(
+    admin_client: Client, bills: list[Bill], chosen: list[str]
+) -> None:
+    void(UsageRecord.objects.get(bill=bills[2]), reason="Wrong.", by="Kim")
+
+    response = admin_client.post(TO_CLOSE, {"bill": chosen})
+
+    assert "The list showed $200.00." in text_of(response)
+    assert [row.bill.total for row in response.context["flagged"]] == ["$0.00"]
+    assert "Close 2 bills?" in text_of(response)
+
+
+def test_one_due_bill_is_counted_in_the_singular(
+    admin_client: Client, bills: list[Bill], chosen: list[str]
+) -> None:
+    for bill in bills[2:]:
+        close(bill, by="Kim")
+    assert "2 bills are due to close: their month" in text_of(admin_client.get(TO_CLOSE))
+
+    close(bills[0], by="Kim")
+
+    assert "1 bill is due to close: its month" in text_of(admin_client.get(TO_CLOSE))
 
 
 def test_a_bill_that_moved_is_left_open_and_named(
