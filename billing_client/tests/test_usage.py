@@ -241,6 +241,13 @@ def test_the_amount_stays_below_a_million_millions() -> None:
     assert (fault.field, fault.code) == ("units_consumed", "amount_too_large")
 
 
+def test_the_amount_is_judged_beside_other_faults() -> None:
+    fields = refused(service="", units_consumed=10**11, price_per_unit=10).fields
+    assert [fault.field for fault in fields] == ["service", "units_consumed"]
+    fields = refused(service="", units_consumed=10**12, price_per_unit=10).fields
+    assert [fault.code for fault in fields] == ["invalid", "invalid"]
+
+
 def test_the_amount_is_not_rounded_before_it_is_judged() -> None:
     """The product has thirty nines; at Decimal's default of 28 digits it rounds up to the limit."""
     made(units_consumed="1000000000.000001", price_per_unit="999.999999999999")

@@ -71,6 +71,9 @@ SENT: dict[str, list[Any]] = {
     "every field at fault": [
         {"request_id": "a b", "customerId": True, "units_consumed": -1, "occurred_at": 7, "x": 1}
     ],
+    "an amount and another field at fault": [
+        {**SOUND, "customer_id": 0, "units_consumed": 10**11, "price_per_unit": 10}
+    ],
     "a number of a hundred characters": [{**SOUND, "units_consumed": f"1.{'0' * 98}"}],
     "a number of more": [{**SOUND, "units_consumed": f"1.{'0' * 99}"}],
     "an exponent beyond all bounds": [
