@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Runs the administrative commands of the service."""
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ from django.core.management import execute_from_command_line
 from django.db import Error
 
 NOT_DONE = 2  # the exit status if a command could not do its work; 1 can be what it found
+INTERRUPTED = 130  # what a shell makes of Ctrl-C
+_UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def main() -> None:
@@ -17,6 +20,9 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "billing_project.settings")
     try:
         execute_from_command_line(sys.argv)
+        sys.stdout.flush()  # here, where it can be told that this fails
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     except ImproperlyConfigured as error:
         sys.stderr.write(f"{error}\n")
     except Exception as error:  # noqa: BLE001 - Python's own exit status for these is 1
@@ -30,7 +36,11 @@ def main() -> None:
 
 
 def _why_not_done(error: Exception) -> str | None:
-    """Return a sentence about a database that is away or not to be used, or None."""
+    """Return a sentence about output or a database that cannot be used, or None."""
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
+        # What is still to be written would fail once more as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"The output cannot be written ({error.strerror}): see to that and run this again."
     # Only now are the settings read, which this needs.
     from usage.database.transactions import DatabaseUnavailable, is_unavailable  # noqa: PLC0415
 

@@ -1,7 +1,9 @@
 """`manage.py close_bills` closes what is due, one bill at a time, and reports what it could not."""
 
+import errno
 from decimal import Decimal
 from io import StringIO
+from unittest.mock import Mock
 
 import pytest
 from django.contrib.auth.models import User
@@ -15,7 +17,7 @@ from usage.ledger.close import BillTotalTooLarge, close
 from usage.ledger.hold import hold
 from usage.ledger.record import record
 from usage.management.commands import close_bills
-from usage.models import Bill, HistoryEntry
+from usage.models import Bill, CommandRun, HistoryEntry
 from usage.models.base import ActorRefused
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
@@ -57,6 +59,22 @@ def test_bills_whose_month_and_grace_are_over_are_closed(
         f"Closed bill {bills[2].pk} of No. 3 (3), 2026-10: 10.50 USD",
         "3 bills closed.",
     ]
+
+
+def test_a_bill_that_is_closed_and_cannot_be_printed_is_not_called_left_open(
+    bills: list[Bill], database_clock: DatabaseClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database_clock.set(AFTER_GRACE)
+
+    full_disk = Mock(write=Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+
+    with pytest.raises(OSError, match="No space left"):
+        call_command("close_bills", stdout=full_disk)
+
+    assert closed() == [1]
+    assert capsys.readouterr().err == ""
+    run = CommandRun.objects.get()
+    assert (run.exit_status, run.count) == (2, 1)
 
 
 def test_a_bill_is_left_open_in_its_month_and_in_grace(

@@ -1,5 +1,8 @@
 """`manage.py create_api_key` prints the key alone, so that a script can keep it."""
 
+import errno
+from unittest.mock import Mock
+
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -16,6 +19,15 @@ def test_standard_output_is_the_key_and_nothing_else(capsys: pytest.CaptureFixtu
     assert api_key == ApiKey.objects.get(name="cdn team")
     assert "not shown again" in printed.err
     assert printed.out.strip() not in printed.err
+
+
+def test_a_key_that_cannot_be_printed_is_not_made() -> None:
+    full_disk = Mock(write=Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+
+    with pytest.raises(OSError, match="No space left"):
+        call_command("create_api_key", "cdn team", stdout=full_disk)
+
+    assert not ApiKey.objects.exists()
 
 
 def test_several_keys_live_under_one_name(capsys: pytest.CaptureFixture[str]) -> None:

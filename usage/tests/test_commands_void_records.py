@@ -167,7 +167,12 @@ def test_filters_choose_the_records(
         ([], "Say which records to void"),
         (["--price", "x"], "'x' is not a unit price"),
         (["--from", "soon"], "'soon' is not a day. Use YYYY-MM-DD."),
-        (["--ids", "nowhere.txt"], "nowhere.txt cannot be read"),
+        (["--ids", "nowhere.txt"], "nowhere.txt cannot be read: No such file or directory."),
+        (["--to", "9999-12-31"], "'9999-12-31' is not a day"),
+        (
+            ["--late", "--csv", "nowhere/ids.csv", "--apply"],
+            "cannot be written: No such file",
+        ),
     ],
 )
 def test_what_is_malformed_is_named(key: ApiKey, options: list[str], said: str) -> None:
@@ -180,6 +185,19 @@ def test_a_reason_that_is_too_long_voids_nothing(key: ApiKey) -> None:
         call_command("void_records", "--key", f"{key.pk}", "--reason", "x" * 501, "--apply")
 
     assert voided() == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"cdn:1\0\n", "1 request_id that no record has"), (b"cdn:\xe9\n", "more than request_ids")],
+)
+def test_a_file_that_is_no_text_of_ids_is_refused(
+    content: bytes, message: str, tmp_path: Path, key: ApiKey
+) -> None:
+    (tmp_path / "ids").write_bytes(content)
+
+    with pytest.raises(CommandError, match=message):
+        call_command("void_records", "--ids", f"{tmp_path / 'ids'}", *REASON, "--apply")
 
 
 def test_the_ids_are_written_for_the_team(key: ApiKey, tmp_path: Path) -> None:

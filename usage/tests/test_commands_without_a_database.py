@@ -1,22 +1,28 @@
-"""A command whose database is away, or is kept in another time zone, ends with one sentence."""
+"""A command that cannot do its work ends with one sentence, and with an exit status of its own."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
 
+import manage as manage_py
 from usage.tests.books import Books
 
 pytestmark = pytest.mark.live  # starts processes
 NOWHERE = "postgres://nobody@127.0.0.1:9/nowhere"
 
 
-def manage(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def manage(
+    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "manage.py", *arguments],
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "usage.tests.settings", **environment},
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         check=False,
         timeout=60,
@@ -48,6 +54,34 @@ def test_a_crash_and_a_wrong_setting_are_not_taken_for_what_a_command_finds(
     assert (crashed.returncode, wrong.returncode) == (2, 2)
     assert crashed.stderr.startswith("Traceback")
     assert wrong.stderr.startswith("DATABASE_URL is malformed, but must be ")
+
+
+@pytest.fixture(params=["a full disk", "a reader that has gone"])
+def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
+    if request.param == "a full disk":
+        output = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, output = os.pipe()
+        os.close(read)
+    yield output
+    os.close(output)
+
+
+def test_output_that_cannot_be_written_is_said_in_a_sentence(unwritable: int, books: Books) -> None:
+    done = manage("install_guards", stdout=unwritable, DATABASE_URL=books.url)
+
+    assert done.returncode == 2
+    (sentence,) = done.stderr.splitlines()
+    assert sentence.startswith("The output cannot be written (")
+
+
+def test_ctrl_c_ends_a_command_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manage_py, "execute_from_command_line", Mock(side_effect=KeyboardInterrupt))
+
+    with pytest.raises(SystemExit) as ended:
+        manage_py.main()
+
+    assert ended.value.code == 130
 
 
 COMMANDS = [

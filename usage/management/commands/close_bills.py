@@ -31,28 +31,32 @@ class Command(ScheduledCommand):
 
     def handle(self, *, dry_run: bool, except_flagged: bool, **options: Any) -> None:
         self.is_kept = not dry_run
-        done = left = failed = 0
+        left = failed = 0
         for bill, expected_total, why_not in _due(except_flagged=except_flagged):
+            reason = why_not
             try:
-                if why_not:
-                    self._say(f"Left for staff {bill}: {why_not}")
-                    left += 1
-                elif dry_run or close(bill, by="close_bills", expected_total=expected_total):
-                    said = "Would close" if dry_run else "Closed"
-                    self._say(f"{said} {_described(bill)}")
-                    done += 1
+                is_closed = not why_not and (
+                    dry_run or close(bill, by="close_bills", expected_total=expected_total)
+                )
             except (BillChanged, BillOnHold) as error:
-                self._say(f"Left for staff {bill}: {error}")
-                left += 1
+                is_closed, reason = False, str(error)
             except Exception as error:  # noqa: BLE001 - no bill may keep the others open
                 self.stderr.write(f"Left open {bill}: {error}")
                 failed += 1
+                continue
+            # Not within the try: a bill that is closed and cannot be printed was not left open.
+            if reason:
+                left += 1
+                self._say(f"Left for staff {bill}: {reason}")
+            elif is_closed:
+                self.counted += 1
+                self._say(f"{'Would close' if dry_run else 'Closed'} {_described(bill)}")
         for bill_id in Bill.objects.with_unreadable().unreadable().values_list("pk", flat=True):
             self.stderr.write(f"Passed over bill {bill_id}: it cannot be read, see verify_bills.")
             failed += 1
-        self.counted = done
-        if done or dry_run:  # cron mails all output, every hour
-            self._say(f"{counted(done, 'bill')} {'would be closed' if dry_run else 'closed'}.")
+        if self.counted or dry_run:  # cron mails all output, every hour
+            said = "would be closed" if dry_run else "closed"
+            self._say(f"{counted(self.counted, 'bill')} {said}.")
         if failed:
             raise CommandError(
                 f"{counted(failed, 'bill')} could not be closed: run the command again."

@@ -31,9 +31,10 @@ class Command(BaseCommand):
                 "may do: use createsuperuser and create_api_key instead."
             )
         with transaction.atomic():
-            lines = self.prepare(address)
-        for line in [*lines, f"Serving on {address}"]:
-            self.stdout.write(line)
+            # A password that cannot be printed is not made.
+            for line in [*self.prepare(address), f"Serving on {address}"]:
+                self.stdout.write(line)
+            self.stdout.flush()
 
     def prepare(self, address: str) -> list[str]:
         """Fills an empty database; returns what must be told once."""

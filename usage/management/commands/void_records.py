@@ -18,7 +18,7 @@ from usage.ledger.void import VoidRefused
 from usage.management.books import BooksCommand
 from usage.models import UsageRecord
 from usage.money import plain
-from usage.periods import day_bounds
+from usage.periods import Period, day_bounds
 from usage.validators import fit_price
 from usage.verification import counted
 
@@ -57,8 +57,13 @@ class Command(BooksCommand):
         selections = _selections(options, database_now())
         found = summary(selections)
         self.stdout.write(_described(found))
-        if options["csv"]:
-            _write_ids(options["csv"], selections)
+        if path := options["csv"]:
+            try:
+                _write_ids(path, selections)
+            except OSError as error:
+                raise CommandError(
+                    f"{path} cannot be written: {error.strerror}. Nothing was voided."
+                ) from error
         if not apply:
             self.stdout.write("Nothing was voided. Add --apply to void them.")
             return
@@ -82,9 +87,12 @@ def _selections(options: dict[str, Any], up_to: dt.datetime) -> list[Selection]:
             raise CommandError("Say which records to void: give --ids or a filter.")
         return [Selection(records, up_to, patience=True)]
     try:
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} cannot be read: {error}") from error
+        text = path.read_text(encoding="ascii")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} has more than request_ids, one a line, in ASCII.") from error
+    ids = [line.strip() for line in text.replace("\0", "\ufffd").splitlines() if line.strip()]
     ids = list(dict.fromkeys(ids))
     if not ids:
         raise CommandError(f"{path} has no request_ids.")
@@ -115,17 +123,17 @@ def _condition(options: dict[str, Any]) -> Q:
             raise CommandError(f"{options['price']!r} is not a unit price. Use 0.05.") from error
     for prefix, field in (("", "occurred_at"), ("recorded_", "recorded_at")):
         if day := options[f"{prefix}from"]:
-            condition &= Q((f"{field}__gte", day_bounds(_day(day)).start))
+            condition &= Q((f"{field}__gte", _period(day).start))
         if day := options[f"{prefix}to"]:
-            condition &= Q((f"{field}__lt", day_bounds(_day(day)).end))
+            condition &= Q((f"{field}__lt", _period(day).end))
     return condition & Q(late=True) if options["late"] else condition
 
 
-def _day(text: str) -> dt.date:
+def _period(day: str) -> Period:
     try:
-        return dt.date.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(f"{text!r} is not a day. Use YYYY-MM-DD.") from error
+        return day_bounds(dt.date.fromisoformat(day))
+    except (ValueError, OverflowError) as error:  # the ends of Python's calendar
+        raise CommandError(f"{day!r} is not a day. Use YYYY-MM-DD.") from error
 
 
 def _described(found: Summary) -> str:
