@@ -81,7 +81,8 @@ def generate(customers: range, *, records: int, months: int = 3, seed: str = "us
             lift_statement_timeout()
             bills = _open_bills(month, customers[: after - first])
             for bill, numbers in zip(bills, _shares(range(first, after), len(bills)), strict=True):
-                _load(bill, now, _request_ids(numbers, records, dice), dice)
+                request_ids = _request_ids(numbers, records, dice)
+                _load(bill, now, request_ids, len(numbers), dice)
         first = after
 
 
@@ -110,13 +111,15 @@ def _request_ids(numbers: range, records: int, dice: Random) -> Iterator[str]:
     return (f"{(number << 32) // records:08x}-{dice.getrandbits(64):016x}" for number in numbers)
 
 
-def _load(bill: Bill, now: dt.datetime, request_ids: Iterator[str], dice: Random) -> None:
-    """Store records with these ids on the bill, and its daily usage."""
+def _load(
+    bill: Bill, now: dt.datetime, request_ids: Iterator[str], number: int, dice: Random
+) -> None:
+    """Store so many records with these ids on the bill, and its daily usage."""
     from usage.models import DailyUsage  # noqa: PLC0415 - after django.setup()
 
     insert = _copy if connection.vendor == "postgresql" else _insert_many
     sums: Sums = defaultdict(lambda: [0, 0])
-    rows = _rows(bill, now, request_ids, dice, sums)
+    rows = _rows(bill, now, request_ids, dice, sums, number=number)
     while some := list(itertools.islice(rows, _RECORDS_AT_ONCE)):
         insert(bill, some)
     DailyUsage.objects.bulk_create(
@@ -138,17 +141,26 @@ def _load(bill: Bill, now: dt.datetime, request_ids: Iterator[str], dice: Random
 
 
 def _rows(
-    bill: Bill, now: dt.datetime, request_ids: Iterator[str], dice: Random, sums: Sums
+    bill: Bill,
+    now: dt.datetime,
+    request_ids: Iterator[str],
+    dice: Random,
+    sums: Sums,
+    *,
+    number: int,
 ) -> Iterator[Row]:
-    """Yield id, service, thousandths of units, price and time in UTC, and add them to the sums."""
+    """Yield id, service, thousandths of units, price and time in UTC, and add them to the sums.
+
+    In the order of time, in which usage is recorded: so the tables lie as the service writes them.
+    """
     random = dice.random
     start = int(bill.period_start.timestamp() * 1000)
     length = max(1, int(min(bill.period_end, now).timestamp() * 1000) - start)
     days: dict[int, dt.date] = {}
-    for request_id in request_ids:
+    for place, request_id in enumerate(request_ids):
         service, price, most = _HUNDRED[int(random() * 100)]
         thousandths = 1 + int(random() * most)
-        milliseconds = start + int(random() * length)
+        milliseconds = start + int((place + random()) / number * length)
         occurred_at = dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)
         quarter = milliseconds // _QUARTER_HOUR  # in which no day ends, in no time zone
         day = days.get(quarter) or days.setdefault(quarter, day_of(occurred_at))

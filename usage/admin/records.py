@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Any, cast
 
 from django.contrib import admin, messages
@@ -57,7 +58,10 @@ class RecordChangeList(KeysetChangeList):
     """
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
-        rows, self.next_position = self._within_bounds(ordering, position)
+        if position is None and list(ordering) == list(self.model_admin.ordering):
+            rows, self.next_position = self._first_rows
+        else:
+            rows, self.next_position = self._within_bounds(ordering, position)
         found = list(rows[: self.list_per_page + 1])
         if self.next_position and len(found) <= self.list_per_page:
             self.looked_through = LOOKED_THROUGH
@@ -66,7 +70,7 @@ class RecordChangeList(KeysetChangeList):
     def summary(self) -> str:
         if not self.is_narrowed or self.refusal:
             return ""
-        rows, stopped_at = self._within_bounds(self.model_admin.ordering, None)
+        rows, stopped_at = self._first_rows
         amounts = rows.values_list("bill__currency", "units", "price_per_unit")
         found = list(amounts[: LOOKED_THROUGH + 1])
         if len(found) > LOOKED_THROUGH:
@@ -76,6 +80,11 @@ class RecordChangeList(KeysetChangeList):
             sums[currency] = EXACT.add(sums[currency], exact_amount(units, price))
         where = f" among the newest {LOOKED_THROUGH:,} looked through" if stopped_at else ""
         return formats.counted_sums(len(found), f"record{where}", f"records{where}", sums)
+
+    @cached_property
+    def _first_rows(self) -> tuple[QuerySet[Any], Position | None]:
+        """The rows of the first page, and where looking through them stops: its sum is theirs."""
+        return self._within_bounds(self.model_admin.ordering, None)
 
     def _within_bounds(
         self, ordering: Sequence[str], position: Position | None
