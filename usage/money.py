@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Context, Decimal
+from functools import cache
 
 # Decimal's default of 28 digits would silently round the product of two 18-digit numbers.
 EXACT = Context(prec=60)
@@ -24,7 +25,12 @@ def exact_sum(numbers: Iterable[Decimal]) -> Decimal:
 
 def round_amount(amount: Decimal, minor_unit_digits: int) -> Decimal:
     """Return an amount rounded half away from zero to a currency's minor unit."""
-    return amount.quantize(Decimal(1).scaleb(-minor_unit_digits), ROUND_HALF_UP, context=EXACT)
+    return amount.quantize(_quantum(minor_unit_digits), ROUND_HALF_UP, context=EXACT)
+
+
+@cache
+def _quantum(digits: int) -> Decimal:
+    return Decimal(1).scaleb(-digits)
 
 
 def plain(number: Decimal) -> str:

@@ -24,7 +24,7 @@ from usage.database import deadline
 from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
 from usage.database.sums import AmountSum, ExactSum
-from usage.database.transactions import is_unavailable, snapshot
+from usage.database.transactions import group_in_index_order, is_unavailable, snapshot
 from usage.models import Bill, DailyUsage
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
@@ -140,8 +140,9 @@ def _read(now: dt.datetime) -> Figures:
     month = month_of(now)
     months = (previous_month(month), month)
     with snapshot(statement_timeout=True):
-        bills, lines = _bills_and_lines(months)
         amounts = _amounts(months)
+        group_in_index_order()
+        bills, lines = _bills_and_lines(months)
     number, largest, rounded = _totals(bills, lines, month)
     return Figures(now, amounts, number, largest, _prices(bills, lines, month), rounded)
 
@@ -180,14 +181,16 @@ def _totals(
     bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date
 ) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Decimal]]:
     """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
+    digits = {
+        bill_id: digits_of(bill.currency) if bill.kept_digits is None else bill.kept_digits
+        for bill_id, bill in bills.items()
+        if bill.month == month or bill.closed_at is None
+    }
     totals: dict[int, Decimal] = {}
     for bill_id, _, price, units in lines:
-        bill = bills[bill_id]
-        if bill.month != month and bill.closed_at is not None:
-            continue
-        digits = digits_of(bill.currency) if bill.kept_digits is None else bill.kept_digits
-        amount = round_amount(exact_amount(units, price), digits)
-        totals[bill_id] = EXACT.add(totals.get(bill_id, _NOTHING), amount)
+        if bill_id in digits:
+            amount = round_amount(exact_amount(units, price), digits[bill_id])
+            totals[bill_id] = EXACT.add(totals.get(bill_id, _NOTHING), amount)
     open_bills: dict[str, list[tuple[Decimal, int]]] = defaultdict(list)
     rounded: dict[str, Decimal] = defaultdict(Decimal)
     for bill_id, total in totals.items():
@@ -207,11 +210,16 @@ def _totals(
 def _prices(bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date) -> list[PriceRange]:
     """Return services with a price over twice another of the month, or other than last month's."""
     ranges: dict[bool, dict[tuple[int, str], tuple[Decimal, Decimal]]] = {True: {}, False: {}}
+    of_bill = {
+        bill_id: (bill.customer_id, ranges[bill.month == month]) for bill_id, bill in bills.items()
+    }
     for bill_id, service, price, _ in lines:
-        bill = bills[bill_id]
-        of_month, key = ranges[bill.month == month], (bill.customer_id, service)
-        low, high = of_month.get(key, (price, price))
-        of_month[key] = min(low, price), max(high, price)
+        customer_id, of_month = of_bill[bill_id]
+        key = customer_id, service
+        if known := of_month.get(key):
+            of_month[key] = min(known[0], price), max(known[1], price)
+        else:
+            of_month[key] = price, price
     customers = {bill.customer_id: bill for bill in bills.values()}
     found = []
     for key, (low, high) in ranges[True].items():

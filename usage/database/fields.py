@@ -42,6 +42,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
     def __init__(self, *args: Any, max_digits: int, decimal_places: int, **kwargs: Any) -> None:
         self.max_digits = max_digits
         self.decimal_places = decimal_places
+        self._quantum = Decimal(1).scaleb(-decimal_places)
         super().__init__(*args, **kwargs)
 
     def deconstruct(self) -> Any:
@@ -92,7 +93,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
             raise ValidationError(f"{value!r} is not exact: give a Decimal, an int or a string.")
         try:
             number = Decimal(value)
-            scaled = number.quantize(Decimal(1).scaleb(-self.decimal_places), context=EXACT)
+            scaled = number.quantize(self._quantum, context=EXACT)
         except (InvalidOperation, TypeError, ValueError) as error:
             raise ValidationError(f"{value!r} is not a decimal number that fits.") from error
         if scaled != number or scaled.adjusted() >= self.max_digits - self.decimal_places:
@@ -142,7 +143,11 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         if connection.vendor == "sqlite":
             return self.unscaled(value)
         # NaN, which no check admits, is passed on: verification names its row.
-        if value.is_finite() and value.as_tuple().exponent < -self.decimal_places:
+        if (
+            not value.same_quantum(self._quantum)  # as the column's own values are
+            and value.is_finite()
+            and value.as_tuple().exponent < -self.decimal_places
+        ):
             raise FieldError(f"{value} is not exact: the expression left the scale of its field.")
         return cast("Decimal", value)
 

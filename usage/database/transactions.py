@@ -211,6 +211,21 @@ def lift_statement_timeout(*, using: str = DEFAULT_DB_ALIAS) -> None:
             cursor.execute("SET LOCAL statement_timeout = 0")
 
 
+def group_in_index_order() -> None:
+    """Let what this transaction still reads be grouped in the order of an index, in parallel.
+
+    For very many groups: PostgreSQL would put them into a hash table larger than the processor's
+    caches, which takes 1.7 times the processor time. SQLite groups so by itself.
+    """
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
+                " SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0;"
+                " SET LOCAL jit = off"
+            )
+
+
 @contextlib.contextmanager
 def snapshot(*, statement_timeout: bool = False) -> Iterator[None]:
     """Let all that is read inside see one state of the database, however long that takes.

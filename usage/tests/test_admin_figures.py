@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.cache import cache
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client, override_settings
 
 from usage.admin import figures
@@ -43,6 +43,25 @@ def test_amounts_are_added_digit_for_digit(customer: Customer, now: dt.datetime)
     (amount,) = found.amounts
     assert amount.amount == Decimal("999999999998.999999000000000003")
     assert amount[:4] == ("USD", dt.date(2026, 11, 1), now.date(), "Database Hosting")
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no other way")
+def test_lines_are_added_up_in_the_order_of_their_index(
+    customer: Customer, now: dt.datetime
+) -> None:
+    report()
+    with queries() as statements:
+        figures.figures(now)
+    (lines,) = [
+        sql for sql in statements if "GROUP BY" in sql and "bill_id" in sql.split("FROM")[0]
+    ]
+
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {lines}")  # in the same transaction
+        plan = "\n".join(row for (row,) in cursor.fetchall())
+
+    assert "GroupAggregate" in plan
+    assert "daily_usage_once" in plan
 
 
 @pytest.mark.usefixtures("kept")
