@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from benchmarks import ingest, load
+from benchmarks import ingest, load, neighbours
 from benchmarks.figures import Bound, Figure, Rounds, ratio
 from benchmarks.load import Load, Result
+from benchmarks.neighbours import Observed
 from benchmarks.servers import Server, free_port
 from benchmarks.without import VARIABLE
 
@@ -38,6 +39,7 @@ def measure(
                 load.make(side, 1)
             results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
             figures += _figures(label, *(results[side.label] for side in sides))
+        figures += _quiet_keys((ours, without), rounds=rounds, seconds=seconds, say=say)
     return figures, results
 
 
@@ -84,4 +86,23 @@ def _figures(label: str, ours: list[Result], without: list[Result]) -> list[Figu
             costs(without),
             costs(ours),
         ),
+    ]
+
+
+def _quiet_keys(
+    sides: tuple[Server, Server], *, rounds: int, seconds: float, say: Callable[[str], None]
+) -> list[Figure]:
+    """What the optimisation gains quiet keys beside a busy one."""
+    keys = [neighbours.quiet_keys(server) for server in sides]
+    observed: tuple[list[Observed], list[Observed]] = [], []
+    for number in range(rounds):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            one = neighbours.observe(sides[side], keys[side], connections=64, seconds=seconds)
+            observed[side].append(one)
+            say(f"quiet keys, {('with', 'without')[side]}: p99 {1000 * one.p99:.0f} ms")
+    ours, without = observed
+    label = "beside 64 connections of one busy key, without ÷ with"
+    return [
+        ratio(f"quiet keys' p50 {label}", [one.p50 for one in without], [one.p50 for one in ours]),
+        ratio(f"quiet keys' p99 {label}", [one.p99 for one in without], [one.p99 for one in ours]),
     ]

@@ -56,22 +56,31 @@ def measure(server_url: str, *, rounds: int, seconds: float, say: Callable[[str]
     """Measure the quiet keys alone and beside the busy one, in each round."""
     observed: Rounds = {connections: [] for connections in BUSY_CONNECTIONS}
     with ingest.ours(server_url, threads=_THREADS) as server:
-        books = cast("Database", server.database)
-        keys = [
-            manage(books.url, "create_api_key", f"quiet {number}").strip()
-            for number in range(_QUIET_KEYS)
-        ]
+        keys = quiet_keys(server)
         for number in range(rounds):
             order = BUSY_CONNECTIONS if number % 2 == 0 else BUSY_CONNECTIONS[::-1]
             for connections in order:
-                with _busy(server, connections, seconds):
-                    observed[connections].append(one := _observe(server, keys, seconds))
+                one = observe(server, keys, connections=connections, seconds=seconds)
+                observed[connections].append(one)
                 say(
                     f"quiet keys beside {connections} connections of one: p99"
                     f" {1000 * one.p99:.0f} ms, {one.failures} failures,"
                     f" /livez {1000 * one.livez_seconds:.0f} ms"
                 )
     return observed
+
+
+def quiet_keys(server: Server) -> list[str]:
+    """Make the keys of a server that send little."""
+    url = cast("Database", server.database).url
+    names = [f"quiet {number}" for number in range(_QUIET_KEYS)]
+    return [manage(url, "create_api_key", name).strip() for name in names]
+
+
+def observe(server: Server, keys: list[str], *, connections: int, seconds: float) -> Observed:
+    """Let these keys report beside so many connections of a busy one."""
+    with _busy(server, connections, seconds):
+        return _report(server, keys, seconds)
 
 
 @contextmanager
@@ -89,7 +98,7 @@ def _busy(server: Server, connections: int, seconds: float) -> Iterator[None]:
         made.result()
 
 
-def _observe(server: Server, keys: list[str], seconds: float) -> Observed:
+def _report(server: Server, keys: list[str], seconds: float) -> Observed:
     with ThreadPoolExecutor(len(keys) + 1) as pool:
         probe = pool.submit(_each_second, seconds, 0.0, lambda: _livez(server))
         quiet = [
