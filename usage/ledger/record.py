@@ -20,14 +20,12 @@ import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import islice
-from threading import BoundedSemaphore
 from typing import NamedTuple
 
 from django.conf import settings
 from django.db import Error, connection, transaction
 from django.utils import timezone
 
-from usage.database.postgresql import waiting
 from usage.database.transactions import DatabaseUnavailable, Repeat, repeatable
 from usage.ledger.facts import (
     CloseLockBusy,
@@ -42,6 +40,7 @@ from usage.ledger.facts import (
     Voiding,
 )
 from usage.ledger.group_commit import GroupCommit
+from usage.ledger.large_requests import LargeRequests
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
 from usage.metrics import instruments
@@ -55,10 +54,8 @@ from usage.money import EXACT
 _SMALL, _HUNDRED = 20, 128  # facts at most
 _BATCHES_TOGETHER = 8  # as many facts as the largest request
 # Seconds. A group of small requests takes a few thousandths, unless a lock is in its way.
-_PATIENCE, _LINGER = 0.1, 0.005
-# More large requests at once would only wait for each other's rows.
-_large_requests = BoundedSemaphore(2)
-_LARGE_PATIENCE = 1.0  # seconds; then it runs beside the others
+_PATIENCE, _PATIENCE_OF_BATCHES, _LINGER = 0.1, 1.0, 0.005
+_large_requests = LargeRequests(patience=4.0)  # half of the seconds that a request has
 
 NO_ROOM = Refused(
     "units_consumed",
@@ -85,15 +82,12 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     began = time.monotonic()
     request = Request(facts, reported_by_id)
     if len(facts) <= _SMALL:
+        _large_requests.small_came()
         return _group_commit.submit(request) or _record_alone(request, began)
     if len(facts) <= _HUNDRED and (outcomes := _group_commit_of_batches.submit(request)):
         return outcomes
-    acquired = waiting.acquire(_large_requests, _LARGE_PATIENCE)
-    try:
+    with _large_requests.place():
         return _record_alone(request, began)
-    finally:
-        if acquired:
-            _large_requests.release()
 
 
 def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
@@ -115,7 +109,7 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
 
 _group_commit = GroupCommit(_record_together, patience=_PATIENCE, linger=_LINGER)
 _group_commit_of_batches = GroupCommit(
-    _record_together, patience=_LARGE_PATIENCE, linger=_LINGER, most=_BATCHES_TOGETHER
+    _record_together, patience=_PATIENCE_OF_BATCHES, linger=_LINGER, most=_BATCHES_TOGETHER
 )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import BoundedSemaphore, Event
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from django.db import IntegrityError, connection
 
 from usage.database.transactions import DatabaseUnavailable, Repeat
 from usage.ledger import record as recording
-from usage.ledger.facts import CloseLockBusy, DailyUsageOverflow, Recorded
+from usage.ledger.facts import CloseLockBusy, DailyUsageOverflow
 from usage.ledger.group_commit import GroupCommit
 from usage.ledger.statements import STATEMENTS
 from usage.models import ApiKey, Customer, UsageRecord
@@ -314,17 +314,3 @@ def test_a_group_does_not_wait_for_a_close(
         assert recording._record_together(calls) is None
 
     assert [type(error) for error in tried] == [CloseLockBusy]
-
-
-@pytest.mark.django_db
-def test_a_large_request_does_not_wait_for_ever_for_other_large_ones(
-    monkeypatch: pytest.MonkeyPatch, customer: Customer
-) -> None:
-    monkeypatch.setattr(recording, "_large_requests", BoundedSemaphore(1))
-    monkeypatch.setattr(recording, "_LARGE_PATIENCE", 0)
-    facts = FactFactory.build_batch(recording._HUNDRED + 1, customer_id=customer.pk)
-
-    with recording._large_requests:
-        outcomes = recording.record(facts, reported_by_id=None)
-
-    assert all(isinstance(outcome, Recorded) for outcome in outcomes)
