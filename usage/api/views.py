@@ -205,7 +205,8 @@ def _problem_of_error(error: Exception) -> Problem | None:
             return Problem(
                 405,
                 "method_not_allowed",
-                "Report usage by POST.",
+                "Report usage by POST. A redirected POST, as from http to https, arrives as GET:"
+                " send it to the address that it is redirected to.",
                 headers={"Allow": "POST"},
             )
         case DatabaseUnavailable() | Error() if is_unavailable(error):
