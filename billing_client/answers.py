@@ -206,7 +206,8 @@ def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
             f"{detail}; do not send this fact again, nor under a new id.",
             conflicting_fields=fields,
         )
-    if status == 400 and code:
+    # The service says bad_request of the address and the headers, never of a record.
+    if status == 400 and code and code != "bad_request":
         return ValidationError(
             f"{detail}; correct it and resend under the same id.", fields=_fields(problem)
         )

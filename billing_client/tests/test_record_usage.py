@@ -145,6 +145,17 @@ def test_what_no_service_of_ours_says_is_a_wrong_address(
     assert (caught.value.attempts, caught.value.status_code) == (1, status)
 
 
+def test_a_host_that_is_none_of_the_services_is_a_wrong_address(
+    billing: BillingClient, server: FaultyServer
+) -> None:
+    server.script.append(refuse(400, "bad_request", more={"detail": "Check the Host."}))
+    with pytest.raises(
+        ConfigurationError, match=r"\(Check the Host\); check that the URL"
+    ) as caught:
+        billing.record_usage(**FACT)
+    assert caught.value.code == "bad_request"
+
+
 @pytest.mark.parametrize("status", [501, 505])
 def test_a_server_that_will_never_do_it_is_not_asked_again(
     billing: BillingClient, server: FaultyServer, status: int
