@@ -16,6 +16,8 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from dotenv import dotenv_values
 from environs import Env, EnvError, ValidationError, validate
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import make_dsn
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -257,6 +259,10 @@ def database(url: str) -> dict[str, Any]:
                 config["HOST"] = socket_folder(url)
             options["options"] = f"{POSTGRESQL['options']} {options.get('options', '')}".strip()
             engine = "usage.database.postgresql"
+            try:  # the role is Django's own option
+                make_dsn(**{name: options[name] for name in options if name != "assume_role"})
+            except ProgrammingError as error:
+                raise ValidationError("It has an option that PostgreSQL does not know.") from error
             return config | {"ENGINE": engine, "OPTIONS": POSTGRESQL | options}
     raise ValidationError("This is no address of an SQLite file or a PostgreSQL database.")
 

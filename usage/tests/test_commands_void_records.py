@@ -166,6 +166,7 @@ def test_filters_choose_the_records(
     [
         ([], "Say which records to void"),
         (["--price", "x"], "'x' is not a unit price"),
+        (["--customer", "9223372036854775808"], "'9223372036854775808' is not an id"),
         (["--from", "soon"], "'soon' is not a day. Use YYYY-MM-DD."),
         (["--ids", "nowhere.txt"], "nowhere.txt cannot be read: No such file or directory."),
         (["--to", "9999-12-31"], "'9999-12-31' is not a day"),

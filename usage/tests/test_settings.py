@@ -220,6 +220,7 @@ def test_a_malformed_value_stops_the_start_with_its_name(
         "",
         "billing",
         "mysql://user:hush@host/billing",
+        "postgres://user:hush@host/billing?target_sesion_attrs=read-write",
         "postgres://user:hush@host",
         "postgres://user:hush@host:port/billing",
         "postgres://user:hu[sh@host/billing",

@@ -16,6 +16,9 @@ from usage.models import Bill
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
 
+# What DATABASE_URL may say after its ? about where the primary is.
+_PLACE = {"host", "hostaddr", "port", "target_session_attrs"}
+
 
 class Command(ScheduledCommand):
     """Prints one line for each difference.
@@ -77,22 +80,33 @@ class Command(ScheduledCommand):
 @contextlib.contextmanager
 def _reading(url: str) -> Iterator[None]:
     """Let queries of the block go to another database; raises CommandError for a wrong URL."""
-    try:
-        parsed: dict[str, Any] = {**dj_database_url.parse(url)}
-    except ValueError as error:
-        raise CommandError(
-            "--read-from is not the address of a database: give one like DATABASE_URL.",
-            returncode=NOT_DONE,
-        ) from error
     primary = connections[DEFAULT_DB_ALIAS]
-    place = {name: parsed[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
-    other = primary.settings_dict | place | {"HOST": unquote(parsed["HOST"])}
+    other = _settings_of(url, primary.settings_dict, vendor=primary.vendor)
     connections[DEFAULT_DB_ALIAS] = type(primary)(other, DEFAULT_DB_ALIAS)
     try:
         yield
     finally:
         connections[DEFAULT_DB_ALIAS].close()
         connections[DEFAULT_DB_ALIAS] = primary
+
+
+def _settings_of(url: str, primary: dict[str, Any], *, vendor: str) -> dict[str, Any]:
+    """Return the primary's settings for another place; raises CommandError for a wrong URL."""
+    try:
+        parsed: dict[str, Any] = {**dj_database_url.parse(url)}
+    except ValueError:
+        parsed = {"ENGINE": "", "NAME": ""}
+    if not parsed["NAME"] or not parsed["ENGINE"].startswith(f"django.db.backends.{vendor}"):
+        raise CommandError(
+            "--read-from is not the address of a database: give one like DATABASE_URL.",
+            returncode=NOT_DONE,
+        ) from None  # the error has the password
+    place = {name: parsed[name] for name in ("NAME", "USER", "PASSWORD", "HOST", "PORT")}
+    options = {name: primary["OPTIONS"][name] for name in primary["OPTIONS"].keys() - _PLACE}
+    given = parsed.get("OPTIONS", {})
+    if "options" in given:
+        given["options"] = f"{options.get('options', '')} {given['options']}"
+    return primary | place | {"HOST": unquote(parsed["HOST"]), "OPTIONS": options | given}
 
 
 def _existing(ids: list[int]) -> list[int]:

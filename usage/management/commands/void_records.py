@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+from argparse import ArgumentTypeError
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
 from usage.ledger.void import VoidRefused
 from usage.management.books import BooksCommand
 from usage.models import UsageRecord
+from usage.models.customer import LARGEST_ID
 from usage.money import plain
 from usage.periods import Period, day_bounds
 from usage.validators import fit_price
@@ -38,9 +40,9 @@ class Command(BooksCommand):
         parser.add_argument(
             "--ids", type=Path, metavar="FILE", help="a file of request_ids, one a line"
         )
-        parser.add_argument("--key", type=int, metavar="ID", help="reported by this API key")
-        parser.add_argument("--customer", type=int, metavar="ID", help="of this customer")
-        parser.add_argument("--bill", type=int, metavar="ID", help="on this bill")
+        parser.add_argument("--key", type=_id, metavar="ID", help="reported by this API key")
+        parser.add_argument("--customer", type=_id, metavar="ID", help="of this customer")
+        parser.add_argument("--bill", type=_id, metavar="ID", help="on this bill")
         parser.add_argument("--service", help="of this service, by its exact name")
         parser.add_argument("--price", help="at this unit price")
         for name, what in (("", "occurred"), ("recorded-", "recorded")):
@@ -77,6 +79,12 @@ class Command(BooksCommand):
                     raise CommandError(f"Stopped after {counted(done, 'void')}: {error}") from error
                 self.stdout.write(f"{done:,} of {found.records:,} voided")
         self.stdout.write(f"{counted(done, 'record')} voided.")
+
+
+def _id(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= LARGEST_ID:
+        raise ArgumentTypeError(f"{text!r} is not an id.")
+    return int(text)
 
 
 def _selections(options: dict[str, Any], up_to: dt.datetime) -> list[Selection]:
