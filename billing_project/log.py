@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import logging
+import re
 import threading
 import time
 from contextvars import ContextVar
@@ -11,6 +12,9 @@ from usage.database.transactions import is_unavailable
 
 logger = logging.getLogger(__name__)
 _MINUTE = 60.0
+
+# An API key that a caller put where logs show it: into the path, or as X-Request-ID.
+_API_KEY = re.compile(r"(ub_[0-9a-f]{8})_[0-9a-f]{64,}")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
@@ -83,11 +87,12 @@ class JSONFormatter(logging.Formatter):
         fields |= {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, default=str)
+        return _without_keys(json.dumps(fields, default=str))
 
 
-# The attributes of every record; what else it has was given as `extra`.
-_OWN_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+# The attributes of every record; what else it has was given as `extra`. Django gives the request,
+# whose text has the query, in which callers may put what is secret.
+_OWN_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "request"}
 
 
 class OneLineFormatter(logging.Formatter):
@@ -101,5 +106,9 @@ class OneLineFormatter(logging.Formatter):
         """The record, with each line break and other control character inside it escaped."""
         return "".join(
             character if character.isprintable() else ascii(character)[1:-1]
-            for character in super().format(record)
+            for character in _without_keys(super().format(record))
         )
+
+
+def _without_keys(text: str) -> str:
+    return _API_KEY.sub(r"\1...", text)

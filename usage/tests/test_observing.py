@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import Client, RequestFactory
 from pytest_django.fixtures import Settings
 
-from billing_project.log import JSONFormatter, request_id
+from billing_project.log import JSONFormatter, OneLineFormatter, request_id
 from billing_project.observe import observe
 from usage.ledger.record import record
 from usage.models import Bill, Customer
@@ -111,3 +111,19 @@ def test_a_request_is_measured_when_its_answer_was_sent(observed: Lines) -> None
     answer.close()
 
     assert len(lines(observed, "billing.access")) == 1
+
+
+@pytest.mark.parametrize("formatter", [JSONFormatter(), OneLineFormatter()])
+def test_a_key_in_a_path_or_a_query_is_not_in_the_log(
+    formatter: logging.Formatter, client: Client, caplog: Lines
+) -> None:
+    key = f"ub_1234abcd_{'0f' * 36}"
+
+    client.get(f"/api/{key}?api_key=hush", headers={"X-Request-ID": key})
+
+    (line,) = lines(caplog, "django.request")
+    line.request_id = key
+    written = formatter.format(line)
+    assert "Not Found: /api/ub_1234abcd..." in written
+    assert "0f0f" not in written
+    assert "hush" not in written
