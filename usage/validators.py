@@ -16,7 +16,6 @@ REASON_LENGTH = 500
 ACTOR_LENGTH = 150
 UNITS_DIGITS = {"max_digits": 18, "decimal_places": 6}
 PRICE_DIGITS = {"max_digits": 18, "decimal_places": 12}
-HIGHEST_PRICE = Decimal("999999.999999999999")
 AMOUNT_LIMIT = 10**12
 
 REQUEST_ID_RULE = (

@@ -23,12 +23,11 @@ from usage.currencies import digits_of
 from usage.database import deadline
 from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
-from usage.database.sums import AmountSum, ExactSum
+from usage.database.sums import AmountSum, UncheckedSum
 from usage.database.transactions import group_in_index_order, is_unavailable, snapshot
 from usage.models import Bill, DailyUsage
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
-from usage.validators import HIGHEST_PRICE
 
 SHOWN = 10
 _NOTHING = Decimal(0)
@@ -158,13 +157,13 @@ def _bills_and_lines(months: tuple[dt.date, dt.date]) -> tuple[dict[int, _Bill],
     # several processes.
     rows = (
         DailyUsage.objects.filter(bill__in=Bill.objects.filter(month__in=months))
-        # A price that is not a number, which no check admits, is at most nothing.
-        .filter(price_per_unit__lte=HIGHEST_PRICE)
         .values_list("bill_id", "service", "price_per_unit")
-        .annotate(ExactSum("units"))
+        .annotate(UncheckedSum("units"))
         .order_by()
     )
-    return found, list(rows)
+    # What is not a number, which no check admits, is looked for in the lines, not in each row.
+    lines = [line for line in rows if line[2].is_finite() and line[3].is_finite()]
+    return found, lines
 
 
 def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
