@@ -39,6 +39,13 @@ def when_ready(_server: Any) -> None:
         subprocess.Popen(command)  # noqa: S603 - our own command
 
 
+def post_worker_init(worker: Any) -> None:
+    """Keep API keys out of what gunicorn itself logs of a malformed request."""
+    from billing_project.log import hide_keys  # noqa: PLC0415 - the worker has loaded the service
+
+    worker.log.error_log.addFilter(hide_keys)
+
+
 def with_mapped_addresses(proxies: Iterable[IPv4Network | IPv6Network | str]) -> str:
     """Add each IPv4 network as an IPv4 proxy shows it on a socket of [::]: ::ffff:127.0.0.1."""
     mapped = [

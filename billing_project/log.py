@@ -110,5 +110,11 @@ class OneLineFormatter(logging.Formatter):
         )
 
 
+def hide_keys(record: logging.LogRecord) -> bool:
+    """Filters records that others format, such as gunicorn's of a line that is no header."""
+    record.msg, record.args = _without_keys(record.getMessage()), None
+    return True
+
+
 def _without_keys(text: str) -> str:
     return _API_KEY.sub(r"\1...", text)

@@ -259,3 +259,15 @@ def test_a_connection_idle_for_92_seconds_is_answered(live_service: Service) -> 
 
     assert caller.ready().status == 200
     assert caller.connection.sock is connection
+
+
+def test_a_key_in_a_malformed_request_is_not_in_the_log(live_service: Service) -> None:
+    key = live_service.books.key
+    with socket.create_connection(("127.0.0.1", live_service.port), timeout=30) as connection:
+        request = f"POST /api/v1/usage/ HTTP/1.1\r\nAuthorization Bearer {key}\r\n\r\n"
+        connection.sendall(request.encode())
+        assert b" 400 " in connection.recv(1000)
+
+    log = live_service.log()
+    assert "Invalid HTTP Header: 'Authorization Bearer ub_" in log
+    assert key not in log
