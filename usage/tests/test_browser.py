@@ -227,11 +227,14 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
     assert violations == []
 
 
-def test_no_column_is_off_a_small_screen(staff: Staff, bill: Bill) -> None:
+@pytest.mark.parametrize("width", [390, 820, 1024, 1400])
+def test_no_column_is_off_the_screen(staff: Staff, bill: Bill, width: int) -> None:
     staff.log_in("Billing admins")
+    Customer.objects.create(id=2, name="A" * 100, reference="R" * 50)
+    report(customer_id=2, service="S" * 100)
     report(units=Decimal("123456.789"), price_per_unit=Decimal("0.000087"))
     record = UsageRecord.objects.get(pk="cdn:1")
-    staff.page.set_viewport_size({"width": 1024, "height": 768})
+    staff.page.set_viewport_size({"width": width, "height": 768})
     cut = []
 
     for path in (
