@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -49,6 +50,9 @@ def _run(arguments: Sequence[str] | None, out: TextIO) -> int:
         raise
     except (BillingError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command prints
+        return 2
+    except Exception:  # noqa: BLE001 - Python's own exit status for a bug is 1: something is refused
+        traceback.print_exc()
         return 2
     return status
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -29,6 +30,17 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(entry, "_run", interrupt)
     assert main(["status"]) == 130
+
+
+def test_a_bug_is_not_taken_for_a_refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = Mock()
+    parser.parse_args().run.side_effect = ZeroDivisionError
+    monkeypatch.setattr(entry, "_parser", lambda: parser)
+
+    assert main(["status"]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 def exported(directory: Path, stdout: int, **environment: str) -> tuple[int, str]:
