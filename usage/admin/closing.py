@@ -50,7 +50,7 @@ class CloseBill(ConfirmedAct):
         if self.row.is_closed:
             return "The bill is closed already and cannot change."
         if held := Hold.objects.filter(bill=self.row).first():
-            return f"The bill is on hold: {held.reason} Release it before you close it."
+            return f"The bill is on hold: release it before you close it. Reason: {held.reason}"
         if database_now() <= self.row.period_start:
             return "The bill's period has not begun. Close it after that."
         return ""

@@ -86,7 +86,9 @@ def _close(
             " close it after that."
         )
     if hold := Hold.objects.filter(bill=bill).first():
-        raise BillOnHold(f"The bill is on hold: {hold.reason} Release it before you close it.")
+        raise BillOnHold(
+            f"The bill is on hold: release it before you close it. Reason: {hold.reason}"
+        )
     if DailyUsage.objects.filter(bill=bill).unreadable().exists():
         raise BillUnreadable(
             f"The bill has daily usage that cannot be read: run manage.py verify_bills --bill"

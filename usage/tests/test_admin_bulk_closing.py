@@ -168,7 +168,10 @@ def test_a_bill_put_on_hold_meanwhile_is_left_open(
 
     response = confirmed(admin_client, chosen)
 
-    assert "The bill is on hold: Wait." in messages_of(response)[1]
+    assert (
+        "The bill is on hold: release it before you close it. Reason: Wait."
+        in messages_of(response)[1]
+    )
     assert closed() == 1
 
 

@@ -251,7 +251,8 @@ def test_a_bill_is_put_on_hold_and_released(admin_client: Client, bill: Bill) ->
 def test_a_bill_on_hold_is_not_closed_by_page_or_post(admin_client: Client, bill: Bill) -> None:
     hold(bill, by="Sam", reason="Disputed.")
 
-    assert "The bill is on hold: Disputed." in text_of(admin_client.get(page_of(bill, "close")))
+    said = "The bill is on hold: release it before you close it. Reason: Disputed."
+    assert said in text_of(admin_client.get(page_of(bill, "close")))
     response = admin_client.post(page_of(bill, "close"), SHOWN, follow=True)
 
     assert messages_of(response)[0].startswith("Nothing was changed: The bill is on hold")
