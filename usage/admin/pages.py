@@ -88,6 +88,12 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
+    def _get_obj_does_not_exist_redirect(
+        self, request: HttpRequest, opts: Any, object_id: str
+    ) -> HttpResponse:
+        # Django leads to the first page and supposes that the row was deleted.
+        raise Http404(f"There is no {opts.verbose_name} with this id.")
+
     def may_act(self, request: HttpRequest) -> bool:
         """Tell whether the user may act on rows of this model."""
         return request.user.has_perm(f"{self.opts.app_label}.change_{self.opts.model_name}")

@@ -35,6 +35,15 @@ def test_a_bill_that_is_not_there_is_named(admin_client: Client) -> None:
     assert "There is no bill with this id." in page
 
 
+@pytest.mark.parametrize("object_id", ["17", "x", "%00", f"{10**30}"])
+def test_a_customer_that_is_not_there_is_not_said_to_be_deleted(
+    admin_client: Client, object_id: str
+) -> None:
+    page = error_of(admin_client.get(f"/admin/usage/customer/{object_id}/change/"), 404)
+
+    assert "There is no customer with this id." in page
+
+
 def test_an_export_with_a_malformed_filter_says_which(admin_client: Client) -> None:
     address = reverse("admin:usage_bill_export", query={"month": "<b>"})
 
