@@ -24,10 +24,17 @@ from billing_client.config import (
     endpoint_of,
 )
 from billing_client.decimals import Number
-from billing_client.errors import BillingError, ConfigurationError, ValidationError
+from billing_client.errors import (
+    BillingError,
+    ConfigurationError,
+    UnavailableError,
+    ValidationError,
+)
+from billing_client.outbox.delivery import is_recorded
 from billing_client.outbox.events import Flushed, OnEvent, Resent, Stats
 from billing_client.outbox.outbox import Outbox
 from billing_client.receipts import Receipt, Receipts
+from billing_client.retries import Deadline
 from billing_client.sending import Sending
 from billing_client.transport import Transport
 from billing_client.usage import Usage
@@ -61,7 +68,7 @@ class BillingClient:
     all. Delivered records are kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
     bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
     ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
-    ``on_event`` is called with each Event, in the outbox's own thread.
+    ``on_event`` is called with each Event, in the outbox's own thread or that of flush().
 
     Safe to share between threads. After a fork the child opens connections of its own. Proxies
     and CA bundles are taken from the environment as requests does, ~/.netrc is not. Raises
@@ -217,11 +224,11 @@ class BillingClient:
         Returns at once where nothing can be sent before something is corrected. Raises
         ConfigurationError if there is no outbox.
         """
-        return self._the_outbox().here().flush(timeout)
+        return self._the_outbox().flush(timeout)
 
     def stats(self) -> Stats:
         """The state of the outbox. Raises ConfigurationError if there is none."""
-        return self._the_outbox().here().stats()
+        return self._the_outbox().stats()
 
     def resend(
         self,
@@ -234,10 +241,32 @@ class BillingClient:
 
         ``since`` is a time of delivery on this host, with a time zone; whole files are sent that
         reach to ten minutes before it. All of it is replayed but what a restored service has
-        lost. ``on_progress`` is called with the number of records sent so far. Raises
-        ConfigurationError, or UnavailableError if it takes longer than ``timeout`` seconds.
+        lost. ``on_progress`` is called with the number of records sent so far. Raises the errors
+        of record_many, and UnavailableError if it takes longer than ``timeout`` seconds; run it
+        once more then.
         """
-        return self._the_outbox().resend(since, timeout, on_progress)
+        if since.utcoffset() is None:
+            raise ConfigurationError("since has no time zone; give one, such as 2026-11-22T10:00Z.")
+        self._the_outbox().check_service()
+        directory, deadline = self._the_outbox().directory, Deadline(timeout)
+        sending = Sending(self._receipts_of, CONNECTIONS)
+        sent = created = 0
+        refused: list[str] = []
+        try:
+            for receipts in sending.run(directory.delivered(since)):
+                refused += [one.request_id for one in receipts if not is_recorded(one.error)]
+                sent += len(receipts)
+                created += sum(one.status == "created" for one in receipts)
+                if on_progress is not None:
+                    on_progress(sent)
+                if deadline.left() <= 0:
+                    raise UnavailableError("Not all was sent again in time; run it once more.")
+        finally:
+            sending.end()
+        removed = directory.removed_until()
+        complete = removed is None or removed <= since
+        covered = directory.covered_since()
+        return Resent(sent - len(refused), created, tuple(refused), covered, complete)
 
     def close(self, timeout: float | None = 2.0) -> None:
         """Close the connections of this process; any later use raises ConfigurationError.

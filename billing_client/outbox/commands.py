@@ -28,9 +28,8 @@ from billing_client.outbox.segment import (
     PENDING,
     Segment,
     line_of,
-    lines,
     lock,
-    parsed,
+    rows_of,
 )
 from billing_client.outbox.sqlite_files import left_over
 
@@ -117,22 +116,18 @@ def _contents(path: Path) -> _Contents:
     """What waits in a segment, also while its owner lives. Raises OSError."""
     found = _Contents()
     customers = set()
-    for line in lines(path, PENDING):
+    for row in rows_of(path, PENDING):
         found.pending += 1
-        with suppress(ValueError):  # damaged, or cut by a full disk
-            at, _, _, _, customer = parsed(line)
-            found.oldest = min(found.oldest or at, at)
-            customers.add(customer)
+        if row.record:  # not damaged
+            found.oldest = min(found.oldest or row.at, row.at)
+            customers.add(row.customer_id)
     found.customers = tuple(sorted(customers))
     return found
 
 
 def _is_in_use(path: Path) -> bool:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return not lock(fd)
-    finally:
-        os.close(fd)
+    with path.open("rb") as file:
+        return not lock(file.fileno())
 
 
 def _each(
@@ -264,7 +259,7 @@ def _accept_service(path: Path, options: argparse.Namespace, out: TextIO) -> int
     url = endpoint_of(options.url)
     directory = Directory(path)
     known = directory.service()
-    (path / "service.json").unlink(missing_ok=True)
+    (path / "service.json").unlink(missing_ok=True)  # on a full disk the new one takes its place
     directory.remember(url, known[1] if known else datetime.now(UTC))
     _say(out, f"What waits in {path} is sent to {url} from now on.")
     return 0
@@ -324,7 +319,8 @@ def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
         segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
         _settle(file, offset)
         moved += 1
-    segment.close(path / "delivered")
+    if not moved:
+        segment.path.unlink()
     _tidy(path)
     _say(out, f"{moved} records will be sent again")
     return int(moved == 0)
@@ -362,10 +358,10 @@ def _export(path: Path, options: argparse.Namespace, out: TextIO) -> int:
 
 def _export_lines(file: Path, outcome: bytes, out: TextIO) -> None:
     with suppress(FileNotFoundError):  # put aside meanwhile
-        for line in lines(file, outcome):
-            try:
-                _say(out, parsed(line)[2].decode())
-            except ValueError:
+        for row in rows_of(file, outcome):
+            if row.record:
+                _say(out, row.record.decode())
+            else:
                 _say(sys.stderr, f"{file.name}: left out a damaged line")
 
 

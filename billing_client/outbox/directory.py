@@ -5,7 +5,7 @@ rejected-YYYYMM.log         records that the service refused, with the reason
 delivered/*.log             segments that are sent, named by the time of their last delivery
 delivered/removed-*         an empty file, named like the newest segment that is kept no more
 service.json                the service whose usage is here, and since when deliveries are kept
-.new-*, .service-*          files that are not whole yet; empty or nearly so if a kill left them
+.service-*                  a file that is not whole yet, if a kill left it
 """
 
 from __future__ import annotations
@@ -14,37 +14,30 @@ import errno
 import json
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from billing_client.batches import Batch
 from billing_client.config import Bounds
 from billing_client.errors import ConfigurationError
-from billing_client.outbox.segment import (
-    DELIVERED,
-    PENDING,
-    TIME,
-    Descriptor,
-    Row,
-    Segment,
-    lines,
-    parsed,
-    write,
-)
+from billing_client.outbox.segment import DELIVERED, PENDING, TIME, rows_of
 
 REMOVED = "removed-"
+# The clocks of this host and of the one who says when the backup was made may differ.
+_MARGIN = timedelta(minutes=10)
 
 
 class Directory:
-    """The files that all processes of the directory share."""
+    """The files that all processes share; those that wait have ``size`` bytes, as last seen."""
 
     def __init__(self, path: Path, bounds: Bounds | None = None) -> None:
         self.path = path
         self.kept_path = path / "delivered"
         self.bounds = bounds or Bounds()
-        self.others_size = 0
+        self.size = 0
 
     def segments(self) -> list[Path]:
         """The segments of all processes, the oldest first. Raises OSError."""
@@ -62,15 +55,11 @@ class Directory:
             return None  # or power was lost before it was on disk
 
     def claim(self, url: str) -> str | None:
-        """Remember the service if the directory is new.
-
-        Returns a sentence that says why nothing may be sent to it, None if all is well.
-        """
+        """Remember the service if there is none; say why nothing may be sent to this one, if so."""
         known = self.service()
         if known is None:
             with suppress(OSError):  # a full disk, which sending frees; the next call tries again
                 self.remember(url, datetime.now(UTC))
-            known = self.service()
         if known is None or known[0] == url:
             return None
         return (
@@ -80,16 +69,11 @@ class Directory:
         )
 
     def remember(self, url: str, since: datetime) -> None:
-        """Write which service the directory is for, unless it says so already."""
-        temporary = self.path / f".service-{os.getpid()}-{os.urandom(6).hex()}"
-        try:
-            temporary.write_text(json.dumps({"service": url, "since": since.isoformat()}))
-            temporary.chmod(0o600)
-            # A link makes it whole or not at all, and only for the first of several processes.
-            with suppress(FileExistsError):
-                os.link(temporary, self.path / "service.json")
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write which service the directory is for. Raises OSError."""
+        new = self.path / f".service-{os.getpid()}"
+        new.touch(mode=0o600)
+        new.write_text(json.dumps({"service": url, "since": since.isoformat()}))
+        new.replace(self.path / "service.json")
 
     # Delivered usage
 
@@ -108,26 +92,30 @@ class Directory:
         removed = [path.name.split("-")[1] for path in self.kept_path.glob(f"{REMOVED}*")]
         return datetime.strptime(max(removed), TIME).replace(tzinfo=UTC) if removed else None
 
-    def delivered(self, since: datetime) -> Iterator[Row]:
-        """The delivered records of all files that were delivered from since then on."""
+    def delivered(self, since: datetime) -> Iterator[Batch]:
+        """The delivered records of all files that were delivered from ten minutes before on."""
+        batch = Batch()
         # First those that are still written to: one that is put aside meanwhile is found below.
         for files in (self.segments, self.kept):
             for path in files():
                 with suppress(FileNotFoundError):
-                    if path.stat().st_mtime >= since.timestamp():
-                        source = Segment(path, "kept")
-                        for line in lines(path, DELIVERED):
-                            yield Row(source, 0, line, *parsed(line))
+                    if path.stat().st_mtime >= (since - _MARGIN).timestamp():
+                        for row in rows_of(path, DELIVERED):
+                            batch.add(row.request_id, row.record)
+                            if batch.is_full():
+                                yield batch
+                                batch = Batch()
+        if len(batch):
+            yield batch
 
-    def prune(self, own: Collection[Path]) -> None:
+    def prune(self) -> None:
         """Remove files older than ``keep_days``, and the oldest beyond the bytes to keep.
 
-        Also looks how much other processes have on disk, for the bounds of all together.
+        Also looks how much all processes have on disk.
         """
         keep_from = datetime.now(UTC) - timedelta(days=self.bounds.keep_days)
-        files = [*self.path.glob("rejected-*.log"), *self.segments()]
-        self.others_size = size_of(path for path in files if path not in own)
-        most = min(self.bounds.keep_bytes, self.bounds.size - size_of(files))
+        self.size = size_of([*self.path.glob("rejected-*.log"), *self.segments()])
+        most = min(self.bounds.keep_bytes, self.bounds.size - self.size)
         kept = self.kept()
         size = size_of(kept)
         for path in kept:
@@ -155,28 +143,32 @@ class Directory:
         (seconds since 1970), ``stamped`` and ``usage``, the record as text. The first byte of its
         line says whether it is still refused. One write: many processes may append.
         """
-        name = time.strftime("rejected-%Y%m.log", time.gmtime())
-        file = Descriptor(self.path / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        write(file, b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:]))
+        path = self.path / time.strftime("rejected-%Y%m.log", time.gmtime())
+        line = b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:])
+        with open(path, "ab", buffering=0, opener=_private) as file:
+            if file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, "the disk took only a part of it")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def usable(directory: str | os.PathLike[str]) -> Path:
     """The directory, made for this user alone if it is not there. Raises ConfigurationError."""
     path = expanded(directory)
-    probe = path / f".probe-{os.getpid()}-{os.urandom(6).hex()}"
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (path / "delivered").mkdir(mode=0o700, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        if is_full(error):
-            return path  # what waits there is sent
-        raise ConfigurationError(
-            f"The outbox directory {path} cannot be used: {error}; expected a local directory that"
-            " this user may write to, and one client for a process, which needs few descriptors."
-        ) from error
-    return path
+        if os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            return path
+        error = "it is not writable"
+    except OSError as failure:
+        error = str(failure)
+    raise ConfigurationError(
+        f"The outbox directory {path} cannot be used: {error}; expected a local directory that"
+        " this user may write to."
+    )
 
 
 def expanded(directory: str | os.PathLike[str]) -> Path:

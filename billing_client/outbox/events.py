@@ -31,7 +31,7 @@ class Event:
                  service's clock), "failed" (an attempt; retried by itself), "paused" (nothing is
                  sent until what ``reason`` says is corrected), "resumed", "adopted" (a file of a
                  process that ended), "unusable_file" (a file, or a line of one, is damaged)
-    records      how many usage records it was about
+    records      how many usage records it was about, 0 where that is not known
     reason       one sentence, empty where there is nothing to explain
     request_ids  the ids of the records that were rejected or wait
     """
@@ -50,8 +50,7 @@ class Flushed:
     """What flush() did.
 
     sent           records that the service acknowledged meanwhile, also of processes that ended
-    pending        records of this process that still wait on disk, and those of the file of an
-                   ended process that is being sent
+    pending        records of this process that still wait on disk
     rejected       records that the service refused meanwhile; see ``billing-client rejected``
     paused_reason  what has to be corrected before anything is sent again, None if nothing
     """

@@ -8,8 +8,9 @@ The outcome of a record is kept in place: the first byte of its line turns from 
 torn, and it can be anywhere in the file, so a record that waits holds no other back. A mark that
 is lost in a power failure means a replay.
 
-The lock is a flock on the only descriptor. A forked child inherits it, and would keep it alive: it
-closes its copy first of all, and never unlocks.
+The lock is a flock on the only descriptor, which is closed when nobody uses the segment any more:
+a number that is closed too early may be given to another file. A forked child inherits the lock,
+and would keep it alive: it closes its copy first of all, and never releases it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import errno
 import json
 import os
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
-
-from billing_client.receipts import Receipt
 
 try:
     import fcntl
@@ -32,27 +33,189 @@ else:
     HAS_LOCKS = True
 
 HEADER = b'{"billing_outbox":1}\n'
+START = len(HEADER)
 PENDING, DELIVERED, MOVED = b"{", b"+", b"-"
+TIME = "%Y%m%dT%H%M%SZ"
+# A segment that has more bytes, or is older, is written to no longer.
+SEGMENT_BYTES = 8 * 1024**2
+SEGMENT_SECONDS = 24 * 3600.0
 # Of one reading, and more than the longest record.
 MOST_BYTES = 512 * 1024
-TIME = "%Y%m%dT%H%M%SZ"
-_START, _END, _USAGE = b'{"at":', b"}}", b'"usage":'
+_FIRST, _LAST, _USAGE = b'{"at":', b"}}", b'"usage":'
 
 
-class Closed(Exception):
-    """The file was given up, at the end or at a fork; its records are on disk."""
+class Row(NamedTuple):
+    """A line of a segment, without its end, and the place where it begins.
+
+    at       when it was enqueued, in seconds since 1970
+    stamped  whether its time was given by enqueue and not by the caller
+    record   the bytes that are sent; empty for a line that is damaged
+    """
+
+    line: bytes
+    place: int
+    at: float = 0.0
+    stamped: bool = False
+    record: bytes = b""
+    request_id: str = "?"
+    customer_id: int = 0
+
+    @property
+    def end(self) -> int:
+        """The place after it."""
+        return self.place + len(self.line) + 1
+
+    @classmethod
+    def read(cls, line: bytes, place: int) -> Row:
+        """The row of a line, whatever its outcome is."""
+        try:
+            content = json.loads(PENDING + line[1:])
+            at, stamped, usage = content["at"], content["stamped"], content["usage"]
+            name, customer_id = str(usage["request_id"]), int(usage["customer_id"])
+            # The bytes as they were enqueued: the same are sent every time.
+            record = line[line.index(_USAGE) + len(_USAGE) : -1]
+            return cls(line, place, float(at), stamped is True, record, name, customer_id)
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return cls(line, place)
 
 
-class Descriptor:
-    """A descriptor that is closed when its last user lets it go, whoever closes the segment.
+def line_of(record: bytes, *, stamped: bool, at: float) -> bytes:
+    """The line of a record that was enqueued ``at`` seconds since 1970."""
+    flag = b"true" if stamped else b"false"
+    return b'\n{"at":%.3f,"stamped":%b,"usage":%b}\n' % (at, flag, record)
 
-    A number that is closed too early may be given to another file, which would be written to.
+
+def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
+    """The records from this place on that have this outcome, also while the file's owner lives.
+
+    PENDING means each line without another outcome, even a damaged one. Raises OSError, or
+    ValueError where a line is far too long.
+    """
+    while len(lines := (data := os.pread(number, MOST_BYTES, place)).split(b"\n")) > 1:
+        # What follows the last newline is not written to its end, and perhaps never will be.
+        for line in lines[:-1]:
+            if _waits(line) if outcome == PENDING else line.startswith(outcome):
+                yield Row.read(line, place)
+            place += len(line) + 1
+    if len(data) == MOST_BYTES:
+        raise ValueError("it has a line that is too long to be a record")
+
+
+def _waits(line: bytes) -> bool:
+    """Whether it has no outcome, and was not cut by a full disk, of which its caller was told."""
+    is_cut = not line.endswith(_LAST) and _FIRST.startswith(line[: len(_FIRST)])
+    return not is_cut and line[:1] not in {b"", DELIVERED, MOVED}
+
+
+def rows_of(path: Path, outcome: bytes) -> Iterator[Row]:
+    """The records of a file that have this outcome. Raises OSError."""
+    with path.open("rb") as file:
+        yield from rows(file.fileno(), outcome)
+
+
+class Segment:
+    """An open file of usage, locked by this process.
+
+    ``pending`` records wait in it, and ``written`` bytes were appended. They are counted beside the
+    file, and a KeyboardInterrupt may come between the two: nothing is ever removed because of
+    them. All before ``position`` was looked at.
     """
 
     number = -1
 
-    def __init__(self, path: Path, flags: int) -> None:
-        self.number = os.open(path, flags, 0o600)
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.number = number
+        self.began = monotonic()
+        self.pending = self.written = 0
+        self.position = START
+
+    @classmethod
+    def create(cls, directory: Path, kind: str) -> Segment:
+        """A new file "usage-…" or "waiting-…", for this user alone. Raises OSError."""
+        # Nothing that imports anything: a finalizer may come here at the interpreter's end.
+        stamp = f"{time.strftime(TIME, time.gmtime())}-{os.getpid()}-{os.urandom(6).hex()}"
+        path = directory / f"{kind}-{stamp}.log"
+        segment = cls._locked(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
+        if segment is None:  # another process took it for the file of a process that ended
+            return cls.create(directory, kind)
+        try:
+            segment.write(HEADER)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        return segment
+
+    @classmethod
+    def adopt(cls, path: Path) -> Segment | None:
+        """The file of a process that ended; None if its owner lives, or another was faster.
+
+        Raises ValueError if it is not an outbox, and OSError if it cannot be opened now.
+        """
+        try:
+            segment = cls._locked(path, os.O_RDWR)
+        except FileNotFoundError:
+            return None
+        if segment is None:
+            return None
+        head = os.pread(segment.number, START, 0)
+        if head == HEADER:
+            return segment
+        if not HEADER.startswith(head):
+            raise ValueError("it is damaged, or not an outbox of this version of the library")
+        path.unlink()  # its owner died before it wrote anything
+        return None
+
+    @classmethod
+    def _locked(cls, path: Path, flags: int) -> Segment | None:
+        segment = cls(path, os.open(path, flags, 0o600))
+        with suppress(FileNotFoundError):
+            if lock(segment.number) and os.path.samestat(path.stat(), os.fstat(segment.number)):
+                return segment
+        return None
+
+    def append(self, line: bytes, *, fsync: bool = False) -> None:
+        """Write a record; it outlives this process when this returns. Raises OSError."""
+        self.write(line)
+        if fsync:
+            os.fsync(self.number)
+        size = len(line)
+        # No call between a reading and its writing: another thread counts at the same time.
+        self.pending += 1
+        self.written += size
+
+    def mark(self, row: Row, outcome: bytes) -> None:
+        """Keep the outcome of a record. Raises OSError."""
+        os.pwrite(self.number, outcome, row.place)
+        self.pending -= 1
+
+    def is_complete(self) -> bool:
+        """Whether it is so large, or so old, that nothing more is written to it."""
+        return self.written > SEGMENT_BYTES or monotonic() - self.began > SEGMENT_SECONDS
+
+    def is_settled(self) -> bool:
+        """Whether every record has its outcome on disk, read from the start. Raises OSError."""
+        return next(rows(self.number, PENDING), None) is None
+
+    def put_aside(self, kept: Path) -> None:
+        """Keep it under the time of its last mark, or remove it if nothing of it was delivered."""
+        if next(rows(self.number, DELIVERED), None) is None:
+            self.path.unlink(missing_ok=True)
+        else:
+            when = time.strftime(TIME, time.gmtime(os.fstat(self.number).st_mtime))
+            self.path.rename(kept / f"{when}-{self.path.name.split('-', 2)[2]}")
+
+    def write(self, data: bytes) -> None:
+        """Write all of it. Raises OSError."""
+        # The number is read and used in one step: a signal handler may fork before it, and the
+        # child then goes on here with its copy closed.
+        if os.write(self.number, data) < len(data):
+            raise OSError(errno.ENOSPC, "the disk took only a part of it")
+
+    def release(self) -> None:
+        """Let the lock go, at once; what still uses the file may end. Only its owner may do it."""
+        with suppress(OSError):
+            fcntl.flock(self.number, fcntl.LOCK_UN)
 
     def close(self, close: Callable[[int], None] = os.close) -> None:
         """Close it at once; ``close`` is kept for the interpreter's end."""
@@ -63,213 +226,6 @@ class Descriptor:
     __del__ = close
 
 
-class Row(NamedTuple):
-    """A record as it waits in a segment.
-
-    at       when it was enqueued, in seconds since 1970
-    stamped  whether its time was given by enqueue and not by the caller
-    record   the bytes that are sent; empty for a line that is damaged
-    """
-
-    segment: Segment
-    offset: int
-    line: bytes
-    at: float = 0.0
-    stamped: bool = False
-    record: bytes = b""
-    request_id: str = "?"
-    customer_id: int = 0
-
-
-def line_of(record: bytes, *, stamped: bool, at: float) -> bytes:
-    """The line of a record that was enqueued ``at`` seconds since 1970."""
-    flag = b"true" if stamped else b"false"
-    return b'\n{"at":%.3f,"stamped":%b,"usage":%b}\n' % (at, flag, record)
-
-
-def parsed(line: bytes) -> tuple[float, bool, bytes, str, int]:
-    """Time, stamped, record, id and customer of a line, marked or not. Raises ValueError."""
-    try:
-        content = json.loads(PENDING + line[1:])
-        usage = content["usage"]
-        # The bytes as they were enqueued: the same are sent every time.
-        record = line[line.index(_USAGE) + len(_USAGE) : -1]
-        name, customer = str(usage["request_id"]), int(usage["customer_id"])
-        return float(content["at"]), content["stamped"] is True, record, name, customer
-    except (KeyError, TypeError, RecursionError) as error:
-        raise ValueError("it is not a record of an outbox") from error
-
-
-def customer_of(line: bytes) -> int:
-    """The customer of a line, 0 if it cannot be read; ten times faster than parsed()."""
-    found = line.partition(b'"customer_id":')[2].partition(b",")[0]
-    return int(found) if found.isdigit() else 0
-
-
-def lines(path: Path, outcome: bytes) -> Iterator[bytes]:
-    """The lines of a file that have this outcome, also while its owner lives. Raises OSError."""
-    return (line for line in path.read_bytes().split(b"\n")[1:-1] if line.startswith(outcome))
-
-
-class Segment:
-    """An open file of usage, locked by this process.
-
-    ``kind`` is "usage", "waiting" (for customers to be created), "clock" (for the service's clock),
-    "adopted" (from a process that ended) or "kept" (delivered, and not open). ``pending`` records
-    of ``size`` bytes wait in it, and ``written`` bytes were appended. They are counted beside the
-    file, and a KeyboardInterrupt may come between the two: nothing is ever removed because of
-    them. ``held`` are the records whose outcome is known but not kept yet, by their places.
-    """
-
-    def __init__(self, path: Path, kind: str, file: Descriptor | None = None) -> None:
-        self.path = path
-        self.kind = kind
-        self.began = time.monotonic()
-        self.pending = self.size = self.written = 0
-        self.held: dict[int, tuple[Row, Receipt]] = {}
-        self.file = file
-        self._position = len(HEADER)
-        self._delivered = False
-
-    @classmethod
-    def create(cls, directory: Path, kind: str) -> Segment:
-        """A new file, readable for this user alone. Raises OSError."""
-        # Nothing that imports anything: a finalizer may come here at the interpreter's end.
-        stamp = f"{time.strftime(TIME, time.gmtime())}-{os.getpid()}-{os.urandom(6).hex()}"
-        path = directory / f"{'usage' if kind == 'usage' else 'waiting'}-{stamp}.log"
-        # Not under its name before it is locked: another process would take it for an orphan.
-        new = directory / f".new-{stamp}"
-        file = Descriptor(new, os.O_CREAT | os.O_EXCL | os.O_RDWR)
-        try:
-            lock(file.number)
-            write(file, HEADER)
-            new.rename(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-        return cls(path, kind, file)
-
-    @classmethod
-    def adopt(cls, path: Path) -> Segment | None:
-        """The file of a process that ended; None if its owner lives, or another was faster.
-
-        Raises ValueError if it is not an outbox, and OSError if it cannot be opened now.
-        """
-        try:
-            file = Descriptor(path, os.O_RDWR)
-            if not lock(file.number) or not os.path.samestat(path.stat(), os.fstat(file.number)):
-                return None
-        except FileNotFoundError:
-            return None
-        data = path.read_bytes()
-        if HEADER.startswith(data):
-            path.unlink()  # its owner died before it wrote anything
-            return None
-        if not data.startswith(HEADER) or max(map(len, data.split(b"\n"))) > MOST_BYTES:
-            raise ValueError("it is damaged, or not an outbox of this version of the library")
-        segment = cls(path, "adopted", file)
-        segment.pending = data.count(b"\n" + PENDING)
-        # A damaged tail is kept like delivered usage, in case someone can read it.
-        segment._delivered = b"\n" + DELIVERED in data or not data.endswith(b"\n")
-        return segment
-
-    def append(self, line: bytes, *, fsync: bool = False) -> None:
-        """Write a record; it outlives this process when this returns. Raises OSError or Closed."""
-        file = self._open()
-        try:
-            write(file, line)
-            if fsync:
-                os.fsync(file.number)
-        except OSError:
-            if file.number < 0:  # a signal handler forked, and this is the child
-                raise Closed from None
-            raise
-        size = len(line)
-        # No call between a reading and its writing: the thread counts at the same time.
-        self.pending += 1
-        self.size += size
-        self.written += size
-
-    def take(
-        self,
-        limit: int,
-        customers: Container[int] | None = None,
-        chosen: Callable[[Row], bool] = lambda _: True,
-    ) -> list[Row]:
-        """The next records that have no outcome, at most so many; of these customers and chosen.
-
-        Raises Closed or OSError.
-        """
-        file = self._open()
-        rows: list[Row] = []
-        # Kept beside the object's own: another thread may be looking too.
-        offset = self._position
-        while not rows and (data := os.pread(file.number, MOST_BYTES, offset)):
-            *whole, _ = data.split(b"\n")
-            if not whole:
-                break  # a tail that its writer never finished
-            for line in whole:
-                is_other = (
-                    customers is not None
-                    and line.startswith(PENDING)
-                    and customer_of(line) not in customers
-                )
-                row = None if is_other else self._row(line, offset)
-                if row is None and not is_other and offset == self._position:
-                    self._position = offset + len(line) + 1
-                offset += len(line) + 1
-                if row is not None and chosen(row):
-                    rows.append(row)
-                    if len(rows) == limit:
-                        break
-        return rows
-
-    def mark(self, row: Row, outcome: bytes) -> None:
-        """Keep the outcome of a record. Raises Closed or OSError."""
-        file = self._open()
-        os.pwrite(file.number, outcome, row.offset)
-        self.held.pop(row.offset, None)
-        self._delivered = self._delivered or outcome == DELIVERED
-        size = len(row.line) + 2
-        self.pending -= 1
-        self.size -= size
-
-    def is_settled(self) -> bool:
-        """Whether every record has its outcome on disk. Raises Closed or OSError."""
-        return not (self.held or self.take(1))
-
-    def close(self, kept: Path) -> None:
-        """Give the file up, and the lock as soon as the last call here ends.
-
-        A settled one is put aside under the time of its last mark, or removed if nothing of it
-        was delivered. Raises Closed or OSError.
-        """
-        try:
-            if self.is_settled() and self._delivered:
-                when = time.strftime(TIME, time.gmtime(self.path.stat().st_mtime))
-                self.path.rename(kept / f"{when}-{self.path.name.split('-', 2)[2]}")
-            elif self.is_settled():
-                self.path.unlink(missing_ok=True)
-        finally:
-            self.file = None
-
-    def _open(self) -> Descriptor:
-        file = self.file
-        if file is None:
-            raise Closed
-        return file
-
-    def _row(self, line: bytes, offset: int) -> Row | None:
-        if line[:1] in {b"", DELIVERED, MOVED} or offset in self.held:
-            return None
-        try:
-            return Row(self, offset, line, *parsed(line))
-        except ValueError:
-            # A line that a full disk cut is not one that was enqueued: the caller was told.
-            is_cut = line.startswith(_START) and not line.endswith(_END)
-            return None if is_cut else Row(self, offset, line)
-
-
 def lock(number: int) -> bool:
     """Lock a file without waiting; False if another process has it."""
     try:
@@ -277,11 +233,3 @@ def lock(number: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def write(file: Descriptor, data: bytes) -> None:
-    """Write all of it. Raises OSError."""
-    # The number is read and used in one step: a signal handler may fork before it, and the child
-    # then goes on here with its copy closed.
-    if os.write(file.number, data) < len(data):
-        raise OSError(errno.ENOSPC, "the disk took only a part of it")

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from billing_client.outbox.directory import REMOVED, Directory
-from billing_client.outbox.segment import TIME, line_of
+from billing_client.outbox.segment import TIME, Segment, line_of
 
 try:
     import sqlite3
@@ -33,15 +33,11 @@ _COLUMNS = {
 }
 
 
-def take_over(
-    directory: Directory,
-    append: Callable[[bytes], object],
-    report: Callable[[Path, str], None],
-) -> None:
-    """Move the usage of the SQLite files that no process has open.
+def take_over(directory: Directory, report: Callable[[Path, Exception], None]) -> None:
+    """Move the usage of the SQLite files that no process has open to segments that none has.
 
-    ``append`` takes a line; ``report`` is told of a file that cannot be read. Raises OSError
-    where a line cannot be written; then the rest of the file is moved at the next call.
+    ``report`` is told of a file that cannot be read. Raises OSError where a line cannot be
+    written; then the rest of the file is moved at the next call.
     """
     if not _HAS_SQLITE:
         return
@@ -52,15 +48,15 @@ def take_over(
                     # What version 1 delivered was not kept.
                     marker = f"{REMOVED}{time.strftime(TIME, time.gmtime())}-version-1"
                     (directory.kept_path / marker).touch()
-                    _move(connection, directory, append)
+                    _move(connection, directory)
                     # Before the lock goes, or another process could open it in between.
                     Path(f"{path}-wal").unlink(missing_ok=True)
                     path.unlink()
         except sqlite3.Error as error:
             if not _is_busy(error) and path.exists():
-                report(path, f"is left alone: it cannot be read ({error})")
+                report(path, error)
         except ValueError as error:
-            report(path, f"is left alone: {error}")
+            report(path, error)
 
 
 def left_over(directory: Path) -> list[Path]:
@@ -90,9 +86,8 @@ def _locked(connection: sqlite3.Connection, path: Path) -> bool:
     return True
 
 
-def _move(
-    connection: sqlite3.Connection, directory: Directory, append: Callable[[bytes], object]
-) -> None:
+def _move(connection: sqlite3.Connection, directory: Directory) -> None:
+    segment = Segment.create(directory.path, "usage")
     for table, columns in _COLUMNS.items():
         while rows := connection.execute(
             f"SELECT {columns} FROM {table} ORDER BY seq LIMIT {_CHUNK}"  # noqa: S608 - constants
@@ -113,7 +108,7 @@ def _move(
                         }
                     )
                 else:
-                    append(line_of(record, stamped=bool(stamped), at=at))
+                    segment.append(line_of(record, stamped=bool(stamped), at=at))
             connection.execute(f"DELETE FROM {table} WHERE seq <= ?", (rows[-1][0],))  # noqa: S608 - as above
 
 

@@ -15,8 +15,8 @@ import pytest
 
 import billing_client
 from billing_client import BillingClient, Usage
-from billing_client.outbox import delivery, sender
-from billing_client.outbox.sender import Sender
+from billing_client.outbox import outbox as outbox_module
+from billing_client.outbox.outbox import Outbox
 from billing_client.tests.faulty import KEY, FaultyServer
 from billing_client.tests.outboxes import NO_SERVICE, hurried
 
@@ -65,10 +65,8 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outbox's times in hundredths."""
-    monkeypatch.setattr(delivery, "FIRST_CEILING", 0.01)
-    monkeypatch.setattr(delivery, "LAST_CEILING", 0.2)
-    monkeypatch.setattr(delivery, "SHORTEST_SECONDS", 0.01)
-    monkeypatch.setattr(sender, "LINGER_SECONDS", 0.01)
+    monkeypatch.setattr(outbox_module, "ATTEMPTS", (0.01, 0.2, 0.01))
+    monkeypatch.setattr(outbox_module, "LINGER_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="session")
@@ -169,4 +167,4 @@ def away(tmp_path: Path) -> Iterator[BillingClient]:
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outbox starts no thread."""
-    monkeypatch.setattr(Sender, "_start", lambda self: False)
+    monkeypatch.setattr(Outbox, "_start", lambda self: None)

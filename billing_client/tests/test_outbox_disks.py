@@ -7,7 +7,6 @@ import errno
 import os
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,6 @@ import time_machine
 from billing_client import BillingClient, ConfigurationError, OutboxError, OutboxFull
 from billing_client.config import Bounds
 from billing_client.outbox.directory import Directory
-from billing_client.outbox.segment import DELIVERED, lines, parsed
 from billing_client.tests.faulty import FaultyServer, reply
 from billing_client.tests.outboxes import (
     NO_SERVICE,
@@ -26,13 +24,15 @@ from billing_client.tests.outboxes import (
     drained,
     eventually,
     fact,
+    facts,
     hurried,
     inside,
+    kept,
     leave,
     orphan,
     rejected,
     run,
-    sent_ids,
+    times_sent,
 )
 
 
@@ -84,44 +84,44 @@ def test_a_full_disk_drops_nothing_and_is_drained(
     assert drained(disk, server) == names
 
 
-def test_a_full_disk_is_drained_while_enqueueing_goes_on(
-    server: FaultyServer, small_disk: Path
+@pytest.mark.parametrize("filler", [0, 200])
+def test_what_was_delivered_goes_before_a_disk_is_full(
+    server: FaultyServer, small_disk: Path, filler: int
 ) -> None:
+    """Also while enqueueing goes on, and beside the files of others."""
+    (small_disk / "filler").write_bytes(b"x" * filler * 1024)
     names: set[str] = set()
     with hurried(server.url, small_disk) as billing:
-        (small_disk / "filler").write_bytes(b"x" * 200 * 1024)
-        for n in range(3000):
+        while len(names) < 3000:  # of which the disk takes a third at once
             with contextlib.suppress(OutboxFull):
-                billing.enqueue(fact(f"n{n}"))
-                names.add(f"n{n}")
+                billing.enqueue(fact(f"n{len(names)}"))
+                names.add(f"n{len(names)}")
         billing.flush(20)
         stats = billing.stats()
         assert stats.sent + stats.rejected + stats.pending == len(names)
-    sent = Counter(name for seen in server.seen for name in sent_ids(seen.body))
-    assert max(sent.values()) <= 3  # no hot loop
+    assert max(times_sent(server).values()) <= 3  # no hot loop
     assert drained(small_disk, server) == names
 
 
-def test_an_outcome_that_cannot_be_kept_is_not_asked_for_again(
+def test_an_outcome_that_cannot_be_kept_is_asked_for_again_and_stops_no_other(
     outbox: BillingClient, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     error = {"code": "validation_error", "detail": "It is wrong."}
-    answer = {"results": [{"status": 400, "request_id": "bad", "error": error}]}
-    server.script.append(reply(207, answer))
+    answer = reply(207, {"results": [{"status": 400, "request_id": "bad", "error": error}]})
     with monkeypatch.context() as disk:
         disk.setattr(Directory, "reject", full)
+        server.script.append(answer)
         outbox.enqueue(fact("bad"))
-        outbox.flush(20)
-        assert "free space" in (outbox.stats().last_error or "")
+        eventually(lambda: "free space" in (outbox.stats().last_error or ""))
         outbox.enqueue(fact("good"))
-        eventually(lambda: outbox.flush(20).pending == 1)
-    assert contents(tmp_path) == ["bad"]
-    outbox.flush(20)
-    sent = Counter(name for seen in server.seen for name in sent_ids(seen.body))
-    assert sent == {"bad": 1, "good": 1}
+        eventually(lambda: outbox.stats().sent == 1)
+        assert contents(tmp_path) == ["bad"]
+    server.script.append(answer)
+    eventually(lambda: outbox.flush(20).pending == 0)
+    assert times_sent(server) == {"bad": 2, "good": 1}
     assert (contents(tmp_path), rejected(tmp_path)) == ([], ["bad"])
 
 
@@ -137,83 +137,6 @@ def test_a_directory_that_cannot_be_used_is_named_and_keeps_what_it_holds(
             pass
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert drained(small_disk, server) == {"one"}
-
-
-# Delivered usage is kept, but never at the price of waiting usage
-
-
-def kept(directory: Path) -> list[str]:
-    """The ids in the files of delivered usage, the oldest first."""
-    files = Directory(directory).kept()
-    return [parsed(line)[3] for file in files for line in lines(file, DELIVERED)]
-
-
-def deliver(directory: Path, server: FaultyServer, name: str) -> None:
-    with hurried(server.url, directory) as billing:
-        billing.enqueue(fact(name))
-        assert billing.flush(20).pending == 0
-
-
-def test_what_was_delivered_is_kept_for_forty_days(server: FaultyServer, tmp_path: Path) -> None:
-    deliver(tmp_path, server, "old")
-    for days, left in ((39, True), (41, False)):
-        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
-            deliver(tmp_path, server, f"n{days}")
-            assert ("old" in kept(tmp_path)) == left
-
-
-def test_the_oldest_is_removed_beyond_the_bytes_to_keep(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    for n in range(4):
-        deliver(tmp_path, server, f"n{n}")
-        newest = Directory(tmp_path).kept()[-1]
-        # A second apart, so that their order is known.
-        stamp = f"{today:%Y%m%d}T00000{n}Z"
-        newest.rename(newest.with_name(stamp + newest.name[len(stamp) :]))
-    Directory(tmp_path, Bounds(keep_bytes=2 * 4096)).prune(())
-    assert kept(tmp_path) == ["n2", "n3"]
-    assert Directory(tmp_path).removed_until() == today + timedelta(seconds=1)
-
-
-def test_what_was_delivered_goes_before_the_outbox_is_full(
-    server: FaultyServer, tmp_path: Path
-) -> None:
-    deliver(tmp_path, server, "delivered")
-    with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=600) as billing:
-        for n in range(3):
-            billing.enqueue(fact(f"n{n}"))
-        with pytest.raises(OutboxFull):
-            billing.enqueue(fact("n3"))
-        assert kept(tmp_path) == []
-    assert contents(tmp_path) == ["n0", "n1", "n2"]
-
-
-def test_what_was_delivered_goes_before_a_disk_is_full(
-    server: FaultyServer, small_disk: Path
-) -> None:
-    names: set[str] = set()
-    with hurried(server.url, small_disk) as billing:
-        while len(names) < 3000:  # of which the disk takes a third at once
-            with contextlib.suppress(OutboxFull):
-                billing.enqueue(fact(f"n{len(names)}"))
-                names.add(f"n{len(names)}")
-    assert drained(small_disk, server) == names
-
-
-def test_the_bytes_of_other_processes_count_too(
-    away: BillingClient, server: FaultyServer, tmp_path: Path
-) -> None:
-    for n in range(3):
-        away.enqueue(fact(f"n{n}"))
-    with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=4096 + 100) as billing:
-        billing.flush(0)
-        eventually(lambda: inside(billing)._directory.others_size > 0)
-        with pytest.raises(OutboxFull):
-            billing.enqueue(fact("n3"))
-    leave(away)
-    assert drained(tmp_path, server) == {"n0", "n1", "n2"}
 
 
 def test_a_write_that_the_disk_refuses_or_cuts_spoils_no_other(
@@ -241,3 +164,58 @@ def test_a_write_that_the_disk_refuses_or_cuts_spoils_no_other(
     leave(away)
     assert drained(tmp_path, server) == {"before", "after"}
     assert rejected(tmp_path) == []
+
+
+# Delivered usage is kept, but never at the price of waiting usage
+
+
+def deliver(directory: Path, server: FaultyServer, name: str) -> None:
+    with hurried(server.url, directory) as billing:
+        billing.enqueue(fact(name))
+        eventually(lambda: billing.flush(20).pending == 0)
+
+
+def test_what_was_delivered_is_kept_for_forty_days(server: FaultyServer, tmp_path: Path) -> None:
+    deliver(tmp_path, server, "old")
+    for days, left in ((39, True), (41, False)):
+        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+            deliver(tmp_path, server, f"n{days}")
+            assert ("old" in kept(tmp_path)) == left
+
+
+def test_the_oldest_is_removed_beyond_the_bytes_to_keep(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for n in range(4):
+        deliver(tmp_path, server, f"n{n}")
+        newest = Directory(tmp_path).kept()[-1]
+        # A second apart, so that their order is known.
+        stamp = f"{today:%Y%m%d}T00000{n}Z"
+        newest.rename(newest.with_name(stamp + newest.name[len(stamp) :]))
+    Directory(tmp_path, Bounds(keep_bytes=2 * 4096)).prune()
+    assert kept(tmp_path) == ["n2", "n3"]
+    assert Directory(tmp_path).removed_until() == today + timedelta(seconds=1)
+
+
+def test_what_was_delivered_goes_before_the_outbox_is_full(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    deliver(tmp_path, server, "delivered")
+    with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=600) as billing:
+        for usage in facts(3):
+            billing.enqueue(usage)
+        with pytest.raises(OutboxFull):
+            billing.enqueue(fact("n3"))
+        assert kept(tmp_path) == []
+    assert contents(tmp_path) == ["n0", "n1", "n2"]
+
+
+def test_the_bytes_of_other_processes_count_too(away: BillingClient, tmp_path: Path) -> None:
+    for usage in facts(3):
+        away.enqueue(usage)
+    with hurried(NO_SERVICE, tmp_path, outbox_max_bytes=700) as billing:
+        inside(billing).directory.prune()
+        with pytest.raises(OutboxFull):
+            billing.enqueue(fact("n3"))
+    assert contents(tmp_path) == ["n0", "n1", "n2"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from billing_client import BillingClient, Event
-from billing_client.outbox import segment, sender
-from billing_client.outbox.segment import HEADER, Closed, Segment
+from billing_client.outbox import outbox as outbox_module
+from billing_client.outbox import segment
+from billing_client.outbox.segment import HEADER, Segment
 from billing_client.tests.faulty import FaultyServer
 from billing_client.tests.outboxes import (
     NO_SERVICE,
@@ -22,14 +22,17 @@ from billing_client.tests.outboxes import (
     drained,
     eventually,
     fact,
+    facts,
     hurried,
     inside,
+    kept,
+    leave,
     orphan,
     rejected,
     run,
     segments,
-    sent_ids,
     start,
+    times_sent,
 )
 
 ORPHANS = 40
@@ -46,8 +49,7 @@ def test_four_adopters_send_each_record_of_forty_orphans_once(
     adopters = [start(script, server.url, tmp_path) for _ in range(4)]
     assert [adopter.communicate(timeout=60) for adopter in adopters] == [("", "")] * 4
     drained(tmp_path, server)
-    sent = Counter(name for seen in server.seen for name in sent_ids(seen.body))
-    assert sent == {f"{n}:{k}": 1 for n in range(ORPHANS) for k in range(20)}
+    assert times_sent(server) == {f"{n}:{k}": 1 for n in range(ORPHANS) for k in range(20)}
 
 
 ADOPT = """
@@ -71,7 +73,7 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
                 for k in range(20):
                     names.add(f"{n}:{k}")
                     billing.enqueue(fact(f"{n}:{k}"))
-                assert all(segment.path.exists() for segment in inside(billing).open)
+                assert all(segment.path.exists() for segment in inside(billing).here().own)
     finally:
         for adopter in adopters:
             adopter.kill()
@@ -81,65 +83,40 @@ def test_no_live_file_is_touched(server: FaultyServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.live  # starts processes
-def test_a_live_file_is_locked_for_this_process_and_others(tmp_path: Path) -> None:
-    with hurried(NO_SERVICE, tmp_path) as billing:
-        billing.enqueue(fact("one"))
-        (path,) = segments(tmp_path)
-        assert Segment.adopt(path) is None
-        script = f"""
+def test_a_live_file_is_locked_for_this_process_and_others(
+    away: BillingClient, tmp_path: Path
+) -> None:
+    away.enqueue(fact("one"))
+    (path,) = segments(tmp_path)
+    assert Segment.adopt(path) is None
+    script = f"""
 from pathlib import Path
 from billing_client.outbox.segment import Segment
 sys.exit(9 if Segment.adopt(Path({str(path)!r})) is None else 0)
 """
-        assert run(script, NO_SERVICE, tmp_path)[0] == 9
-    assert contents(tmp_path) == ["one"]
+    assert run(script, NO_SERVICE, tmp_path)[0] == 9
+    leave(away)
     assert Segment.adopt(path) is not None
 
 
-def test_a_new_file_is_locked_before_others_may_find_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("act", ["unlink", "rename"])
+def test_a_file_that_another_process_takes_before_it_is_locked_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
-    found: list[list[Path]] = []
-    lock = segment.lock
-
-    def noted(number: int) -> bool:
-        found.append(segments(tmp_path))
-        return lock(number)
-
-    monkeypatch.setattr(segment, "lock", noted)
-    Segment.create(tmp_path, "usage")
-    assert found == [[]]
-
-
-def test_after_close_no_file_is_taken_and_none_is_written(
-    outbox: BillingClient, tmp_path: Path
-) -> None:
-    outbox.enqueue(fact("mine"))
-    (mine,) = inside(outbox).open
-    outbox.close(20)
-    orphan(tmp_path, "one")
-    assert list(inside(outbox)._scan()) == [True]
-    assert inside(outbox).open == []
-    assert contents(tmp_path) == ["one"]
-    for use in (lambda: mine.take(1), lambda: mine.append(b"x")):
-        with pytest.raises(Closed):
-            use()
-
-
-def test_a_file_that_another_process_takes_first_is_not_adopted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = orphan(tmp_path, "one")
+    """Also one that was only just made."""
     lock = segment.lock
 
     def late(number: int) -> bool:
-        path.rename(tmp_path / "delivered")  # between being opened and being locked
+        monkeypatch.undo()
+        (path,) = segments(tmp_path)
+        path.rename(tmp_path / "elsewhere") if act == "rename" else path.unlink()
         return lock(number)
 
+    path = orphan(tmp_path, "one")
     monkeypatch.setattr(segment, "lock", late)
     assert Segment.adopt(path) is None
-    monkeypatch.undo()
-    assert Segment.adopt(path) is None
+    monkeypatch.setattr(segment, "lock", late)
+    assert Segment.create(tmp_path, "usage").path.exists()
 
 
 @pytest.mark.parametrize("kind", ["usage", "waiting"])
@@ -157,17 +134,21 @@ def test_the_form_of_a_file_is_for_ever(server: FaultyServer, tmp_path: Path, ki
 
 
 @pytest.mark.parametrize("written", [b"", HEADER[:5], HEADER])
-def test_a_file_of_a_process_that_died_at_once_is_removed(tmp_path: Path, written: bytes) -> None:
-    path = orphan(tmp_path, "one")
-    path.write_bytes(written)
-    assert Segment.adopt(path) is None
-    assert segments(tmp_path) == []
+def test_a_file_of_a_process_that_died_at_once_is_removed(
+    server: FaultyServer, tmp_path: Path, written: bytes
+) -> None:
+    orphan(tmp_path, "one").write_bytes(written)
+    assert drained(tmp_path, server) == set()
+    assert (kept(tmp_path), segments(tmp_path)) == ([], [])
 
 
 @pytest.mark.parametrize("torn", [b"", b'\n{"at', b'\n{"at":17.1,"stamped":true,"usage":{"req'])
-def test_a_torn_tail_is_not_a_record(server: FaultyServer, tmp_path: Path, torn: bytes) -> None:
+@pytest.mark.parametrize("then", [b"", b"\n"])
+def test_a_torn_line_is_not_a_record(
+    server: FaultyServer, tmp_path: Path, torn: bytes, then: bytes
+) -> None:
     path = orphan(tmp_path, "one", "two")
-    path.write_bytes(path.read_bytes() + torn)
+    path.write_bytes(path.read_bytes() + torn + then)
     assert drained(tmp_path, server) == {"one", "two"}
     assert rejected(tmp_path) == []
 
@@ -202,7 +183,7 @@ def test_files_that_are_no_outbox_are_left_alone_and_reported_once(
         billing.flush(20)
         billing.flush(20)
     (report,) = (event for event in events if event.kind == "unusable_file")
-    assert f"{path.name} is left alone: it is damaged, or not an outbox" in report.reason
+    assert f"{path.name} is left alone: it " in report.reason
     assert path.read_bytes() == content
     assert list(server.service.stored) == ["good"]
     assert len(list(tmp_path.glob("*.*"))) == 5  # and service.json
@@ -233,9 +214,8 @@ def test_a_file_that_cannot_be_opened_now_is_looked_at_again(
 def test_orphans_are_looked_for_now_and_then(
     outbox: BillingClient, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "RESCAN_SECONDS", 0.01)
+    monkeypatch.setattr(outbox_module, "RESCAN_SECONDS", 0.01)
     outbox.enqueue(fact("mine"))
-    outbox.flush(20)
     orphan(tmp_path, "late")
     eventually(lambda: len(server.service.stored) == 2)
 
@@ -253,16 +233,14 @@ def test_enqueue_never_opens_an_orphan(
     assert len(contents(tmp_path)) == 31
 
 
-def test_a_segment_is_put_aside_when_it_is_large_or_old(
+def test_a_segment_that_is_large_or_old_is_put_aside_once_it_is_sent(
     outbox: BillingClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sender, "SEGMENT_BYTES", 600)
-    kept = inside(outbox)._directory.kept
-    for n in range(9):  # of some 190 bytes each
-        outbox.enqueue(fact(f"n{n}"))
-        outbox.flush(20)
-    assert (len(kept()), len(segments(tmp_path))) == (2, 1)
-    age = sender.SEGMENT_SECONDS + 1
-    monkeypatch.setattr(sender, "monotonic", lambda: time.monotonic() + age)
-    outbox.flush(20)
-    assert (len(kept()), len(segments(tmp_path))) == (3, 0)
+    monkeypatch.setattr(segment, "SEGMENT_BYTES", 600)
+    for usage in facts(9):  # of some 190 bytes each
+        outbox.enqueue(usage)
+    age = segment.SEGMENT_SECONDS + 1
+    monkeypatch.setattr(segment, "monotonic", lambda: time.monotonic() + age)
+    outbox.enqueue(fact("n9"))
+    eventually(lambda: outbox.flush(20).pending == 0 and len(kept(tmp_path)) == 9)
+    assert len(segments(tmp_path)) == 1

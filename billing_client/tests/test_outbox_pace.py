@@ -10,20 +10,21 @@ from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import time_machine
 
-from billing_client import BillingClient, RateLimitedError
-from billing_client.outbox import delivery, sender
-from billing_client.outbox.delivery import Pace, deliver
-from billing_client.outbox.segment import Segment
-from billing_client.tests.faulty import Exchange, FaultyServer, honest, refuse, reply
+from billing_client import BillingClient
+from billing_client.batches import MOST_BYTES
+from billing_client.outbox import delivery
+from billing_client.outbox import outbox as outbox_module
+from billing_client.outbox.delivery import MOST_RECORDS, Pace
+from billing_client.tests.faulty import Behaviour, Exchange, FaultyServer, honest, refuse, reply
 from billing_client.tests.outboxes import (
     SOAK,
     eventually,
     fact,
+    facts,
     hurried,
     orphan,
     rejected,
@@ -31,7 +32,7 @@ from billing_client.tests.outboxes import (
 )
 
 CLIENTS = 50
-BATCH = 500
+BATCH = MOST_RECORDS
 
 
 @pytest.mark.parametrize("retry_after", [None, 5.0])
@@ -39,15 +40,13 @@ def test_fifty_clients_in_an_outage_of_a_minute_are_no_storm(
     monkeypatch: pytest.MonkeyPatch, retry_after: float | None
 ) -> None:
     """In time that passes at once."""
-    for name, value in (("FIRST_CEILING", 1.0), ("LAST_CEILING", 60.0), ("SHORTEST_SECONDS", 1.0)):
-        monkeypatch.setattr(delivery, name, value)
     random.seed(1)
     attempts: list[float] = []
     delivered = []
     for _ in range(CLIENTS):
         now = 0.0
         monkeypatch.setattr(delivery, "monotonic", lambda: now)  # noqa: B023 - the clock of this turn
-        client = Pace()
+        client = Pace(1.0, 60.0, 1.0)
         while now < 60:
             attempts.append(now)
             client.failed(retry_after)
@@ -65,8 +64,7 @@ def test_all_is_delivered_after_an_outage(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds, ceiling = (60.0, 60.0) if SOAK else (1.0, 1.0)
-    monkeypatch.setattr(delivery, "FIRST_CEILING", 1.0 if SOAK else 0.05)
-    monkeypatch.setattr(delivery, "LAST_CEILING", ceiling)
+    monkeypatch.setattr(outbox_module, "ATTEMPTS", (1.0 if SOAK else 0.05, ceiling, 0.01))
     ends = time.monotonic() + seconds
     refused: list[float] = []
 
@@ -87,17 +85,12 @@ def test_all_is_delivered_after_an_outage(
     assert len(refused) < CLIENTS * 25
 
 
-def test_it_sends_little_after_a_failure_and_half_of_what_was_too_large() -> None:
-    client = Pace()
-    client.failed(None)
-    assert client.limit == delivery.PROBE_RECORDS
-    for _ in range(4):
-        client.succeeded()
-    assert client.limit == delivery.MOST_RECORDS
-    client.too_large(500)
-    for _ in range(20):
-        client.succeeded()
-    assert 250 < client.limit < 500
+def test_it_sends_little_after_a_failure(outbox: BillingClient, server: FaultyServer) -> None:
+    server.script.append(refuse(503, "service_unavailable"))
+    for usage in facts(1000):
+        outbox.enqueue(usage)
+    eventually(lambda: outbox.flush(20).pending == 0)
+    assert [len(sent_ids(seen.body)) for seen in server.seen[1:4]] == [8, 32, 128]
 
 
 # Clocks
@@ -141,7 +134,7 @@ def test_the_end_of_summer_time_is_no_event(
 @pytest.fixture
 def together(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is enqueued before a flush goes in few batches."""
-    monkeypatch.setattr(sender, "LINGER_SECONDS", 10.0)
+    monkeypatch.setattr(outbox_module, "LINGER_SECONDS", 10.0)
 
 
 def names(numbers: list[int] | range) -> list[str]:
@@ -187,11 +180,10 @@ class Picky(Wall):
 @pytest.mark.parametrize(
     ("wall", "status", "bad"),
     [
-        *[(Picky, 207, bad) for bad in ([7], [0, 499], range(0, 500, 7), range(40))],
+        *[(Picky, 207, bad) for bad in ([7], [0, 999], range(0, BATCH, 7), range(40))],
         # Of which nothing says whose fault it is, so they are taken apart.
         *[(Wall, status, [7]) for status in (400, 413, 422)],
-        *[(Wall, 400, bad) for bad in ([0, 499], range(100, 130))],
-        (Wall, 413, [0, 499]),
+        *[(Wall, 400, bad) for bad in ([0, 999], range(100, 130), range(0, BATCH, 30))],
     ],
 )
 def test_refused_records_stop_no_other(
@@ -202,11 +194,14 @@ def test_refused_records_stop_no_other(
     bad: list[int],
 ) -> None:
     server.script.append(wall(status, names(bad)))
-    orphan(tmp_path, *(f"n{n}" for n in range(BATCH)))  # which are found all at once
+    orphan(tmp_path, *names(range(BATCH)))  # which are found all at once
     with hurried(server.url, tmp_path) as billing:
         flushed = billing.flush(20)
-    assert (flushed.sent, flushed.pending) == (BATCH - len(bad), 0)
-    assert (flushed.rejected, flushed.paused_reason) == (len(bad), None)
+    assert (flushed.sent, flushed.rejected, flushed.paused_reason) == (
+        BATCH - len(bad),
+        len(bad),
+        None,
+    )
     assert sorted(server.service.stored) == sorted({*names(range(BATCH))} - {*names(bad)})
     assert rejected(tmp_path) == names(bad)
 
@@ -216,8 +211,8 @@ def test_requests_that_are_too_large_are_halved(
     outbox: BillingClient, server: FaultyServer
 ) -> None:
     server.script.append(Wall(413, [], most=100))
-    for n in range(1500):
-        outbox.enqueue(fact(f"n{n}"))
+    for usage in facts(1500):
+        outbox.enqueue(usage)
     flushed = outbox.flush(20)
     assert (flushed.pending, flushed.rejected) == (0, 0)
     assert len(server.service.stored) == 1500
@@ -240,28 +235,23 @@ def test_a_lone_record_that_a_proxy_refuses_is_kept(
 
 
 @pytest.mark.usefixtures("together")
-def test_an_outage_in_between_judges_no_record(outbox: BillingClient, server: FaultyServer) -> None:
-    server.script.extend([reply(400, b"no"), refuse(503, "x", Retry_After="9")])
-    for n in range(10):
-        outbox.enqueue(fact(f"n{n}"))
+@pytest.mark.parametrize("outage", [refuse(503, "x", Retry_After="9"), refuse(429, "too_many")])
+def test_an_outage_in_between_judges_no_record(
+    outbox: BillingClient, server: FaultyServer, outage: Behaviour
+) -> None:
+    server.script.extend([reply(400, b"no"), *[outage] * 1000])
+    for usage in facts(10):
+        outbox.enqueue(usage)
     flushed = outbox.flush(0.3)
     assert (flushed.rejected, flushed.pending) == (0, 10)
 
 
 @pytest.mark.usefixtures("together")
-def test_batches_are_bounded_by_bytes(outbox: BillingClient, server: FaultyServer) -> None:
-    for n in range(2 * BATCH):
-        outbox.enqueue(fact(f"{n:0128}", service="界𝄞"[n % 2] * 100))
-    assert outbox.flush(20).pending == 0
-    assert max(len(seen.body) for seen in server.seen) <= 512 * 1024
-
-
-def test_too_many_requests_are_no_refusal_of_a_record(tmp_path: Path) -> None:
-    segment = Segment.adopt(orphan(tmp_path, "one", "two"))
-    assert segment is not None
-
-    def ask(rows: object) -> Any:
-        raise RateLimitedError("The service answered 429")
-
-    with pytest.raises(RateLimitedError):
-        list(deliver(ask, segment.take(2), lambda size: None))
+def test_a_request_of_the_longest_records_is_small_enough(
+    outbox: BillingClient, server: FaultyServer
+) -> None:
+    for n in range(BATCH):
+        name = f"{n:04}" + '"' * 124
+        outbox.enqueue(fact(name, service="𝄞" * 100, customer_id=2**63 - 1))
+    assert outbox.flush(20).sent == BATCH
+    assert max(len(seen.body) for seen in server.seen) < MOST_BYTES / 2

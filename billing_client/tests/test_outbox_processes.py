@@ -135,6 +135,7 @@ def test_a_child_of_a_fork_without_hooks_lets_its_parents_file_go(
     script = """
 import ctypes
 parent = os.getpid()
+outbox.start_new_thread = lambda *_: None  # which may have locks of the interpreter at the fork
 billing.enqueue(fact("parent"))
 if ctypes.PyDLL(None).fork() == 0:
     while os.getppid() == parent:
@@ -230,6 +231,8 @@ from billing_client import BillingClient, Usage
 usage = Usage(customer_id=1, service="x", units_consumed=1, price_per_unit=1, request_id="one")
 billing = BillingClient(sys.argv[1], "bk_0123456789abcdef_not_a_real_key", outbox=sys.argv[2])
 billing.enqueue(usage)
+while not billing._outbox._worker:  # a request is under way
+    pass
 ''' % (sys.argv, sys.path)
 billing.close(0)
 assert _testcapi.run_in_subinterp(script) == 0  # and ends it, as servers written in C do
@@ -246,7 +249,7 @@ def slow(exchange: Exchange) -> None:
 def test_the_end_of_a_subinterpreter_does_not_abort_the_process(
     server: FaultyServer, tmp_path: Path
 ) -> None:
-    """It waits for the thread, which an answer keeps longer than the exit is to take."""
+    """It waits for the thread, whose answer takes longer than the exit is to take."""
     server.script.append(slow)
     assert run(SUBINTERPRETER, server.url, tmp_path) == (0, "alive\n", "")
     assert list(server.service.stored) == ["one"]
@@ -388,9 +391,9 @@ def test_no_call_waits_for_the_network(black_hole: str, tmp_path: Path, url: str
 def test_close_ends_a_flush_of_another_thread(black_hole: str, tmp_path: Path) -> None:
     with hurried(black_hole, tmp_path) as billing:
         billing.enqueue(fact("one"))
+        eventually(lambda: inside(billing)._worker)
         waiting = threading.Thread(target=billing.flush, args=[1000])
         waiting.start()
-        eventually(lambda: inside(billing)._hurries)
         billing.close(0)
         waiting.join(60)
         assert not waiting.is_alive()

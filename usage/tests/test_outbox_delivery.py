@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from billing_client import BillingClient, OutboxWarning, Usage
-from billing_client.outbox import delivery
+from billing_client.outbox import outbox
 from billing_client.outbox.directory import Directory
 from billing_client.tests.faulty import Exchange, FaultyServer, message, reset
 from usage.tests.books import assert_books_balance
@@ -71,8 +71,7 @@ class Proxy(FaultyServer):
 def test_every_fact_is_recorded_once_whatever_becomes_of_the_answers(
     live_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("FIRST_CEILING", 0.01), ("LAST_CEILING", 0.1), ("SHORTEST_SECONDS", 0.01)):
-        monkeypatch.setattr(delivery, name, value)
+    monkeypatch.setattr(outbox, "ATTEMPTS", (0.01, 0.1, 0.01))
     customer = live_service.customer()
     units = {f"fact:{n}": Decimal(n % 97 + 1) / 10 for n in range(RECORDS)}
     with Proxy(live_service, seed=5) as proxy:
