@@ -39,7 +39,7 @@ def test_what_blocks_is_printed_with_an_exit_status_of_its_own(
     with pytest.raises(CommandError, match="2 records checked: 1 blocking, 0 informing") as error:
         call_command("check_usage")
 
-    assert error.value.returncode == 3
+    assert error.value.returncode == 1
     assert capsys.readouterr().out == (
         f"Blocks: bill {bill.pk} of Alice (123), 2026-11: Possible duplicates"
         " of Database Hosting at 0.05 since 2026-11-23:"

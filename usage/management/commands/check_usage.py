@@ -11,7 +11,7 @@ from usage.attention.duplicates import find_duplicates
 from usage.attention.findings import Finding, Kind
 from usage.attention.keys import silent_keys
 from usage.database.transactions import database_now
-from usage.management.scheduled import LEFT_FOR_STAFF, ScheduledCommand
+from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill, UsageCheck
 from usage.money import plain
 from usage.periods import day_of
@@ -21,7 +21,7 @@ _BILLS_AT_ONCE = 100
 
 
 class Command(ScheduledCommand):
-    """Prints one line for each finding; the exit status is 3 if any blocks closing."""
+    """Prints one line for each finding; the exit status is 1 if any blocks closing."""
 
     help = (
         "Reads the records of every open bill for possible duplicates, keeps them for the pages of"
@@ -57,7 +57,7 @@ class Command(ScheduledCommand):
         found = f"{self.blocking} blocking, {self.informing} informing"
         self.counted = self.blocking
         if self.blocking:
-            raise CommandError(f"{read}: {found}.", returncode=LEFT_FOR_STAFF)
+            raise CommandError(f"{read}: {found}.")
         self.stdout.write(f"{read}: {found}.")
 
     def _tell(self, about: str, finding: Finding, currency: str = "") -> None:
