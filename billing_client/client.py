@@ -68,7 +68,7 @@ class BillingClient:
     all. Delivered records are kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
     bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
     ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
-    ``on_event`` is called with each Event, in the outbox's own thread or that of flush().
+    ``on_event`` is called with each Event, in a thread of the outbox.
 
     Safe to share between threads. After a fork the child opens connections of its own. Proxies
     and CA bundles are taken from the environment as requests does, ~/.netrc is not. Raises

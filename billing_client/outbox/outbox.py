@@ -1,7 +1,7 @@
 """An outbox: usage goes to disk at once, and to the service when that is there.
 
 Each process appends to a segment of its own (segment.py, log.py), so that no process ever waits
-for another one, stopped or dead. A thread sends its records in order, or a caller of flush() does,
+for another one, stopped or dead. A thread sends its records in order, its own or one of flush(),
 and marks each record's outcome in place. A segment that is sent is renamed and kept for a while,
 so that it can be sent again if the service is restored from a backup (directory.py). Records that
 wait for their customer are copied to a segment of their own, and refused ones to a file with the
@@ -62,7 +62,7 @@ from billing_client.outbox.segment import (
 from billing_client.outbox.sqlite_files import take_over
 from billing_client.processes import Process
 from billing_client.receipts import Receipt
-from billing_client.retries import SHORTEST_ATTEMPT, Deadline
+from billing_client.retries import Deadline
 from billing_client.transport import Transport
 from billing_client.usage import Usage
 
@@ -107,7 +107,7 @@ class Outbox:
         self.path = usable(directory)
         self.directory = Directory(self.path, bounds)
         self._transport = transport
-        self._seconds = min(seconds, LONGEST_SECONDS)
+        self._once = Limits(attempts=1, total=min(seconds, LONGEST_SECONDS))
         self._fsync = fsync
         self._tell = partial(tell, on_event)
         self._closed = False
@@ -134,7 +134,7 @@ class Outbox:
         self._put_off: set[int] = set()
         self._orphans: Iterator[Path] = iter(())
         self._scan_due = 0.0
-        # Whether the thread was started, and which thread is sending: that one, or a caller's.
+        # Whether the thread was started, and which thread is sending: that one, or one of flush().
         self._started, self._worker = False, 0
 
     def here(self) -> Log:
@@ -177,12 +177,24 @@ class Outbox:
         self._scan_due = 0.0
         self._attempts.hurry()
         self._customers.hurry()
+        turns: list[bool | None] = [None]
+
+        def work() -> None:
+            while turn := self._turn():
+                pass
+            turns.append(turn)
+
         # Not where a finalizer, a signal handler or on_event would wait for its own thread.
         while not log.closed and self._worker != get_ident() and (left := deadline.left()) > 0:
-            if self._worker or (self._attempts.left() and self._paused_reason is None):
-                sleep(min(left, LOOK_SECONDS))
-            elif self._attempts.left() or not self._turn(deadline):
+            if turns[-1] is False or (self._attempts.left() and self._paused_reason is not None):
                 break
+            if not (self._worker or self._attempts.left()):
+                # In a thread, so that a request has its whole time, whatever this call has.
+                try:
+                    start_new_thread(work, ())
+                except RuntimeError:  # the system has none left
+                    work()
+            sleep(min(left, LOOK_SECONDS))
         return Flushed(
             self._sent - sent, log.pending(), self._rejected - rejected, self._paused_reason
         )
@@ -214,9 +226,10 @@ class Outbox:
         log.close()
         if at_exit and interpreters.get_current() != interpreters.get_main():
             # The end of a sub-interpreter aborts the process if a thread is left.
-            deadline = Deadline(self._seconds + 1)
-            while self._started and deadline.left() > 0:
+            deadline = Deadline(self._once.total + 1)
+            while (self._started or self._worker) and deadline.left() > 0:
                 sleep(LOOK_SECONDS)
+            sleep(5 * LOOK_SECONDS)
         if not at_exit:
             _watched.pop(id(self), None)
         if pending:
@@ -242,19 +255,21 @@ class Outbox:
         try:
             while not log.closed:
                 sleep(LINGER_SECONDS)
-                while self._turn(Deadline(None)):
+                while self._turn():
                     pass
         finally:
             self._started = False
 
-    def _turn(self, deadline: Deadline) -> bool:
-        """Send until the deadline, if nobody else does; return whether there may be more."""
-        log = self._log
-        if self._log.closed or self._worker or self._attempts.left():
-            return False
-        self._worker = get_ident()
+    def _turn(self) -> bool | None:
+        """Send what there is; whether there may be more, None if it was not the time to send."""
+        log, me, is_early = self._log, get_ident(), self._attempts.left() > 0
+        # No call between a reading and its writing, where another thread might do the same; nor
+        # a lock, which a KeyboardInterrupt might leave taken.
+        if self._log.closed or is_early or self._worker:
+            return None
+        self._worker = me
         try:
-            return self._send_all(log, deadline)
+            return self._send_all(log)
         except Exception as error:  # noqa: BLE001 - whatever it is, usage waits behind it
             if not log.closed:  # its connections with it
                 self._failed(error)
@@ -276,7 +291,7 @@ class Outbox:
             self._paused_reason = str(error)
             self._tell(Event("paused", reason=self._paused_reason))
 
-    def _send_all(self, log: Log, deadline: Deadline) -> bool:
+    def _send_all(self, log: Log) -> bool:
         """Send this process's records, and those of one that ended; whether there was one."""
         if monotonic() >= self._scan_due:
             self._scan(log)
@@ -285,17 +300,17 @@ class Outbox:
             self._put_off.clear()
         for segment in tuple(log.own):
             if segment is not log.waiting:
-                self._send_segment(log, segment, deadline)
+                self._send_segment(log, segment)
         if tries and log.waiting is not None:
             log.waiting.position = START
-            self._send_segment(log, log.waiting, deadline)
+            self._send_segment(log, log.waiting)
         # One at a time, so that other processes share in them.
         for path in self._orphans:
             try:
                 log.adopted = Segment.adopt(path)
                 if log.adopted is not None:
                     self._tell(Event("adopted", reason=path.name))
-                    self._send_segment(log, log.adopted, deadline)
+                    self._send_segment(log, log.adopted)
                     self._reported.discard(path)
                     return True
             except (OSError, ValueError) as error:
@@ -319,16 +334,15 @@ class Outbox:
             self._reported.add(path)
             self._tell(Event("unusable_file", reason=f"{path.name} is left alone: {error}."))
 
-    def _send_segment(self, log: Log, segment: Segment, deadline: Deadline) -> None:
+    def _send_segment(self, log: Log, segment: Segment) -> None:
         """Send what has no outcome yet. Raises BillingError."""
         unsent = rows(segment.number, PENDING, segment.position)
         if segment is log.waiting:
             unsent = (row for row in unsent if row.customer_id not in self._put_off)
-        ask = partial(self._ask, deadline=deadline)
         limit = self._attempts.limit
-        while deadline.left() > 0 and not log.closed and (batch := list(islice(unsent, limit))):
+        while not log.closed and (batch := list(islice(unsent, limit))):
             trouble = self._settle(log, segment, [_damaged(row) for row in batch if not row.record])
-            for answered in deliver(ask, [row for row in batch if row.record]):
+            for answered in deliver(self._ask, [row for row in batch if row.record]):
                 trouble = self._settle(log, segment, answered) or trouble
             segment.position = batch[-1].end
             self._last_error = trouble
@@ -402,16 +416,15 @@ class Outbox:
             self._unknown.discard(row.customer_id)
             self._customers.reset()  # all that waits for it is sent now
 
-    def _ask(self, rows: Sequence[Row], deadline: Deadline) -> Sequence[Receipt | None]:
+    def _ask(self, rows: Sequence[Row]) -> Sequence[Receipt | None]:
         """Send the records; each one's receipt, None where there is none to be trusted."""
         self.check_service()
         batch = Batch()
         for row in rows:
             batch.add(row.request_id, row.record)
         readable = partial(read_verdicts, request_ids=batch.request_ids)
-        seconds = min(max(deadline.left(), SHORTEST_ATTEMPT), self._seconds)
-        limits = Limits(attempts=1, total=seconds)
-        return Call(self._transport, limits, batch.body(), batch.request_ids, readable).result()
+        ids = batch.request_ids
+        return Call(self._transport, self._once, batch.body(), ids, readable).result()
 
     def check_service(self) -> None:
         """Raise ConfigurationError if the directory is for another service."""

@@ -41,6 +41,7 @@ SEGMENT_BYTES = 8 * 1024**2
 SEGMENT_SECONDS = 24 * 3600.0
 # Of one reading, and more than the longest record.
 MOST_BYTES = 512 * 1024
+_SETTLED = {b"", DELIVERED, MOVED}
 _FIRST, _LAST, _USAGE = b'{"at":', b"}}", b'"usage":'
 
 
@@ -69,7 +70,7 @@ class Row(NamedTuple):
     def read(cls, line: bytes, place: int) -> Row:
         """The row of a line, whatever its outcome is."""
         try:
-            content = json.loads(PENDING + line[1:])
+            content = json.loads((PENDING + line[1:]).decode())
             at, stamped, usage = content["at"], content["stamped"], content["usage"]
             name, customer_id = str(usage["request_id"]), int(usage["customer_id"])
             # The bytes as they were enqueued: the same are sent every time.
@@ -103,8 +104,9 @@ def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
 
 def _waits(line: bytes) -> bool:
     """Whether it has no outcome, and was not cut by a full disk, of which its caller was told."""
-    is_cut = not line.endswith(_LAST) and _FIRST.startswith(line[: len(_FIRST)])
-    return not is_cut and line[:1] not in {b"", DELIVERED, MOVED}
+    if line[:1] in _SETTLED:
+        return False
+    return line.endswith(_LAST) or not _FIRST.startswith(line[: len(_FIRST)])
 
 
 def rows_of(path: Path, outcome: bytes) -> Iterator[Row]:

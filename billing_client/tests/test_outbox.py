@@ -19,10 +19,12 @@ from billing_client.outbox.segment import Segment, line_of, rows
 from billing_client.tests.faulty import (
     KEY,
     Behaviour,
+    Exchange,
     FaultyServer,
     after_commit,
     cut,
     for_another,
+    honest,
     refuse,
     reply,
     truncate,
@@ -376,3 +378,24 @@ def test_whatever_goes_wrong_in_the_thread_it_goes_on(
     eventually(lambda: outbox.flush(20).pending == 0)
     assert type(error).__name__ in caplog.text
     assert list(server.service.stored) == ["one"]
+
+
+def test_a_short_flush_cuts_no_request_short(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a service that answers slowly would never be heard by those who flush often."""
+    monkeypatch.setattr(outbox_module, "LINGER_SECONDS", 60.0)
+    answers = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        answers.wait(60)
+        honest(exchange)
+
+    server.script.append(slow)
+    with hurried(server.url, tmp_path) as billing:
+        billing.enqueue(fact("one"))
+        eventually(lambda: billing.flush(0.05).pending == 1 and server.seen)
+        assert billing.flush(0.5).pending == 1
+        answers.set()
+        eventually(lambda: billing.stats().sent == 1)
+    assert len(server.seen) == 1
