@@ -6,8 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
 SQLITE := DATABASE_URL=sqlite:///db.sqlite3
-# Three processes for two cores: many tests wait for a server or a deadline.
-PYTEST := $(RUN) pytest --numprocesses 3 --dist loadfile $(ARGS)
+PYTEST := $(RUN) pytest --dist loadfile
 # Coverage is measured over both runs together.
 COVERED := --cov --cov-report= --cov-fail-under=0
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -46,8 +45,10 @@ demo: $(VENV)/development
 check: $(VENV)/development
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
 
+# Three processes for two cores: many tests wait for a deadline.
 check-tests:
-	@$(SQLITE) $(PYTEST) --no-cov --hypothesis-profile few -m "not (live or browser or cluster)"
+	@$(SQLITE) $(PYTEST) --numprocesses 3 --no-cov --hypothesis-profile few \
+		-m "not (live or browser or cluster)" $(ARGS)
 
 # All at once: each engine's tests wait for servers of their own half of the time.
 test: $(VENV)/development
@@ -58,12 +59,13 @@ test: $(VENV)/development
 
 test-sqlite:
 	@echo "Every test on SQLite:"
-	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) $(COVERED) -m "not cluster"
+	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 2 $(COVERED) -m "not cluster" $(ARGS)
 
 test-postgresql:
 	@echo "What touches the database on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
-		$(PYTEST) $(COVERED) -m "(database or cluster) and not (browser or once)"
+		$(PYTEST) --numprocesses 2 $(COVERED) \
+		-m "(database or cluster) and not (browser or once)" $(ARGS)
 
 soak: $(VENV)/soak mutants
 	@SOAK=1 $(SQLITE) $(RUN) pytest --no-cov --timeout 900 \

@@ -140,6 +140,9 @@ def test_a_worker_gives_a_sign_of_life_before_it_starts() -> None:
         assert sign.last_update() <= time.monotonic()
 
 
+# A worker that takes longer to start is killed, and so is the next: leave a busy machine time.
+TIMEOUT = "--timeout 5"
+
 HEAD = "POST /api/v1/usage/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
@@ -149,7 +152,7 @@ HEAD = "POST /api/v1/usage/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: applica
 )
 def test_slow_callers_hold_no_thread_for_ever(books: Books, part: str) -> None:
     with (
-        Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": "--timeout 2"}) as (
+        Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as (
             service
         ),
         contextlib.ExitStack() as stack,
@@ -163,7 +166,7 @@ def test_slow_callers_hold_no_thread_for_ever(books: Books, part: str) -> None:
 
 @pytest.mark.live
 def test_a_frozen_worker_is_replaced(books: Books) -> None:
-    with Service(books, workers=1, environment={"GUNICORN_CMD_ARGS": "--timeout 2"}) as service:
+    with Service(books, workers=1, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as service:
         (frozen,) = service.workers()
         frozen.suspend()
 
