@@ -55,7 +55,8 @@ _SMALL, _HUNDRED = 20, 128  # facts at most
 _BATCHES_TOGETHER = 8  # as many facts as the largest request
 # Seconds. A group of small requests takes a few thousandths, unless a lock is in its way.
 _PATIENCE, _PATIENCE_OF_BATCHES, _LINGER = 0.1, 1.0, 0.005
-_large_requests = LargeRequests(patience=4.0)  # half of the seconds that a request has
+# Of the 8 seconds that a request has; those of its transaction count from then on.
+_large_requests = LargeRequests(patience=3.0)
 
 NO_ROOM = Refused(
     "units_consumed",
@@ -87,7 +88,7 @@ def record(facts: Sequence[Fact], *, reported_by_id: int | None) -> list[Outcome
     if len(facts) <= _HUNDRED and (outcomes := _group_commit_of_batches.submit(request)):
         return outcomes
     with _large_requests.place():
-        return _record_alone(request, began)
+        return _record_alone(request, time.monotonic())
 
 
 def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:

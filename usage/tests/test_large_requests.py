@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -98,5 +100,26 @@ def test_a_large_request_without_a_place_is_recorded_in_the_end(
 
     with large_requests.place(), large_requests.place():
         outcomes = recording.record(facts, reported_by_id=None)
+
+    assert all(isinstance(outcome, Recorded) for outcome in outcomes)
+
+
+@pytest.mark.django_db
+def test_the_wait_for_a_place_takes_no_time_from_the_transaction(
+    monkeypatch: pytest.MonkeyPatch, customer: Customer
+) -> None:
+    waited, monotonic = 0.0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + waited)
+
+    @contextmanager
+    def wait_for_place() -> Iterator[bool]:
+        nonlocal waited
+        waited = recording._large_requests.patience + 0.5
+        yield False
+
+    monkeypatch.setattr(recording._large_requests, "place", wait_for_place)
+    facts = FactFactory.build_batch(recording._HUNDRED + 1, customer_id=customer.pk)
+
+    outcomes = recording.record(facts, reported_by_id=None)
 
     assert all(isinstance(outcome, Recorded) for outcome in outcomes)
