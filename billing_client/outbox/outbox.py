@@ -192,8 +192,9 @@ class Outbox:
                 # In a thread, so that a request has its whole time, whatever this call has.
                 try:
                     start_new_thread(work, ())
-                except RuntimeError:  # the system has none left
-                    work()
+                except RuntimeError:  # the system has none left, or the interpreter ends
+                    if not self._started:
+                        work()
             sleep(min(left, LOOK_SECONDS))
         return Flushed(
             self._sent - sent, log.pending(), self._rejected - rejected, self._paused_reason

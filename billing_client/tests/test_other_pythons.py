@@ -58,7 +58,9 @@ def test_the_clients_tests_pass(minor: int, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             *(own, "-m", "pytest", "-c", tmp_path / "pytest.ini", "--rootdir", ROOT),
-            *("-p", "no:cacheprovider", "-q", "-k", left_out, ROOT / "billing_client"),
+            # Without the project's own conftest.py, which needs Django.
+            *("--confcutdir", ROOT / "billing_client", "-p", "no:cacheprovider"),
+            *("-q", "-k", left_out, ROOT / "billing_client"),
         ],
         check=False,
         cwd=ROOT,
