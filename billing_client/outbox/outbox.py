@@ -281,7 +281,9 @@ class Outbox:
                 log.close()  # what was made or adopted meanwhile
 
     def _failed(self, error: Exception) -> None:
-        self._customers.hurry()  # so that none waits longer because of this
+        # So that no customer, and no file of a process that ended, waits longer because of this.
+        self._customers.hurry()
+        self._scan_due = 0.0
         seconds = self._attempts.failed(getattr(error, "retry_after", None))
         self._last_error = f"{error} The next attempt is due in {seconds:.0f} s."
         if isinstance(error, RETRIED):

@@ -14,7 +14,7 @@ from billing_client import BillingClient, Event
 from billing_client.outbox import outbox as outbox_module
 from billing_client.outbox import segment
 from billing_client.outbox.segment import HEADER, Segment
-from billing_client.tests.faulty import FaultyServer
+from billing_client.tests.faulty import FaultyServer, refuse
 from billing_client.tests.outboxes import (
     NO_SERVICE,
     SOAK,
@@ -218,6 +218,14 @@ def test_orphans_are_looked_for_now_and_then(
     outbox.enqueue(fact("mine"))
     orphan(tmp_path, "late")
     eventually(lambda: len(server.service.stored) == 2)
+
+
+def test_flush_waits_for_the_service_also_with_an_orphan(
+    outbox: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
+    server.script.extend([refuse(503, "service_unavailable")] * 3)
+    orphan(tmp_path, "one")
+    assert outbox.flush(20).sent == 1
 
 
 @pytest.mark.usefixtures("no_thread")
