@@ -6,7 +6,6 @@ import gc
 import os
 
 import pytest
-from django.db import connection
 from hypothesis import settings
 
 settings.register_profile("all", deadline=None)  # a busy machine misses any deadline
@@ -25,11 +24,6 @@ MARKS = {
 }
 
 
-# The lines that PostgreSQL alone runs lie below the pages and the endpoint. What comes in by them
-# runs on both and is measured on SQLite alone: coverage nearly doubles the time of a test.
-DOORS = {"admin_client", "post"}
-
-
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over what was collected: it lives until the end anyway."""
     gc.freeze()
@@ -38,12 +32,9 @@ def pytest_collection_finish() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests, and leave out the long ones unless SOAK is set."""
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        for fixture in fixtures:
+        for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
-        if connection.vendor == "postgresql" and DOORS.intersection(fixtures):
-            item.add_marker("no_cover")
         if item.get_closest_marker("django_db"):
             item.add_marker("database")
     if not os.environ.get("SOAK"):
