@@ -47,16 +47,18 @@ class WorkersCollector(Collector):
         """Return the sums of all workers, ended ones included."""
         with self._lock:
             self._merge_ended()
-            files = [str(path) for path in self.directory.glob("*.db")]
+            # One without bytes is being made by a worker that starts; reading it is an error.
+            files = [str(path) for path in self.directory.glob("*.db") if path.stat().st_size]
             return list(MultiProcessCollector.merge(files))
 
     def _merge_ended(self) -> None:
         ended = [path for path in self.directory.glob("*.db") if self._has_ended(path)]
         for path in ended:
-            if path.name.startswith("gauge_live"):
-                path.unlink()  # no request is under way in an ended worker
+            # No request is under way in an ended worker. One killed at its start left no bytes.
+            if path.name.startswith("gauge_live") or not path.stat().st_size:
+                path.unlink()
         for kind in ("counter", "histogram"):
-            paths = [path for path in ended if path.name.startswith(f"{kind}_")]
+            paths = [path for path in ended if path.name.startswith(f"{kind}_") and path.exists()]
             if paths:
                 self._merge(kind, paths)
 

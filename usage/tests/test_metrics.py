@@ -145,6 +145,16 @@ def ended_pid() -> int:
         return int(process.pid)
 
 
+def test_a_file_that_a_worker_has_only_begun_is_passed_over(tmp_path: Path, ended_pid: int) -> None:
+    collector = WorkersCollector(str(tmp_path))
+    write_counter(tmp_path, os.getpid(), 1)
+    (tmp_path / "histogram_1.db").touch()
+    (tmp_path / f"counter_{ended_pid}.db").touch()
+
+    assert told(collector) == 1
+    assert not (tmp_path / f"counter_{ended_pid}.db").exists()
+
+
 def test_files_of_ended_workers_become_one(tmp_path: Path, ended_pid: int) -> None:
     collector = WorkersCollector(str(tmp_path))
     write_counter(tmp_path, os.getpid(), 1)
