@@ -37,6 +37,14 @@ class Scraped:
     def value(self, name: str, **labels: str) -> float:
         return self.samples().get((name, tuple(sorted(labels.items()))), 0.0)
 
+    def becomes(self, expected: float, name: str, **labels: str) -> bool:
+        """Whether it is so within a few seconds: a request is counted after its answer is sent."""
+        for _ in range(100):
+            if self.value(name, **labels) == expected:
+                return True
+            time.sleep(0.05)
+        return False
+
     def total(self, name: str) -> float:
         return sum(value for (sample, _), value in self.samples().items() if sample == name)
 
