@@ -25,7 +25,7 @@ MARKS = {
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over what was collected: it lives until the end anyway."""
+    """Let the garbage collector pass over the collected tests, which live until the end."""
     gc.freeze()
 
 

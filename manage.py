@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
 from django.db import Error
 
-NOT_DONE = 2  # the exit status if a command could not do its work; 1 can be what it found
+NOT_DONE = 2  # the exit status if a command could not do its work; 1 can mean a finding
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -38,7 +38,7 @@ def main() -> None:
 def _why_not_done(error: Exception) -> str | None:
     """Return a sentence about output or a database that cannot be used, or None."""
     if isinstance(error, OSError) and error.errno in _UNWRITABLE and error.filename is None:
-        # What is still to be written would fail once more as Python ends.
+        # Buffered output would fail once more as Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"The output cannot be written ({error.strerror}): see to that and run this again."
     # Only now are the settings read, which this needs.

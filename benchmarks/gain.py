@@ -92,7 +92,7 @@ def _figures(label: str, ours: list[Result], without: list[Result]) -> list[Figu
 def _quiet_keys(
     sides: tuple[Server, Server], *, rounds: int, seconds: float, say: Callable[[str], None]
 ) -> list[Figure]:
-    """What the optimisation gains quiet keys beside a busy one."""
+    """The gain of quiet keys beside a busy one."""
     keys = [neighbours.quiet_keys(server) for server in sides]
     observed: tuple[list[Observed], list[Observed]] = [], []
     for number in range(rounds):

@@ -32,7 +32,7 @@ _names = (f"quiet-{number}" for number in itertools.count())
 
 
 class Observed(NamedTuple):
-    """What the quiet keys met: the seconds of each answer, sorted, and how many did not come."""
+    """The answers to quiet keys: the seconds of each answer, sorted, and how many did not come."""
 
     latencies: list[float]
     failures: int
@@ -200,7 +200,7 @@ def _figure(label: str, value: float, values: list[float], bound: Bound) -> Figu
 
 
 def lines(observed: Rounds) -> list[str]:
-    """A table of what the quiet keys met, medians over the rounds."""
+    """A table of the quiet keys' latencies, medians over the rounds."""
     rows = [["connections of one busy key", "quiet p50", "quiet p99", "failures", "/livez"]]
     for connections, rounds in observed.items():
         rows.append(

@@ -1,6 +1,6 @@
 """What the outbox costs: each enqueue() while it drains, and how fast it drains.
 
-Prints what it measured, against the service that BILLING_URL and BILLING_API_KEY name; `make
+Prints its measurements, against the service that BILLING_URL and BILLING_API_KEY name; `make
 bench` runs it so for each round.
 """
 
@@ -31,7 +31,7 @@ Measured = dict[str, float]
 
 
 def measure(ours: Server, *, rounds: int, say: Callable[[str], None]) -> list[Measured]:
-    """Measure each round in a process of its own, and count what was stored by it."""
+    """Measure each round in a process of its own, and count its stored records."""
     environment = {
         "BILLING_URL": f"http://127.0.0.1:{ours.port}",
         "BILLING_API_KEY": ours.authorization.removeprefix("Bearer "),

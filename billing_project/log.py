@@ -91,7 +91,7 @@ class JSONFormatter(logging.Formatter):
 
 
 # The attributes of every record; what else it has was given as `extra`. Django gives the request,
-# whose text has the query, in which callers may put what is secret.
+# whose text has the query, in which callers may put a secret.
 _OWN_FIELDS = {*vars(logging.makeLogRecord({})), "message", "asctime", "request"}
 
 

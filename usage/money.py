@@ -16,7 +16,7 @@ def exact_amount(units: Decimal, price_per_unit: Decimal) -> Decimal:
 
 
 def exact_sum(numbers: Iterable[Decimal]) -> Decimal:
-    """Return what the numbers add up to, digit for digit."""
+    """Return the sum of the numbers, digit for digit."""
     total = Decimal(0)
     for number in numbers:
         total = EXACT.add(total, number)

@@ -2,7 +2,7 @@
 
 etcd, three nodes of Patroni with a synchronous standby, HAProxy and two services run on loopback
 with the files of deploy/. Kills and freezes hit the primary, its standby, etcd, the way to the
-database and a host. In the end it compares what was acknowledged with what is stored.
+database and a host. In the end it compares acknowledged records with stored ones.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def prepare() -> str:
 
 
 def manage(*arguments: str) -> str:
-    """Run a command of the service, and return what it printed."""
+    """Run a command of the service, and return its output."""
     command = [sys.executable, str(ROOT / "manage.py"), *arguments]
     result = subprocess.run(
         command,
@@ -249,7 +249,7 @@ def _wait_for(happened: Callable[[], bool]) -> None:
 
 
 def report(rounds: list[Round], callers: list[Caller], prober: Prober, folder: Path) -> int:
-    """Stop the callers, compare what they were told with what is billed, and print the table."""
+    """Stop the callers, compare their answers with the bills, and print the table."""
     for caller in callers:
         caller.stopping.set()
     for caller in callers:
@@ -261,7 +261,7 @@ def report(rounds: list[Round], callers: list[Caller], prober: Prober, folder: P
     acknowledged = {one for caller in callers for one in caller.acknowledged}
     lost = Counter(sent[one] for one in acknowledged - records)
     told = Counter(sent[one] for one in acknowledged)
-    # Each usage is one unit: what is billed beyond one for each id is billed twice.
+    # Each usage is one unit: any more than one for each id is billed twice.
     stored = Counter(sent[one] for one in records & sent.keys())
     doubled = {service: units - stored[service] for service, units in billed.items()}
     unsent = records - sent.keys()

@@ -1,4 +1,4 @@
-"""Callers of the drill: each keeps what it sent and what was acknowledged, with the time."""
+"""Callers of the drill: each keeps the records that it sent and their answers, with the time."""
 
 from __future__ import annotations
 

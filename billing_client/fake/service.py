@@ -223,7 +223,7 @@ def _usage(sent: Any) -> Usage:
 
 
 def _value(name: str, value: Any) -> Any:
-    """The value as the client's own class takes it; raises ValueError with what is wrong."""
+    """The value as the client's own class takes it; raises ValueError with the fault."""
     if value is None:
         raise ValueError("is null: leave the field out")
     if name == "customer_id" and isinstance(value, str) and _CUSTOMER.fullmatch(value):

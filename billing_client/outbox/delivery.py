@@ -27,7 +27,7 @@ from billing_client.errors import (
 from billing_client.outbox.segment import Row
 from billing_client.receipts import Receipt
 
-# What the service takes in one request; their bytes are within its bound however long they are.
+# The service takes no more in one request; their bytes are within its bound however long they are.
 MOST_RECORDS = 1000
 # From the moment of enqueue, whichever process sends.
 UNKNOWN_CUSTOMER_SECONDS = 7 * 24 * 3600.0
@@ -45,7 +45,7 @@ def deliver(ask: Ask, rows: Sequence[Row]) -> Iterator[list[tuple[Row, Receipt]]
     """The receipts of the records, as the answers come in.
 
     Raises UnavailableError or RateLimitedError, or another BillingError where nothing can be sent
-    before someone corrects what it says.
+    before someone corrects the named fault.
     """
     parts = deque([rows] if rows else [])
     alone: list[tuple[Row, Receipt]] = []
@@ -107,7 +107,7 @@ def fate(row: Row, error: BillingError | None) -> Fate:
 
 
 class Pace:
-    """When to try again: full jitter under a ceiling that doubles, above what the service asks.
+    """When to try again: full jitter under a ceiling that doubles, above the service's Retry-After.
 
     All times are in seconds, on the monotonic clock. ``limit`` is how many records to send: few
     after a failure.

@@ -90,7 +90,7 @@ class Log:
             logger.warning("outbox: %s could not be put aside: %s", segment.path, error)
 
     def free(self) -> bool:
-        """Put aside what is sent, and remove the oldest of it; False if there is none."""
+        """Put sent segments aside, and remove the oldest; False if there is none."""
         if self._active is not None and self._active.is_settled():
             self._active = None
         for segment in tuple(self.own):
@@ -101,7 +101,7 @@ class Log:
         return bool(oldest)
 
     def give_back(self) -> None:
-        """Let another process adopt what is adopted, if there is something left."""
+        """Let another process adopt the rest of the adopted segment."""
         if self.adopted is not None:
             self.adopted.release()
         self.adopted = None
@@ -133,7 +133,7 @@ class Log:
     def _check_room(self, size: int, request_id: str) -> None:
         directory, bounds = self._directory, self._directory.bounds
         if directory.size + size > bounds.size:
-            # What was delivered goes first.
+            # Delivered usage goes first.
             while self.free():
                 pass
             directory.prune()

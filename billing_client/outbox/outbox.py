@@ -278,7 +278,7 @@ class Outbox:
         finally:
             self._worker = 0
             if log.closed:
-                log.close()  # what was made or adopted meanwhile
+                log.close()  # files made or adopted meanwhile
 
     def _failed(self, error: Exception) -> None:
         # So that no customer, and no file of a process that ended, waits longer because of this.
@@ -373,7 +373,7 @@ class Outbox:
                 self._keep(log, segment, row, outcome, error)
                 told.setdefault(outcome, []).append((row, error))
             except OSError as failure:  # the record is sent again after the next scan
-                trouble = f"The outbox cannot note what was sent ({failure}); free space."
+                trouble = f"The outbox cannot note that records were sent ({failure}); free space."
                 if is_full(failure):
                     log.free()
         for kind, those in told.items():

@@ -161,7 +161,7 @@ def _bills_and_lines(months: tuple[dt.date, dt.date]) -> tuple[dict[int, _Bill],
         .annotate(UncheckedSum("units"))
         .order_by()
     )
-    # What is not a number, which no check admits, is looked for in the lines, not in each row.
+    # NaN, which no check admits, is looked for in the lines, not in each row.
     lines = [line for line in rows if line[2].is_finite() and line[3].is_finite()]
     return found, lines
 

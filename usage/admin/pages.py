@@ -173,7 +173,7 @@ class ReadOnlyAdmin(BillingAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Lead to the row's own page: Django's history knows nothing of what was done to it."""
+        """Lead to the row's own page: Django's history knows none of its changes."""
         return HttpResponseRedirect(f"{self.row_url(self.row(request, object_id))}#history")
 
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:

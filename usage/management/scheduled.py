@@ -30,7 +30,7 @@ class ScheduledCommand(BooksCommand):
             result = super().execute(*args, **options)
         except CommandError as error:
             if isinstance(error, SystemCheckError):
-                error.returncode = NOT_DONE  # its 1 would be taken for what the command finds
+                error.returncode = NOT_DONE  # its 1 would be taken for a finding
             self._keep(error.returncode)
             raise
         except Exception:
