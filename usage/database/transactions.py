@@ -221,6 +221,7 @@ def group_in_index_order() -> None:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SET LOCAL enable_hashagg = off; SET LOCAL enable_sort = off;"
+                " SET LOCAL enable_incremental_sort = off;"
                 " SET LOCAL parallel_setup_cost = 0; SET LOCAL parallel_tuple_cost = 0;"
                 " SET LOCAL jit = off"
             )

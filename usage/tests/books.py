@@ -67,14 +67,23 @@ class Books(NamedTuple):
 
     def table(self, name: str) -> list[dict[str, Any]]:
         """Return a table's rows with exact decimals, aware times and plain dates."""
+        return self.tables(name)[0]
+
+    def tables(self, *names: str) -> list[list[dict[str, Any]]]:
+        """Return the rows of several tables at one instant, even while requests are recorded."""
+        begin = "BEGIN" if self.is_sqlite else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         with contextlib.closing(self.connect()) as connection:
             cursor = connection.cursor()
-            cursor.execute(f"SELECT * FROM {name}")
-            names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
+            cursor.execute(begin)
+            return [self._read(cursor, name) for name in names]
+
+    def _read(self, cursor: Any, table: str) -> list[dict[str, Any]]:
+        cursor.execute(f"SELECT * FROM {table}")
+        names = [column[0] for column in cursor.description]
         read = _of_sqlite if self.is_sqlite else _of_postgresql
         return [
-            {key: read(key, value) for key, value in zip(names, row, strict=True)} for row in rows
+            {key: read(key, value) for key, value in zip(names, row, strict=True)}
+            for row in cursor.fetchall()
         ]
 
 
@@ -183,13 +192,12 @@ def assert_books_balance(
 
     If `answered` is given, the answers of all recorded facts, exactly these are stored.
     """
-    tables = {
-        name: [row for row in books.table(f"usage_{name}") if row["customer_id"] in of]
-        for name in ("bill", "usagerecord", "dailyusage")
-    }
-    bills = {bill["id"]: bill for bill in tables["bill"]}
-    records = tables["usagerecord"]
-    _assert_sums(bills, records, tables["dailyusage"])
+    bills_of_all, records, daily = (
+        [row for row in rows if row["customer_id"] in of]
+        for rows in books.tables("usage_bill", "usage_usagerecord", "usage_dailyusage")
+    )
+    bills = {bill["id"]: bill for bill in bills_of_all}
+    _assert_sums(bills, records, daily)
     _assert_periods(bills.values())
     _assert_places(bills, records)
     _assert_closed(bills, records)
