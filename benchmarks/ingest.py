@@ -169,23 +169,21 @@ def figures(results: Rounds) -> list[Figure]:
     new, naive, batches = (results.rates(label) for label in (NEW, NAIVE, BATCHES))
     tails = [result.p99 for result in results[NEW]], [result.p50 for result in results[NEW]]
     return [
-        ratio("single new record, ours ÷ floor", new, results.rates(FLOOR), Bound(0.7, 0.8)),
-        ratio(
-            "single new record, CPU of workers and PostgreSQL, floor's ÷ ours",
-            [result.worker_cpu + result.database_cpu for result in results[FLOOR]],
-            [result.worker_cpu + result.database_cpu for result in results[NEW]],
-            Bound(0.7, 0.8),
-        ),
+        *results.compare("single new record, ours ÷ floor", NEW, FLOOR, Bound(0.7, 0.8)),
+        *results.compare("single new record, ours ÷ naive", NEW, NAIVE, Bound(6, 8)),
         ratio(
             "single new record, PostgreSQL's CPU, ours ÷ floor's",
             [result.database_cpu for result in results[NEW]],
             [result.database_cpu for result in results[FLOOR]],
             Bound(1.3, 1.1, at_most=True),
         ),
-        ratio("single new record, ours ÷ naive", new, naive, Bound(6, 8)),
         ratio("replay ÷ new record", results.rates(REPLAYS), new, Bound(0.9, 1.1)),
-        *_beside_floor(results, "batch of 100", HUNDREDS, FLOOR_HUNDREDS),
-        *_beside_floor(results, "batch of 1000", BATCHES, FLOOR_BATCHES),
+        *results.compare(
+            "batch of 100, ours ÷ floor's batch", HUNDREDS, FLOOR_HUNDREDS, Bound(0.6, 0.75)
+        ),
+        *results.compare(
+            "batch of 1000, ours ÷ floor's batch", BATCHES, FLOOR_BATCHES, Bound(0.6, 0.75)
+        ),
         ratio(
             "batch of 1000, records/s ÷ single records/s of naive",
             batches,
@@ -197,26 +195,5 @@ def figures(results: Rounds) -> list[Figure]:
             "p99 ÷ p50 latency, single new records, 16 connections",
             *tails,
             Bound(3.5, 2.5, at_most=True),
-        ),
-    ]
-
-
-def _beside_floor(results: Rounds, batch: str, ours: str, floor: str) -> list[Figure]:
-    """The rate of a batch; and its CPU per record, which decides where the rates differ much."""
-
-    def costs(label: str) -> list[float]:
-        return [result.worker_cpu + result.database_cpu for result in results[label]]
-
-    return [
-        ratio(
-            f"{batch}, records/s, ours ÷ floor's batch",
-            results.rates(ours),
-            results.rates(floor),
-            Bound(0.6, 0.75),
-        ),
-        ratio(
-            f"{batch}, CPU of workers and PostgreSQL per record, ours ÷ floor's",
-            costs(ours),
-            costs(floor),
         ),
     ]
