@@ -60,7 +60,7 @@ def main() -> int:
             return 0
         figures, body = _first(url, arguments.rounds, seconds, quick=arguments.quick)
         if not arguments.quick:
-            observed = neighbours.measure(url, rounds=arguments.rounds, seconds=seconds, say=_say)
+            observed = neighbours.measure(url, rounds=arguments.rounds, say=_say)
             figures += neighbours.figures(observed)
             body += ["", "## Quiet keys beside one busy key", "", *neighbours.lines(observed)]
             visits = overview.measure(url, rounds=arguments.rounds, say=_say)

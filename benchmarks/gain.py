@@ -39,7 +39,7 @@ def measure(
                 load.make(side, 1)
             results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
             figures += _figures(label, *(results[side.label] for side in sides))
-        figures += _quiet_keys((ours, without), rounds=rounds, seconds=seconds, say=say)
+        figures += _quiet_keys((ours, without), rounds=rounds, say=say)
     return figures, results
 
 
@@ -90,14 +90,14 @@ def _figures(label: str, ours: list[Result], without: list[Result]) -> list[Figu
 
 
 def _quiet_keys(
-    sides: tuple[Server, Server], *, rounds: int, seconds: float, say: Callable[[str], None]
+    sides: tuple[Server, Server], *, rounds: int, say: Callable[[str], None]
 ) -> list[Figure]:
     """The gain of quiet keys beside a busy one."""
     keys = [neighbours.quiet_keys(server) for server in sides]
     observed: tuple[list[Observed], list[Observed]] = [], []
     for number in range(rounds):
         for side in (0, 1) if number % 2 == 0 else (1, 0):
-            one = neighbours.observe(sides[side], keys[side], connections=64, seconds=seconds)
+            one = neighbours.observe(sides[side], keys[side], connections=64)
             observed[side].append(one)
             say(f"quiet keys, {('with', 'without')[side]}: p99 {1000 * one.p99:.0f} ms")
     ours, without = observed

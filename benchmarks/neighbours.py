@@ -26,6 +26,8 @@ from benchmarks.servers import Server
 BUSY_CONNECTIONS = (0, 16, 64, 450)
 _QUIET_KEYS = 9
 _THREADS = 16  # of gunicorn.conf.py; the other loads have more
+# Each key reports once a second: so long, or the 99th percentile would be the slowest of all.
+_SECONDS = 20.0
 _SETTLING_SECONDS = 1.0  # until the busy key has connected
 _PATIENCE_SECONDS = 30.0
 _names = (f"quiet-{number}" for number in itertools.count())
@@ -52,7 +54,7 @@ class Observed(NamedTuple):
 Rounds = dict[int, list[Observed]]  # by the connections of the busy key
 
 
-def measure(server_url: str, *, rounds: int, seconds: float, say: Callable[[str], None]) -> Rounds:
+def measure(server_url: str, *, rounds: int, say: Callable[[str], None]) -> Rounds:
     """Measure the quiet keys alone and beside the busy one, in each round."""
     observed: Rounds = {connections: [] for connections in BUSY_CONNECTIONS}
     with ingest.ours(server_url, threads=_THREADS) as server:
@@ -60,7 +62,7 @@ def measure(server_url: str, *, rounds: int, seconds: float, say: Callable[[str]
         for number in range(rounds):
             order = BUSY_CONNECTIONS if number % 2 == 0 else BUSY_CONNECTIONS[::-1]
             for connections in order:
-                one = observe(server, keys, connections=connections, seconds=seconds)
+                one = observe(server, keys, connections=connections)
                 observed[connections].append(one)
                 say(
                     f"quiet keys beside {connections} connections of one: p99"
@@ -77,14 +79,14 @@ def quiet_keys(server: Server) -> list[str]:
     return [manage(url, "create_api_key", name).strip() for name in names]
 
 
-def observe(server: Server, keys: list[str], *, connections: int, seconds: float) -> Observed:
+def observe(server: Server, keys: list[str], *, connections: int) -> Observed:
     """Let these keys report beside so many connections of a busy one."""
-    with _busy(server, connections, seconds):
-        return _report(server, keys, seconds)
+    with _busy(server, connections):
+        return _report(server, keys)
 
 
 @contextmanager
-def _busy(server: Server, connections: int, seconds: float) -> Iterator[None]:
+def _busy(server: Server, connections: int) -> Iterator[None]:
     """One key sends batches while the block runs; raises DishonestRun if one was lost."""
     if not connections:
         yield
@@ -92,18 +94,18 @@ def _busy(server: Server, connections: int, seconds: float) -> Iterator[None]:
     label = f"batches of 1000 on {connections} connections"
     batches = Load(label, server, size=1000, connections=connections, is_limited=True)
     with ThreadPoolExecutor(1) as pool:
-        made: Future[object] = pool.submit(load.make, batches, seconds + 2 * _SETTLING_SECONDS)
+        made: Future[object] = pool.submit(load.make, batches, _SECONDS + 2 * _SETTLING_SECONDS)
         time.sleep(_SETTLING_SECONDS)
         yield
         made.result()
 
 
-def _report(server: Server, keys: list[str], seconds: float) -> Observed:
+def _report(server: Server, keys: list[str]) -> Observed:
     with ThreadPoolExecutor(len(keys) + 1) as pool:
-        probe = pool.submit(_each_second, seconds, 0.0, lambda: _livez(server))
+        probe = pool.submit(_each_second, 0.0, lambda: _livez(server))
         quiet = [
             # Spread over the second, so that none waits for another.
-            pool.submit(_each_second, seconds, place / len(keys), _reporter(server, key))
+            pool.submit(_each_second, place / len(keys), _reporter(server, key))
             for place, key in enumerate(keys)
         ]
         answers = [answer for future in quiet for answer in future.result()]
@@ -114,14 +116,12 @@ def _report(server: Server, keys: list[str], seconds: float) -> Observed:
     return Observed(latencies, failures, livez)
 
 
-def _each_second(
-    seconds: float, offset: float, call: Callable[[], bool]
-) -> list[tuple[float, bool]]:
+def _each_second(offset: float, call: Callable[[], bool]) -> list[tuple[float, bool]]:
     """How long each call took and whether it was answered rightly; a late one delays no other."""
     outcomes = []
     began = time.monotonic() + offset
     due = began
-    while due < began + seconds:
+    while due < began + _SECONDS:
         time.sleep(max(0.0, due - time.monotonic()))
         asked = time.monotonic()
         try:
