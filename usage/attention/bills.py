@@ -169,7 +169,7 @@ def _service_days(
         for bill in bills
         for line in sorted(lines.get(bill.pk, []), key=lambda line: -line.amount)[:_SERVICES_READ]
     }
-    by_bill: ServiceDays = defaultdict(lambda: defaultdict(dict))
+    by_bill: ServiceDays = {}
     if not services:
         return by_bill
     rows = (
@@ -179,17 +179,17 @@ def _service_days(
         .annotate(total=ExactSum("units"), amount=AmountSum("units", "price_per_unit"))
     )
     for bill_id, service, day, units, amount in rows:
-        by_bill[bill_id][service][day] = _ServiceDay(units, amount)
+        by_bill.setdefault(bill_id, {}).setdefault(service, {})[day] = _ServiceDay(units, amount)
     return by_bill
 
 
 def _unusual_days(bill: Bill, by_bill: ServiceDays, history: _History) -> list[Finding]:
     """Return the services of which a day is far above the customer's other days of them."""
     findings = []
-    for service, own in by_bill[bill.pk].items() if bill.pk in by_bill else ():
+    for service, own in by_bill.get(bill.pk, {}).items():
         units: Days = defaultdict(Decimal)
         for pk in history.ids[bill.pk]:
-            for day, of_day in by_bill[pk][service].items() if pk in by_bill else ():
+            for day, of_day in by_bill.get(pk, {}).get(service, {}).items():
                 units[day] = EXACT.add(units[day], of_day.units)
         worst = max(own, key=lambda day: units[day])
         others = [amount for day, amount in units.items() if day != worst and amount > 0]

@@ -210,6 +210,16 @@ def test_few_days_are_no_habit(company: Company) -> None:
     assert company.found() == []
 
 
+def test_the_bill_of_a_month_may_be_opened_after_that_of_the_next_one(company: Company) -> None:
+    newer = company.uses("2026-11-02", "1", service="Compute")
+    older = report(service="Storage", occurred_at=company.now - dt.timedelta(days=5))
+
+    examined = examine([newer, older], company.now)
+
+    assert (newer.pk < older.pk, newer.month > older.month) == (True, True)
+    assert [len(examined[bill.pk].findings) for bill in (newer, older)] == [0, 0]
+
+
 def test_an_unusual_day_of_little_money_is_no_alarm(company: Company) -> None:
     every_day(company, "2026-11", range(1, 8), units="0.01")
     company.uses("2026-11-08", "99")
