@@ -35,6 +35,8 @@ from billing_client.outbox.sqlite_files import left_over
 
 _STATES = ("usage", "waiting", "rejected", "delivered")
 _LEFT, _UNREAD, _REFUSED = 1, 2, 3
+# How often drain says how far it is.
+SAY_SECONDS = 1.0
 
 Command = Callable[[Path, argparse.Namespace, TextIO], int]
 
@@ -187,18 +189,22 @@ def _drain(path: Path, options: argparse.Namespace, out: TextIO) -> int:
         warnings.simplefilter("ignore", OutboxWarning)  # said below
         with BillingClient(options.url, outbox=path) as billing:
             while True:
-                flushed = billing.flush(min(1.0, max(0.0, ends - time.monotonic())))
-                stats = billing.stats()
-                _say(
-                    out, f"{stats.sent} sent, {stats.rejected} rejected, {_left(path, out)} to send"
-                )
+                began = time.monotonic()
+                seconds = min(SAY_SECONDS, max(0.0, ends - began))
+                flushed = billing.flush(seconds)
+                # Otherwise a request may be under way whose answer takes longer than that.
+                has_ended = time.monotonic() < began + seconds
+                stats, left = billing.stats(), _left(path, out)
+                _say(out, f"{stats.sent} sent, {stats.rejected} rejected, {left} to send")
                 if flushed.paused_reason is not None:
                     _say(out, f"Paused: {flushed.paused_reason}")
                     return _LEFT
                 idle = flushed.sent + flushed.rejected == 0
-                if idle and stats.last_error is None:
+                if idle and has_ended and stats.last_error is None:
                     break
                 if time.monotonic() >= ends:
+                    if not left:
+                        break
                     _say(out, f"Not all was sent: {stats.last_error or 'the time is over'}")
                     return _LEFT
     return _outcome(path, stats.waiting_for, out)

@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import sys
+import threading
 import time
 import warnings
 from datetime import UTC, datetime, timedelta
@@ -18,9 +19,9 @@ import pytest
 
 from billing_client import BillingClient, Event
 from billing_client.commands.main import main
-from billing_client.outbox import outbox
+from billing_client.outbox import commands, outbox
 from billing_client.outbox.segment import Segment, line_of
-from billing_client.tests.faulty import KEY, Behaviour, FaultyServer, refuse, reply
+from billing_client.tests.faulty import KEY, Behaviour, Exchange, FaultyServer, refuse, reply
 from billing_client.tests.outboxes import NO_SERVICE, contents, fact, hurried, moved, orphan
 
 
@@ -111,6 +112,38 @@ def test_drain_says_why_it_cannot(
     assert code == 1
     assert "Not all was sent: The service answered 503" in out
     assert contents(left) == ["one", "two"]
+
+
+def test_drain_waits_for_an_answer_that_takes_longer_than_it_is_silent(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    """Or a drain from cron would send the same records to a busy service again and again."""
+    key.setattr(commands, "SAY_SECONDS", 0.05)
+    moved(left, server.url)
+    said_twice = threading.Event()
+
+    class Out(io.StringIO):
+        def flush(self) -> None:
+            if self.getvalue().count("0 sent, 0 rejected, 2 to send\n") == 2:
+                said_twice.set()
+
+    def slow(exchange: Exchange) -> None:
+        said_twice.wait(60)
+        exchange.sock.sendall(exchange.honest())
+
+    server.script.append(slow)
+    out = Out()
+    code = main(["--outbox", str(left), "--url", server.url, "drain"], out)
+    assert (code, out.getvalue().splitlines()[-1]) == (0, "2 sent, 0 rejected, 0 to send")
+
+
+def test_drain_without_time_says_what_is_left(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    moved(left, server.url)
+    code, out = run(left, "--url", server.url, "drain", "--timeout", "0")
+    assert code == 1
+    assert "Not all was sent: the time is over" in out
 
 
 def test_drain_counts_what_running_processes_hold_and_names_customers(
