@@ -71,6 +71,13 @@ class OfFilteredList(View):
 
     model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
 
+    def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        # After a session ended the reason typed in is beside the filters: the list would refuse it.
+        filters = request.GET.copy()
+        self.typed_reason = str(filters.pop("reason", [""])[-1])
+        request.GET = filters  # type: ignore[assignment]  # only this view reads it
+        super().setup(request, *args, **kwargs)
+
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not (
             self.model_admin.has_view_permission(request) and self.model_admin.may_act(request)
@@ -109,7 +116,7 @@ class VoidMany(OfFilteredList):
 
     def get(self, request: HttpRequest) -> HttpResponse:
         up_to = database_now()
-        initial = {"up_to": up_to.isoformat(), "reason": request.GET.get("reason", "")}
+        initial = {"up_to": up_to.isoformat(), "reason": self.typed_reason}
         return self.preview(VoidManyForm(initial=initial), up_to)
 
     def post(self, request: HttpRequest) -> HttpResponse:

@@ -4,6 +4,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 
 from usage.admin import bulk_voiding
@@ -69,6 +70,20 @@ def test_typing_the_number_voids_each_record(admin_client: Client, wrong: Bill) 
     assert {entry.bill_id for entry in entries} == set(Bill.objects.values_list("pk", flat=True))
     assert len(entries) == 2
     assert {(entry.actor, entry.reason) for entry in entries} == {("admin", "Counted twice.")}
+
+
+def test_a_form_sent_after_the_session_ended_comes_back_with_its_reason(
+    client: Client, admin_user: User, wrong: Bill
+) -> None:
+    response: Any = client.post(VOID_MANY, {"count": 7, "reason": "Counted twice."}, follow=True)
+    address = response.context["next"]
+
+    client.force_login(admin_user)
+    form = client.get(address).context["form"]
+    data = {"up_to": form["up_to"].value(), "count": 7, "reason": form["reason"].value()}
+
+    assert data["reason"] == "Counted twice."
+    assert messages_of(client.post(address, data, follow=True)) == ["7 records voided."]
 
 
 def test_another_number_voids_nothing(admin_client: Client, wrong: Bill) -> None:
