@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import select
+import selectors
 import socket
 import time
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
@@ -19,6 +22,9 @@ _HESITATION, _MOST = 0.00005, 16
 _STAY_MILLISECONDS = 5
 # How often the worker looks for callers that are too slow.
 _LOOK_SECONDS = 1.0
+# How long a caller may be silent and not close, once it has its last answer; as in gunicorn.
+_LINGER_SECONDS = 2.0
+_CHUNK_BYTES = 64 * 1024
 
 
 class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
@@ -36,6 +42,7 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         # The first sign of life, or gunicorn would wait for ever for one that hangs as it starts.
         self.notify()
         self._in_hand: set[Any] = set()  # connections that wait for a thread or have one
+        self._leaving: set[Any] = set()  # connections that are to be closed by their callers
         self._next_look = 0.0
 
     def init_process(self) -> None:
@@ -55,16 +62,58 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         self._in_hand.add(conn)
         super().enqueue_req(conn)
 
-    def finish_request(self, conn: Any, fs: Any) -> None:
+    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """Take the connection back from its thread."""
         self._in_hand.discard(conn)
-        super().finish_request(conn, fs)
+        if fs.cancelled() or fs.exception() or fs.result() is not False:
+            super().finish_request(conn, fs)
+        else:
+            self._leave(conn)
+
+    def _leave(self, conn: Any) -> None:
+        """Close a connection once its caller has closed it, having read the answer (RFC 9112, 9.6).
+
+        What still arrives of a refused body is dropped meanwhile, since many clients look for an
+        answer only after they have sent everything. gunicorn waits for that in the worker's main
+        thread, so that a few callers which do not close would stop the worker.
+        """
+        now = time.monotonic()
+        conn.due, conn.timeout = now + self.cfg.timeout, now + _LINGER_SECONDS
+        try:
+            conn.sock.settimeout(0)
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drop, conn))
+        except (OSError, ValueError):  # it is closed already
+            self.nr_conns -= 1
+            conn.close()
+        else:
+            self._leaving.add(conn)
+
+    def _drop(self, conn: Any, client: socket.socket) -> None:
+        """Drop what has arrived on a connection that is to be closed; close it at its end."""
+        try:
+            arrived = client.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            arrived = b""
+        if arrived:
+            conn.timeout = time.monotonic() + _LINGER_SECONDS
+        else:
+            self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        self._leaving.discard(conn)
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def murder_pending(self) -> None:
         """Close idle connections, and receive nothing more from callers that are too slow.
 
         Otherwise a few that send a byte now and then hold every thread. A request that has arrived
-        whole is answered all the same, however long that takes.
+        whole is answered all the same, however long that takes. Callers that do not close a
+        connection after their last answer are not waited for.
         """
         super().murder_pending()
         now = time.monotonic()
@@ -75,6 +124,8 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
             if conn.due <= now:
                 with contextlib.suppress(OSError):  # the caller has gone meanwhile
                     conn.sock.shutdown(socket.SHUT_RD)
+        for conn in [conn for conn in self._leaving if min(conn.timeout, conn.due) <= now]:
+            self._close(conn)
 
     def handle(self, conn: Any) -> Any:
         """Answer a request, and those that follow at once on the same connection.
@@ -91,7 +142,7 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
 
     def _stays(self, conn: Any) -> bool:
         """Wait a moment for the next request, unless another connection may need the thread."""
-        idle = len(self.keepalived_conns) + len(self.pending_conns)
+        idle = len(self.keepalived_conns) + len(self.pending_conns) + len(self._leaving)
         if not self.alive or self.nr_conns - idle > self.cfg.threads:
             return False
         if conn.parser.unreader.buf.getvalue():  # read ahead already, which gunicorn looks after

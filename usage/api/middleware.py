@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 
 from usage.api import problems
-from usage.api.parsing import drop_body
+from usage.api.parsing import refuse
 from usage.api.probes import PROBES
 from usage.api.problems import USAGE_PATH
 from usage.api.views import UsageView
@@ -67,7 +67,6 @@ def endpoint(get_response: GetResponse) -> GetResponse:
                 return record_usage(request)
         except CircuitOpen as error:
             logger.warning("The database is unavailable.", exc_info=error)
-            drop_body(request)
-            return problems.unavailable().response()
+            return refuse(request, problems.unavailable())
 
     return middleware

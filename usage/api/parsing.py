@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from decimal import Decimal, InvalidOperation
 from email.message import Message
 from typing import Any
 
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from usage.api.problems import Problem, invalid_json
 from usage.api.remembering import remembered
 
 MOST_BYTES = 2 * 1024 * 1024
-# A refused body is read to its end, since many clients look for an answer only after they have sent
-# everything: 16 MiB however slowly they arrive, and more of it while this takes under 5 seconds.
-_DROPPED_BYTES = 16 * 1024 * 1024
-_DROPPING_SECONDS = 5.0
+# A refused body is read for so long, which holds a thread.
+_DROPPING_SECONDS = 0.25
 _CHUNK_BYTES = 64 * 1024
 _LONGEST_INTEGER = 40
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -40,15 +37,33 @@ def read_body(request: HttpRequest) -> bytes:
     return body
 
 
-def drop_body(request: HttpRequest) -> None:
-    """Read the rest of a body, so that its sender sees the refusal and no broken pipe."""
-    stream = _stream(request)
-    dropped, began = 0, time.monotonic()
-    with contextlib.suppress(Exception):  # as in read_body; the answer does not depend on it
-        while part := stream.read(_CHUNK_BYTES):
-            dropped += len(part)
-            if dropped > _DROPPED_BYTES and time.monotonic() > began + _DROPPING_SECONDS:
-                return
+def refuse(request: HttpRequest, problem: Problem) -> HttpResponse:
+    """Answer with a problem, having read the rest of the body or closing the connection.
+
+    Many clients look for an answer only after they have sent everything. What does not arrive in a
+    moment is dropped by the server once this answer is sent, so that a slow caller holds no thread.
+    """
+    response = problem.response()
+    if not _has_dropped_body(request):
+        response["Connection"] = "close"
+    return response
+
+
+def _has_dropped_body(request: HttpRequest) -> bool:
+    stream, client = _stream(request), request.META.get("gunicorn.socket")
+    ends = time.monotonic() + _DROPPING_SECONDS
+    try:
+        while (left := ends - time.monotonic()) > 0:
+            if client is not None:
+                client.settimeout(left)
+            if not stream.read(_CHUNK_BYTES):
+                return True
+    except Exception:  # noqa: BLE001, S110 - as in read_body; the answer does not depend on it
+        pass
+    finally:
+        if client is not None:
+            client.settimeout(None)
+    return False
 
 
 def _stream(request: HttpRequest) -> Any:

@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 from usage.api import problems
 from usage.api.authentication import ApiClient, ApiKeyAuthentication
 from usage.api.openapi import UsageSchema
-from usage.api.parsing import check_media_type, drop_body, parse_json, read_body
+from usage.api.parsing import check_media_type, parse_json, read_body, refuse
 from usage.api.problems import InvalidField, Problem
 from usage.api.remembering import remembered
 from usage.api.serializers import MOST_RECORDS, RecordReader
@@ -84,8 +84,7 @@ class UsageView(APIView):
         if self.api_client and is_decided:
             traffic.refused(self.api_client.api_key_id, [(problem, self.body)])
         self.headers = {}
-        drop_body(self.request._request)
-        return problem.response()
+        return refuse(self.request._request, problem)
 
 
 def _record_one(body: dict[str, Any], api_key_id: int, idempotency_key: str | None) -> HttpResponse:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import select
+import selectors
 import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,6 +83,12 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return answered
 
 
+class Connection(SimpleNamespace):
+    """What gunicorn knows of a connection, as far as it is needed here."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a connection is itself only
+
+
 @pytest.fixture
 def connection() -> Iterator[tuple[Any, socket.socket]]:
     """A connection with one request, as gunicorn knows it, and the caller's end of it."""
@@ -87,13 +96,14 @@ def connection() -> Iterator[tuple[Any, socket.socket]]:
     with ours, theirs:
         parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
         theirs.sendall(b"first")
-        yield SimpleNamespace(sock=ours, parser=parser, due=0.0), theirs
+        yield Connection(sock=ours, parser=parser, due=0.0), theirs
 
 
 def threaded_worker(*, connections: int = 1) -> FairThreadWorker:
     busy = worker(connections)
     busy.cfg = SimpleNamespace(threads=2, timeout=30)
     busy.keepalived_conns, busy.pending_conns = deque(), deque()
+    busy._in_hand, busy._leaving, busy._next_look = set(), set(), 0.0
     busy.alive = True
     return busy
 
@@ -162,6 +172,97 @@ def test_slow_callers_hold_no_thread_for_ever(books: Books, part: str) -> None:
             stack.enter_context(caller).sendall(part.encode())
 
         assert service.caller().get("/livez").status == 200
+
+
+@pytest.mark.live
+def test_callers_that_do_not_close_hold_up_no_other(books: Books) -> None:
+    with (
+        Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as (
+            service
+        ),
+        contextlib.ExitStack() as stack,
+    ):
+        before = service.workers()
+        callers = [
+            stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS))
+            for address in [("127.0.0.1", service.port)] * 20
+        ]
+        for caller in callers:
+            caller.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        for caller in callers:
+            assert caller.makefile("rb").read().startswith(b"HTTP/1.1 200 ")  # to its end
+
+        assert service.caller().get("/livez").status == 200
+        assert service.workers() == before
+
+
+@pytest.mark.live
+def test_a_refused_upload_holds_no_thread(books: Books) -> None:
+    head = f"{HEAD}Authorization: Bearer {books.key}\r\nContent-Length: 1000\r\n\r\n["
+    with (
+        Service(books, workers=1, threads=2) as service,
+        contextlib.ExitStack() as stack,
+        selectors.DefaultSelector() as answers,
+    ):
+        for _ in range(5):  # one is within the key's share: its body is waited for
+            caller = socket.create_connection(("127.0.0.1", service.port), PATIENCE_SECONDS)
+            answers.register(stack.enter_context(caller), selectors.EVENT_READ)
+            caller.sendall(head.encode())
+
+        for _ in range(4):
+            # Less than the worker's timeout, after which it receives nothing more.
+            ((answer, _), *_) = answers.select(timeout=20)
+            answers.unregister(answer.fileobj)
+            said = answer.fileobj.makefile("rb").read()  # type: ignore[union-attr]  # a socket
+            assert said.startswith(b"HTTP/1.1 429 ")
+            assert b"\r\nConnection: close\r\n" in said
+        assert service.caller().get("/livez").status == 200
+
+
+@pytest.mark.live
+def test_who_sends_everything_first_reads_the_refusal_too(live_service: Service) -> None:
+    """The second half comes when the refusal has been sent."""
+    half = b"x" * 2**20
+    with socket.create_connection(("127.0.0.1", live_service.port), PATIENCE_SECONDS) as caller:
+        caller.sendall(f"{HEAD}Content-Length: {2 * len(half)}\r\n\r\n".encode() + half)
+        assert select.select([caller], [], [], PATIENCE_SECONDS)[0]
+        caller.sendall(half)
+
+        assert caller.makefile("rb").read().startswith(b"HTTP/1.1 401 ")
+
+
+@pytest.mark.parametrize("conn_has", ["closed", "been silent", "sent on and on"])
+def test_a_connection_that_is_left_is_closed_at_last(
+    conn_has: str, connection: tuple[Any, socket.socket]
+) -> None:
+    conn, caller = connection
+    conn.sock.recv(100)
+    conn.close = conn.sock.close
+    leaves = threaded_worker()
+    with selectors.DefaultSelector() as leaves.poller:
+        leaves.finish_request(conn, done(False))
+        assert leaves.nr_conns == 1
+        assert caller.recv(1) == b""
+
+        if conn_has == "closed":
+            caller.close()
+        elif conn_has == "been silent":
+            conn.timeout = 0.0
+        else:
+            caller.sendall(b"more")
+            conn.due = 0.0
+        leaves.wait_for_and_dispatch_events(0)
+        leaves.murder_pending()
+
+        assert leaves.nr_conns == 0
+        assert conn.sock.fileno() == -1
+        assert not leaves.poller.get_map()
+
+
+def done(result: object) -> Future[object]:
+    future = Future[object]()
+    future.set_result(result)
+    return future
 
 
 @pytest.mark.live
