@@ -238,15 +238,19 @@ class BillPage:
         )
 
     def projection(self) -> str:
-        """Return the total at the end if usage goes on as before; "" on the first day."""
+        """Return the total at the end if usage goes on as before; "" on the first day.
+
+        Usage of days before the period, which came late, happened once and does not go on.
+        """
         start, end = self.bill.period_start, self.bill.period_end
         elapsed = self.now - start
         if self.bill.is_closed or self.now >= end or elapsed < dt.timedelta(days=1):
             return ""
         days = Decimal((end - start) // dt.timedelta(seconds=1))
         share = days / Decimal(elapsed // dt.timedelta(seconds=1))
-        amount = EXACT.multiply(self.total, share)
-        rounded = round_amount(amount, self.bill.digits)
+        once = self._before_the_period()
+        goes_on = EXACT.multiply(EXACT.subtract(self.total, once), share)
+        rounded = round_amount(EXACT.add(once, goes_on), self.bill.digits)
         return formats.money(rounded, self.currency)
 
     def days_left(self) -> int | None:
@@ -261,9 +265,8 @@ class BillPage:
         first = day_of(self.bill.period_start)
         last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
         amounts = self.examined.days
-        early = sum((amount for day, amount in amounts.items() if day < first), Decimal(0))
         values = []
-        if early:
+        if early := self._before_the_period():
             before = first - dt.timedelta(days=1)
             values.append(self._value("earlier", early, "days before", until=f"{before}"))
         day, today = first, day_of(self.now)
@@ -272,6 +275,10 @@ class BillPage:
             values.append(self._value(f"{day}", amount, mark, since=f"{day}", until=f"{day}"))
             day += dt.timedelta(days=1)
         return bar_chart(values)
+
+    def _before_the_period(self) -> Decimal:
+        first = day_of(self.bill.period_start)
+        return exact_sum(amount for day, amount in self.examined.days.items() if day < first)
 
     def _value(self, label: str, amount: Decimal, mark: str, **days: str) -> Value:
         url = self.records_url(**days) if amount and self.may_see_records else ""

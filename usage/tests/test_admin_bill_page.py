@@ -40,6 +40,19 @@ def test_the_projection_goes_on_as_the_bill_began(admin_client: Client, customer
     assert shown(admin_client, bill)["days_left"] == 20
 
 
+def test_late_usage_and_its_voids_are_not_projected_to_go_on(
+    admin_client: Client, customer: Customer, now: dt.datetime
+) -> None:
+    spend(100)
+    spend(500, request_id="wrong", occurred_at=now - dt.timedelta(days=40))
+    bill = spend(7, occurred_at=now - dt.timedelta(days=40))
+    assert shown(admin_client, bill)["projection"] == "$807.00"
+
+    void(UsageRecord.objects.get(pk="wrong"), reason="Counted twice.", by="Sam")
+
+    assert shown(admin_client, bill)["projection"] == "$307.00"
+
+
 def test_nothing_is_projected_from_less_than_a_day(
     admin_client: Client, customer: Customer, database_clock: DatabaseClock
 ) -> None:
