@@ -195,6 +195,8 @@ class Outbox:
                 except RuntimeError:  # the system has none left, or the interpreter ends
                     if not self._started:
                         work()
+                    elif not log.pending():  # the outbox's own thread has sent all
+                        break
             sleep(min(left, LOOK_SECONDS))
         return Flushed(
             self._sent - sent, log.pending(), self._rejected - rejected, self._paused_reason

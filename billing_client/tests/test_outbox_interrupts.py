@@ -153,6 +153,19 @@ def test_a_thread_that_does_not_start_is_made_up_for(
     eventually(lambda: outbox.stats().sent == 2)
 
 
+def test_flush_without_a_thread_of_its_own_ends_when_all_is_sent(
+    outbox: BillingClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the exit of Python 3.12 no thread can be started, and the outbox's own one sends."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    outbox.enqueue(fact("one"))
+    monkeypatch.setattr(outbox_module, "start_new_thread", fails)
+    assert outbox.flush(None).pending == 0
+
+
 @pytest.mark.parametrize("call", ["flush", "close"])
 def test_the_threads_own_calls_do_not_wait_for_it(
     server: FaultyServer, tmp_path: Path, call: str
