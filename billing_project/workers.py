@@ -57,7 +57,19 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         super().accept(listener)
 
     def enqueue_req(self, conn: Any) -> None:
-        """Let a thread answer what arrives on the connection; it must arrive within the timeout."""
+        """Let a thread answer what arrives on the connection; it must arrive within the timeout.
+
+        A new connection is left to the poller until something arrives: gunicorn's own thread would
+        wait up to five seconds for it, and a pool of connections that is opened ahead of its use
+        would take all of them.
+        """
+        if not conn.initialized and not conn.data_ready:
+            conn.sock.settimeout(0)
+            conn.set_timeout()
+            self.pending_conns.append(conn)
+            readable = partial(self.on_pending_socket_readable, conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, readable)
+            return
         conn.due = time.monotonic() + self.cfg.timeout
         self._in_hand.add(conn)
         super().enqueue_req(conn)

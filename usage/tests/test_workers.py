@@ -175,6 +175,20 @@ def test_slow_callers_hold_no_thread_for_ever(books: Books, part: str) -> None:
 
 
 @pytest.mark.live
+def test_connections_that_are_opened_ahead_hold_no_thread(books: Books) -> None:
+    with Service(books, workers=1, threads=2) as service, contextlib.ExitStack() as stack:
+        callers = [
+            stack.enter_context(socket.create_connection(address, PATIENCE_SECONDS))
+            for address in [("127.0.0.1", service.port)] * 40
+        ]
+
+        assert service.caller().get("/livez").status == 200
+
+        callers[0].sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert callers[0].recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.mark.live
 def test_callers_that_do_not_close_hold_up_no_other(books: Books) -> None:
     with (
         Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as (
