@@ -64,7 +64,9 @@ def archived(django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
         yield servers
 
 
-def test_an_instant_is_restored_and_callers_resend_what_followed(archived: Cluster) -> None:
+@pytest.fixture
+def restored(archived: Cluster) -> Cluster:
+    """A primary that was restored as the page says to an instant between two records."""
     lost, backup = archived.primary, archived.primary.folder.parent / "backup"
     books = archived.filled()
     is_created(books, "before-the-backup")
@@ -76,20 +78,36 @@ def test_an_instant_is_restored_and_callers_resend_what_followed(archived: Clust
     wait_until((backup / "wal" / segment).exists)
     lost.lose()
 
-    restored = archived.standby
+    archived.primary, archived.standby = archived.standby, Node(lost.folder.parent / "another")
+    node = archived.primary
     (base,) = backup.glob("base-*")
-    as_server(restored, backup, told("cp -a").replace("base-2026-11-22", base.name))
-    as_server(restored, backup, told("cat >>").replace(INSTANT, instant))
-    restored.start()
-    wait_until(lambda: restored.value("SELECT NOT pg_is_in_recovery()"))
+    as_server(node, backup, told("cp -a").replace("base-2026-11-22", base.name))
+    as_server(node, backup, told("cat >>").replace(INSTANT, instant))
+    node.start()
+    wait_until(lambda: node.value("SELECT NOT pg_is_in_recovery()"))
+    for statement in told("ALTER SYSTEM RESET").splitlines():
+        node.rows(statement)
+    archived.books = books._replace(url=node.url_of("books"))
+    return archived
 
-    books = books._replace(url=restored.url_of("books"))
+
+def test_an_instant_is_restored_and_callers_resend_what_followed(restored: Cluster) -> None:
+    books = restored.books
     with default_database(books.url):
         ids = set(UsageRecord.objects.values_list("pk", flat=True))
     assert ids == {"before-the-backup", "after-the-backup"}
     assert not is_created(books, "after-the-backup")
     assert is_created(books, "after-the-instant")
     verify_bills(books)
+
+
+def test_a_standby_of_a_restored_primary_follows_it(restored: Cluster) -> None:
+    restored.add_standby()
+
+    is_created(restored.books, "after-the-instant")
+
+    wait_until(lambda: replayed(restored))
+    assert restored.standby.value("SELECT pg_is_in_recovery()")
 
 
 @pytest.fixture
