@@ -28,6 +28,7 @@ WRONG = {
     "TimeZone": "Pacific/Kiritimati",
     "array_nulls": "off",
     "standard_conforming_strings": "off",
+    "quote_all_identifiers": "on",
     "usage.truncate_allowed": "on",
 }
 UNREADY = {
@@ -79,6 +80,13 @@ def test_a_stronger_commit_is_left_alone(mis_set: Any) -> None:
     mis_set("synchronous_commit", "remote_apply")
 
     assert shown("synchronous_commit") == "remote_apply"
+
+
+def test_the_service_is_ready_whatever_the_database_says(mis_set: Any) -> None:
+    for name, value in WRONG.items():
+        mis_set(name, value)
+
+    assert Client().get("/readyz").json() == {"status": "ok", "missing": []}
 
 
 def test_options_of_the_address_do_not_loosen_a_pin(own_books: Books) -> None:

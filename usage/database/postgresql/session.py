@@ -18,6 +18,8 @@ PINNED = {
     # The write path's arrays have NULLs, and texts in which a backslash is a backslash.
     "array_nulls": "on",
     "standard_conforming_strings": "on",
+    # The guards' definitions are compared as text, in which names would be quoted.
+    "quote_all_identifiers": "off",
     # The guard against TRUNCATE lets through who has set this.
     "usage.truncate_allowed": "off",
 }
