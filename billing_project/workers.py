@@ -139,6 +139,15 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         for conn in [conn for conn in self._leaving if min(conn.timeout, conn.due) <= now]:
             self._close(conn)
 
+    def _cap_keepalive(self, deadline: float) -> None:
+        """Let a stopping worker wait for the first request of a connection no longer than for more.
+
+        gunicorn would wait for it until the end of its graceful timeout.
+        """
+        super()._cap_keepalive(deadline)
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, deadline)
+
     def handle(self, conn: Any) -> Any:
         """Answer a request, and those that follow at once on the same connection.
 

@@ -189,6 +189,19 @@ def test_connections_that_are_opened_ahead_hold_no_thread(books: Books) -> None:
 
 
 @pytest.mark.live
+def test_a_connection_without_a_request_does_not_hold_up_a_stop(books: Books) -> None:
+    with (
+        Service(books, workers=1, threads=2) as service,
+        socket.create_connection(("127.0.0.1", service.port), PATIENCE_SECONDS),
+    ):
+        assert service.caller().get("/livez").status == 200  # so that one is accepted too
+
+        service.process.terminate()
+
+        assert service.process.wait(20) == 0  # gunicorn's patience is 30 seconds
+
+
+@pytest.mark.live
 def test_callers_that_do_not_close_hold_up_no_other(books: Books) -> None:
     with (
         Service(books, workers=1, threads=2, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as (
