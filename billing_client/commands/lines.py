@@ -211,19 +211,16 @@ def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
 
 
 def _line(number: int, row: dict[str, Any], layout: Layout) -> Line:
-    request_id = ""
     try:
-        given = _given(row, layout)
-        request_id = given["request_id"]
-        usage = Usage(**given)
+        usage = Usage(**_given(row, layout))
     except _Unfit as unfit:
-        return Line(number, None, request_id, str(unfit))
+        return Line(number, None, _id_of(row, layout), str(unfit))
     except ValidationError as error:
         faults = (
             f"column {_column(fault.field, row, layout) or fault.field}: {fault.detail}"
             for fault in error.fields
         )
-        return Line(number, None, str(request_id), "; ".join(faults))
+        return Line(number, None, _id_of(row, layout), "; ".join(faults))
     return Line(number, usage, usage.request_id)
 
 
@@ -270,6 +267,17 @@ def _check_encoding(row: dict[str, Any]) -> None:
     for column, cell in row.items():
         if isinstance(cell, str) and re.search("[\udc80-\udcff]", cell):
             raise _Unfit(f"column {column}: is not UTF-8; save the file as UTF-8")
+
+
+def _id_of(row: dict[str, Any], layout: Layout) -> str:
+    """The id of a line that is refused, empty if it has none."""
+    try:
+        column = _column("request_id", row, layout)
+        if column is None:
+            return _id_from(row, layout)
+    except _Unfit:
+        return ""
+    return "" if row[column] is None else str(row[column])
 
 
 def _id_from(row: dict[str, Any], layout: Layout) -> str:

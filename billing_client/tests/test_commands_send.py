@@ -243,7 +243,7 @@ def test_a_cell_that_is_not_utf_8_spoils_only_its_line(send: Run, server: Faulty
     content = lines(1).encode() + "cdn:9,1,Größe,1,1,2026-11-22T10:00:00Z\n".encode("latin-1")
     status, out = send(content)
     assert (status, list(server.service.stored)) == (1, ["cdn:0"])
-    assert "line 3: column service: is not UTF-8" in out
+    assert "line 3 (cdn:9): column service: is not UTF-8" in out
 
 
 def test_lines_are_counted_as_an_editor_does_also_after_a_cell_of_several(send: Run) -> None:
@@ -251,7 +251,7 @@ def test_lines_are_counted_as_an_editor_does_also_after_a_cell_of_several(send: 
         HEADER.replace(",service", ",note,service")
         + 'a,1,"x\ny",s,1,1,2026-11-22T10:00:00Z\nb,z,,s,1,1,\n'
     )
-    assert "line 4: column customer_id" in send(content)[1]
+    assert "line 4 (b): column customer_id" in send(content)[1]
 
 
 def test_an_unmatched_quote_ends_the_file_where_it_is(send: Run, server: FaultyServer) -> None:
@@ -346,12 +346,17 @@ def test_an_id_is_not_made_of_null(send: Run, server: FaultyServer) -> None:
     assert "column day: is empty" in out
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [(",58,", ",0,"), (",123,", ",Bob,"), ("T10:00:00Z", "T10:00:00"), ("CDN", "\udce9")],
+)
 def test_an_id_is_taken_by_its_first_line_also_if_that_is_refused(
-    send: Run, server: FaultyServer
+    send: Run, server: FaultyServer, right: str, wrong: str
 ) -> None:
     """Or the corrected file would have it twice."""
-    bad = LINE.format(n=0).replace(",58,", ",0,")
-    out = send(HEADER + bad + LINE.format(n=0))[1]
+    bad = LINE.format(n=0).replace(right, wrong).encode(errors="surrogateescape")
+    out = send(HEADER.encode() + bad + LINE.format(n=0).encode())[1]
+    assert "line 2 (cdn:0): column" in out
     assert "line 3 (cdn:0): has the id cdn:0 of line 2" in out
     assert server.seen == []
 
@@ -366,14 +371,17 @@ def test_a_dry_run_needs_no_service(
 
 
 def test_the_result_file_has_every_line(send: Run, tmp_path: Path) -> None:
-    bad = "cdn:8,1,x,0,1,2026-11-22T10:00:00Z\ncdn:9,404,x,1,1,2026-11-22T10:00:00Z\n"
+    bad = "".join(
+        f"{name},{customer},x,{units},1,2026-11-22T10:00:00Z\n"
+        for name, customer, units in (("cdn:7", "Bob", 1), ("cdn:8", 1, 0), ("cdn:9", 404, 1))
+    )
     result = tmp_path / "result.csv"
     assert send(lines(1) + bad, "--result", str(result))[0] == 1
     rows = {row["id"]: row for row in csv.DictReader(result.read_text().splitlines())}
     good = rows["cdn:0"]
     assert (good["line"], good["status"], good["amount"]) == ("2", "created", "2.9")
     assert (good["bill"], good["month"], good["problem"]) == ("1", "2026-11", "")
-    assert [rows[name]["status"] for name in ("cdn:8", "cdn:9")] == ["rejected"] * 2
+    assert [rows[name]["status"] for name in ("cdn:7", "cdn:8", "cdn:9")] == ["rejected"] * 3
     assert "units_consumed is 0" in rows["cdn:8"]["problem"]
 
 
