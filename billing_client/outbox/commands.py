@@ -319,9 +319,12 @@ def _tidy(directory: Path) -> None:
 
 
 def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
-    moved = 0
+    moved = damaged = 0
     segment = Segment.create(path, "usage")
     for file, offset, one in _wanted(path, options):
+        if not one["usage"]:  # its problem has all that is left of it
+            damaged += 1
+            continue
         segment.append(line_of(one["usage"].encode(), stamped=one["stamped"], at=time.time()))
         _settle(file, offset)
         moved += 1
@@ -329,7 +332,13 @@ def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
         segment.path.unlink()
     _tidy(path)
     _say(out, f"{moved} records will be sent again")
-    return int(moved == 0)
+    if damaged:
+        _say(
+            out,
+            f"{damaged} damaged lines cannot be sent again: see rejected for what is left of them,"
+            " report the usage from your own data, then discard them.",
+        )
+    return int(moved == 0 or damaged > 0)
 
 
 def _discard(path: Path, options: argparse.Namespace, out: TextIO) -> int:
@@ -354,8 +363,8 @@ def _export(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     for file in files:
         _export_lines(file, PENDING, out)
     if "rejected" in states:
-        for _, _, one in refused(path):
-            _say(out, one["usage"])
+        for file, _, one in refused(path):
+            _export_one(file, one["usage"], out)
     if "delivered" in states:
         for file in (*directory.segments(), *directory.kept()):
             _export_lines(file, DELIVERED, out)
@@ -365,10 +374,14 @@ def _export(path: Path, options: argparse.Namespace, out: TextIO) -> int:
 def _export_lines(file: Path, outcome: bytes, out: TextIO) -> None:
     with suppress(FileNotFoundError):  # put aside meanwhile
         for row in rows_of(file, outcome):
-            if row.record:
-                _say(out, row.record.decode())
-            else:
-                _say(sys.stderr, f"{file.name}: left out a damaged line")
+            _export_one(file, row.record.decode(), out)
+
+
+def _export_one(file: Path, record: str, out: TextIO) -> None:
+    if record:
+        _say(out, record)
+    else:
+        _say(sys.stderr, f"{file.name}: left out a damaged line")
 
 
 def _doctor(path: Path, options: argparse.Namespace, out: TextIO) -> int:

@@ -176,6 +176,24 @@ def test_rejected_records_are_read_while_their_owner_lives(
     assert event.request_ids == ("one",)
 
 
+def test_a_damaged_line_is_kept_until_it_is_discarded(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch
+) -> None:
+    """Sent again it would be refused as an empty one, and what is left of it lost from sight."""
+    key.setenv("BILLING_URL", server.url)
+    moved(left, server.url)
+    path = orphan(left, "three")
+    path.write_bytes(path.read_bytes().replace(b'"request_id"', b'"request_\xff"'))
+    assert run(left, "drain")[0] == 3
+    code, out = run(left, "requeue", "--code", "damaged_line")
+    assert code == 1
+    assert "1 damaged lines cannot be sent again" in out
+    assert "three" in run(left, "rejected")[1]
+    assert run(left, "export") == (0, "")
+    assert run(left, "discard", "--code", "damaged_line", "--reason", "Reported by hand.")[0] == 0
+    assert run(left, "drain")[0] == 0
+
+
 def test_rejected_records_are_sent_again(refused: Path, server: FaultyServer) -> None:
     assert run(refused, "drain")[0] == 3  # nothing is left to send, but some was refused
     assert run(refused, "requeue", "one") == (0, "1 records will be sent again\n")
