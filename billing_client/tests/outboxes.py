@@ -116,7 +116,7 @@ def run(script: str, *arguments: str | Path, first: str = "") -> tuple[int, str,
     """The exit code, stdout and stderr of a process that ends by itself."""
     with start(script, *arguments, first=first) as process:
         try:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=300)
         finally:
             process.kill()
     return process.returncode, out, err
@@ -160,7 +160,7 @@ def times_sent(server: FaultyServer) -> Counter[str]:
     return Counter(name for seen in server.seen for name in sent_ids(seen.body))
 
 
-def eventually(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 300.0) -> None:
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it never came to be"

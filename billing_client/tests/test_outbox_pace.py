@@ -85,11 +85,11 @@ def test_all_is_delivered_after_an_outage(
     assert len(refused) < CLIENTS * 25
 
 
-def test_it_sends_little_after_a_failure(outbox: BillingClient, server: FaultyServer) -> None:
+def test_it_sends_little_after_a_failure(server: FaultyServer, tmp_path: Path) -> None:
     server.script.append(refuse(503, "service_unavailable"))
-    for usage in facts(1000):
-        outbox.enqueue(usage)
-    eventually(lambda: outbox.flush(20).pending == 0)
+    orphan(tmp_path, *names(range(1000)))  # which are found all at once
+    with hurried(server.url, tmp_path) as billing:
+        eventually(lambda: billing.flush(20).pending == 0)
     assert [len(sent_ids(seen.body)) for seen in server.seen[1:4]] == [8, 32, 128]
 
 

@@ -77,7 +77,7 @@ report("parent:2")
 
 def test_a_forked_child_never_uses_its_parents_sockets(server: FaultyServer) -> None:
     subprocess.run(  # the arguments are the test's own
-        [sys.executable, "-c", SCRIPT, server.url, KEY], check=True, cwd=ROOT, timeout=20
+        [sys.executable, "-c", SCRIPT, server.url, KEY], check=True, cwd=ROOT, timeout=120
     )
     # Also the parent's connection lives on, though the child closed its own.
     assert connections(server) == [0, 1, 1, 1, 0]
@@ -115,7 +115,7 @@ over.set()
 def test_a_child_ends_though_another_thread_used_the_idle_connections_at_the_fork(
     server: FaultyServer,
 ) -> None:
-    subprocess.run([sys.executable, "-c", HELD, server.url, KEY], check=True, cwd=ROOT, timeout=20)
+    subprocess.run([sys.executable, "-c", HELD, server.url, KEY], check=True, cwd=ROOT, timeout=120)
     assert connections(server) == [0, 1]
 
 
@@ -152,7 +152,7 @@ def test_closing_twice_or_unused_is_fine(server: FaultyServer) -> None:
 def test_closing_hangs_up(billing: BillingClient, server: FaultyServer) -> None:
     billing.record_usage(**FACT)
     billing.close()
-    assert server.left_alone.wait(5)
+    assert server.left_alone.wait(60)
 
 
 COUNTED = """
@@ -168,4 +168,4 @@ assert Process.forks == 0
 
 
 def test_forks_are_counted_in_the_child() -> None:
-    subprocess.run([sys.executable, "-c", COUNTED], check=True, cwd=ROOT, timeout=20)
+    subprocess.run([sys.executable, "-c", COUNTED], check=True, cwd=ROOT, timeout=120)

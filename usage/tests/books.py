@@ -152,6 +152,22 @@ def empty_database(template: str = "template1") -> Iterator[str]:
         _administer(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+def wait_for_waiter(books: Books, lock: str) -> None:
+    """Return once a transaction on these books waits for a lock of this kind.
+
+    Not one of other tests, which may have the same server. SQLite, which has one writer, does not
+    tell.
+    """
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        f" AND wait_event_type = 'Lock' AND wait_event = '{lock}'"
+    )
+    for _ in range(10_000):
+        if books.is_sqlite or books.rows(waiting) != [(0,)]:
+            return
+    raise AssertionError("Nobody waits.")
+
+
 def _administer(sql: str) -> None:
     with contextlib.closing(Books(os.environ["DATABASE_URL"], "").connect()) as connection:
         connection.cursor().execute(sql)

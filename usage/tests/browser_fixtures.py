@@ -46,6 +46,7 @@ def staff(
     request: pytest.FixtureRequest, browser: Browser, live_server: LiveServer, roles: None
 ) -> Iterator[Staff]:
     context = browser.new_context(**SCREENS[request.param])
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
     sam = Staff(context.new_page(), str(live_server))
     yield sam
     context.close()

@@ -17,7 +17,7 @@ import psycopg2
 from usage.tests import postgresql
 from usage.tests.books import Books, filled
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 _CONFIGURATION = {
     "max_connections": "100",
     "unix_socket_permissions": "0777",

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import time
+from pathlib import Path
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from usage.tests.live import Service
+from usage.tests.live import PATIENCE_SECONDS, Service
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nothing listened on a moment ago."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of the loopback that nothing listened on a moment ago.
+
+    It is not one of those that the system gives away by itself: until the test's own server listens
+    there, any connection of another process could get it.
+    """
+    first = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32_768
+    while True:
+        port = random.randrange(min(10_000, first // 2), first)
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Scraped:
@@ -38,19 +48,21 @@ class Scraped:
         return self.samples().get((name, tuple(sorted(labels.items()))), 0.0)
 
     def becomes(self, expected: float, name: str, **labels: str) -> bool:
-        """Whether it is so within a few seconds: a request is counted after its answer is sent."""
-        for _ in range(100):
-            if self.value(name, **labels) == expected:
-                return True
+        """Wait until it is so: a request is counted after its answer is sent."""
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while self.value(name, **labels) != expected:
+            if time.monotonic() > give_up:
+                return False
             time.sleep(0.05)
-        return False
+        return True
 
     def total(self, name: str) -> float:
         return sum(value for (sample, _), value in self.samples().items() if sample == name)
 
     def text(self) -> str:
-        for _ in range(200):  # the process that serves them starts beside the workers
+        give_up = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < give_up:  # the process that serves them starts beside the workers
             with contextlib.suppress(requests.ConnectionError):
-                return requests.get(self.address, timeout=10).text
+                return requests.get(self.address, timeout=PATIENCE_SECONDS).text
             time.sleep(0.05)
         raise AssertionError("No metrics are served.")

@@ -10,6 +10,7 @@ import pytest
 
 import manage as manage_py
 from usage.tests.books import Books
+from usage.tests.live import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.live  # starts processes
 NOWHERE = "postgres://nobody@127.0.0.1:9/nowhere"
@@ -25,7 +26,7 @@ def manage(
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
 
 

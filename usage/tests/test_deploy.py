@@ -67,6 +67,7 @@ def test_every_metric_that_is_named_is_in_a_scrape(own_books: Books) -> None:
         hold(Bill.objects.latest("pk"), by="Sam", reason="A test.")
         call_command("close_bills", verbosity=0)
         scraped = Scraped(service, port)
+        assert scraped.becomes(1, "billing_records_total", outcome="created")
         names = {name for name, _ in scraped.samples()}
 
     text = RULES.read_text() + DASHBOARD.read_text()

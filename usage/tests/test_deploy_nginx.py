@@ -19,7 +19,7 @@ from django.conf import settings
 
 from usage.tests.books import Books, copied
 from usage.tests.factories import usage_body
-from usage.tests.live import Service
+from usage.tests.live import PATIENCE_SECONDS, Service
 from usage.tests.metrics import free_port
 from usage.tests.tools import tool
 
@@ -77,12 +77,15 @@ class Proxy:
             headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             | headers,
             verify=str(CERTIFICATE),
-            timeout=30,
+            timeout=PATIENCE_SECONDS,
         )
 
     def get(self, path: str) -> requests.Response:
         return requests.get(
-            f"{self.url}{path}", verify=str(CERTIFICATE), timeout=30, allow_redirects=False
+            f"{self.url}{path}",
+            verify=str(CERTIFICATE),
+            timeout=PATIENCE_SECONDS,
+            allow_redirects=False,
         )
 
 

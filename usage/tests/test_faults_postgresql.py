@@ -18,7 +18,14 @@ import pytest
 from pytest_django.plugin import DjangoDbBlocker
 
 from usage.tests import postgresql
-from usage.tests.books import Books, assert_books_balance, copied, new_books, verify_bills
+from usage.tests.books import (
+    Books,
+    assert_books_balance,
+    copied,
+    new_books,
+    verify_bills,
+    wait_for_waiter,
+)
 from usage.tests.factories import usage_body
 from usage.tests.live import PATIENCE_SECONDS, Answer, Caller, Service
 from usage.tests.wire import DROP, FORWARD, LOSE_ANSWER, Fate, Relay
@@ -167,19 +174,12 @@ def test_a_connection_cut_at_any_statement_stores_the_fact_once(
 @contextlib.contextmanager
 def folds_held_up(books: Books) -> Iterator[Callable[[], None]]:
     """Keep transactions from folding; the block gets a function that waits until one is there."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
     with contextlib.closing(books.connect()) as stranger:
         cursor = stranger.cursor()
         cursor.execute("BEGIN")
         cursor.execute("LOCK TABLE usage_dailyusage IN SHARE MODE")
 
-        def wait() -> None:
-            for _ in range(10_000):
-                if books.rows(waiting) != [(0,)]:
-                    return
-            raise AssertionError("No transaction came to fold.")
-
-        yield wait
+        yield lambda: wait_for_waiter(books, "relation")
 
 
 def test_workers_killed_between_insert_and_fold_leave_nothing_behind(service: Service) -> None:

@@ -28,7 +28,13 @@ from usage.ledger.facts import Outcome, Recorded
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, BillingTimeZone, UsageRecord
-from usage.tests.books import Books, assert_books_balance, default_database, verify_bills
+from usage.tests.books import (
+    Books,
+    assert_books_balance,
+    default_database,
+    verify_bills,
+    wait_for_waiter,
+)
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS
 
@@ -153,25 +159,18 @@ def test_a_deadlock_is_repeated(own_books: Books, before: Any, other: Any) -> No
         other.execute("ROLLBACK")
 
     with ThreadPoolExecutor(1) as pool:
-        before(
-            ENGINE,
-            "add_to_daily_usage",
-            lambda: wait_for_waiter(own_books, pool.submit(want_the_gate)),
-        )
+
+        def let_it_want_the_gate() -> None:
+            pool.submit(want_the_gate)
+            wait_for_waiter(own_books, "advisory")
+
+        before(ENGINE, "add_to_daily_usage", let_it_want_the_gate)
         outcome = recorded()
 
     assert_recorded_at_attempt(2, outcome, attempts)
     run("SELECT pg_stat_force_next_flush()")
     statistics = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{own_books.path}'"
     assert own_books.rows(statistics) == [(1,)]
-
-
-def wait_for_waiter(books: Books, waiter: Any) -> None:
-    """Return once a transaction waits for a lock."""
-    for _ in range(10_000):
-        if books.rows("SELECT count(*) FROM pg_locks WHERE NOT granted") != [(0,)]:
-            return
-    raise AssertionError(f"{waiter} does not wait.")
 
 
 @pytest.mark.usefixtures("postgresql")

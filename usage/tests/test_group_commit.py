@@ -6,13 +6,14 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import pytest
 from django.db import IntegrityError, connection
 
 from usage.database.transactions import DatabaseUnavailable, Repeat
+from usage.ledger import group_commit
 from usage.ledger import record as recording
 from usage.ledger.facts import CloseLockBusy, DailyUsageOverflow
 from usage.ledger.group_commit import GroupCommit
@@ -147,10 +148,24 @@ def test_a_request_that_waits_too_long_runs_alone(runner: Runner, waiting: Any) 
 
 
 def test_a_request_that_a_leader_has_taken_waits_however_long_that_takes(
-    runner: Runner, waiting: Any
+    runner: Runner, waiting: Any, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = GroupCommit(runner.run, patience=0.2)
-    taken, may_end = Event(), Event()
+    commit = GroupCommit(runner.run, patience=PATIENCE_SECONDS)
+    taken, is_over, may_end = Event(), Event(), Event()
+
+    class Wakeup:
+        """A lock whose first wait is over once the leader has taken the request."""
+
+        def __init__(self) -> None:
+            self._lock = Lock()
+            self.release = self._lock.release
+
+        def acquire(self, timeout: float = -1) -> bool:
+            if timeout != PATIENCE_SECONDS:
+                return self._lock.acquire(timeout=timeout)
+            assert taken.wait(PATIENCE_SECONDS)
+            is_over.set()
+            return False
 
     def run_slowly(group: Group) -> list[str]:
         taken.set()
@@ -158,11 +173,14 @@ def test_a_request_that_a_leader_has_taken_waits_however_long_that_takes(
         return [f"{request}!" for request in group]
 
     runner.then = run_slowly
-    callers = waiting(commit, "a", "b", "c")
+    callers = waiting(commit, "a", "b")
+    monkeypatch.setattr(group_commit, "Lock", Wakeup)
+    callers.append(pool.submit(commit.submit, "c"))
+    until(lambda: len(commit._waiting) == 2)
     runner.may_end.set()
-    assert taken.wait(PATIENCE_SECONDS)
+    assert is_over.wait(PATIENCE_SECONDS)
     with pytest.raises(TimeoutError):
-        callers[2].result(0.3)  # longer than its patience
+        callers[2].result(0.3)
     may_end.set()
 
     assert results(callers) == ["a!", "b!", "c!"]

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 
 from usage.tests.factories import usage_body
-from usage.tests.live import Service
+from usage.tests.live import PATIENCE_SECONDS, Service
 
 pytestmark = pytest.mark.once
 MIB = 1024**2
@@ -36,7 +36,9 @@ def exchange(
 ) -> Answer:
     """Send a request part by part, its first one more headers; return the answer."""
     head = headers(key or service.books.key, method=method, path=path, media_type=media_type)
-    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", service.port), timeout=PATIENCE_SECONDS
+    ) as connection:
         connection.sendall(head + parts[0])
         for part in parts[1:]:
             connection.sendall(part)
@@ -103,7 +105,9 @@ def test_a_request_sent_before_the_first_is_answered_is_answered_too(
 def test_a_caller_that_waits_for_it_is_told_to_send_the_body(live_service: Service) -> None:
     body = record(live_service)
 
-    with socket.create_connection(("127.0.0.1", live_service.port), timeout=30) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", live_service.port), timeout=PATIENCE_SECONDS
+    ) as connection:
         head = headers(live_service.books.key)
         connection.sendall(head + b"Expect: 100-continue\r\n" + sized(body))
         told = connection.recv(MIB)
@@ -263,7 +267,9 @@ def test_a_connection_idle_for_92_seconds_is_answered(live_service: Service) -> 
 
 def test_a_key_in_a_malformed_request_is_not_in_the_log(live_service: Service) -> None:
     key = live_service.books.key
-    with socket.create_connection(("127.0.0.1", live_service.port), timeout=30) as connection:
+    with socket.create_connection(
+        ("127.0.0.1", live_service.port), timeout=PATIENCE_SECONDS
+    ) as connection:
         request = f"POST /api/v1/usage/ HTTP/1.1\r\nAuthorization Bearer {key}\r\n\r\n"
         connection.sendall(request.encode())
         assert b" 400 " in connection.recv(1000)

@@ -66,6 +66,7 @@ def serving(books: Books, relay: FaultyRelay) -> Any:
 def test_resend_brings_back_exactly_what_a_restored_service_lost(
     own_books: Books, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    began = dt.datetime.now(dt.UTC)
     with (
         FaultyRelay(0) as relay,
         BillingClient(relay.url, own_books.key, outbox=tmp_path) as billing,
@@ -74,7 +75,6 @@ def test_resend_brings_back_exactly_what_a_restored_service_lost(
         with serving(own_books, relay):
             enqueue(billing, range(KEPT))
         restored = stack.enter_context(copied(own_books))
-        backup = dt.datetime.now(dt.UTC)
         with serving(own_books, relay):
             enqueue(billing, range(KEPT, RECORDS))
         assert len(restored.table("usage_usagerecord")) == KEPT
@@ -82,7 +82,7 @@ def test_resend_brings_back_exactly_what_a_restored_service_lost(
         monkeypatch.setenv("BILLING_URL", relay.url)
         monkeypatch.setenv("BILLING_API_KEY", restored.key)
         monkeypatch.setenv("BILLING_OUTBOX_DIR", str(tmp_path))
-        since = backup - dt.timedelta(minutes=3)
+        since = began - dt.timedelta(minutes=3)
         out = io.StringIO()
         with serving(restored, relay):
             status = main(["resend", "--since", since.isoformat()], out)

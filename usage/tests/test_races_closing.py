@@ -22,7 +22,7 @@ from usage.models import Bill, HistoryEntry
 from usage.tests.books import CUSTOMERS, Books, assert_books_balance
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import FactFactory, usage_body
-from usage.tests.live import Answer, Caller, Service, at_once
+from usage.tests.live import PATIENCE_SECONDS, Answer, Caller, Service, at_once
 
 CLOSES = 40
 MOST_ROUNDS = 5000
@@ -51,7 +51,7 @@ class Closer:
                 env=self._environment,
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=PATIENCE_SECONDS,
             )
         finally:
             self.done.set()

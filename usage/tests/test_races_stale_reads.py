@@ -20,7 +20,7 @@ from usage.ledger.hold import HoldRefused, hold
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, DailyUsage, Hold, UsageRecord
-from usage.tests.books import Books, assert_books_balance
+from usage.tests.books import Books, assert_books_balance, wait_for_waiter
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
 
@@ -204,22 +204,13 @@ def meanwhile(
         def first(*args: Any, **kwargs: Any) -> Any:
             monkeypatch.setattr(where, name, method)
             started.append(pool.submit(in_thread, act))
-            wait_until_somebody_waits(own_books)
+            wait_for_waiter(own_books, "advisory")
             return method(*args, **kwargs)
 
         monkeypatch.setattr(where, name, first)
         return started
 
     return make
-
-
-def wait_until_somebody_waits(books: Books, lock: str = "advisory") -> None:
-    """Return once a transaction waits for the lock; SQLite does not tell, and has one writer."""
-    waiting = f"SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = '{lock}'"
-    for _ in range(10_000):
-        if books.is_sqlite or books.rows(waiting) != [(0,)]:
-            return
-    raise AssertionError("Nobody waits.")
 
 
 def test_a_close_waits_for_the_record_that_took_the_close_lock_first(meanwhile: Any) -> None:
@@ -278,7 +269,7 @@ def test_a_bill_waits_for_a_change_of_currency_that_is_under_way(
         cursor.execute("BEGIN")
         cursor.execute(f"UPDATE usage_customer SET currency = 'EUR' WHERE id = {ALICE}")
         recording = pool.submit(in_thread, lambda: recorded(fact()))
-        wait_until_somebody_waits(own_books, "transactionid")
+        wait_for_waiter(own_books, "transactionid")
         cursor.execute("COMMIT")
 
     assert isinstance(recording.result(PATIENCE_SECONDS)[0], Recorded)
