@@ -11,6 +11,7 @@ from django.utils import timezone
 from playwright.sync_api import Browser, expect
 from pytest_django.live_server_helper import LiveServer
 
+from usage.admin.bill_page import LINES_SHOWN
 from usage.ledger.close import close
 from usage.models import ApiKey, Bill, Customer, Refusal, RefusalNote, UsageRecord
 from usage.tests.browsing import ROLES, SCREENS, Staff
@@ -225,6 +226,17 @@ def test_no_page_has_a_serious_violation_or_is_too_wide(staff: Staff, bill: Bill
         violations += [f"{path}: {table}" for table in staff.cut_tables()]
 
     assert violations == []
+
+
+def test_the_link_to_all_lines_is_not_told_by_its_colour_alone(staff: Staff, bill: Bill) -> None:
+    for number in range(LINES_SHOWN):
+        report(customer_id=bill.customer_id, service=f"Virtual machine {number}")
+    staff.log_in("Billing viewers")
+
+    staff.open(page_of(bill))
+
+    link = staff.page.get_by_role("link", name="show 500 at most")
+    expect(link).to_have_css("text-decoration-line", "underline")
 
 
 @pytest.mark.parametrize("width", [390, 820, 1024, 1400])
