@@ -45,8 +45,7 @@ def _why_not_done(error: Exception) -> str | None:
     from usage.database.transactions import DatabaseUnavailable, is_unavailable  # noqa: PLC0415
 
     if isinstance(error, DatabaseUnavailable):
-        cause = f" {' '.join(str(error.__cause__).split())}" if error.__cause__ else ""
-        return f"{error}{cause}"
+        return str(error)
     if isinstance(error, Error) and is_unavailable(error):
         return f"The database does not answer: {' '.join(str(error).split())}"
     return None

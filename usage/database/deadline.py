@@ -17,6 +17,11 @@ from time import monotonic
 class DatabaseUnavailable(Exception):
     """The database is away, locked or overloaded; whether a commit went through is not known."""
 
+    def __str__(self) -> str:
+        """In one line, with what the database said."""
+        cause = f" {self.__cause__}" if self.__cause__ else ""
+        return " ".join(f"{super().__str__()}{cause}".split())
+
 
 # A caller waits 10 seconds.
 REQUEST_SECONDS = 8.0

@@ -247,16 +247,15 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         call_command("import_customers", file)
 
 
-def test_a_database_that_is_away_is_said_in_a_sentence(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_is_away_is_no_refusal(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(rows: object) -> None:
         raise DatabaseUnavailable("The database could not take the transaction.")
 
     monkeypatch.setattr(import_customers, "_store", unavailable)
     file.write_text("id,name\n1,Alice\n")
 
-    with pytest.raises(CommandError, match="Nothing was imported, run the command again: The data"):
+    # manage.py says so in a sentence, and ends with 2. Whether a commit went through is not known.
+    with pytest.raises(DatabaseUnavailable):
         call_command("import_customers", file)
 
 

@@ -7,7 +7,12 @@ import psycopg2
 import pytest
 from django.db import Error
 
-from usage.database.transactions import instant, is_repeatable, is_unavailable
+from usage.database.transactions import (
+    DatabaseUnavailable,
+    instant,
+    is_repeatable,
+    is_unavailable,
+)
 
 
 def of_postgresql(state: str) -> Error:
@@ -86,6 +91,16 @@ def test_what_would_fail_again_is_the_databases_fault(error: Error) -> None:
 def test_what_is_our_own_fault_is_not_hidden(error: Error) -> None:
     assert not is_repeatable(error)
     assert not is_unavailable(error)
+
+
+def test_an_unavailable_database_is_told_in_one_line_with_what_it_said() -> None:
+    error = DatabaseUnavailable("The database could not take the transaction.")
+    error.__cause__ = Error("canceling statement due to lock timeout\nCONTEXT:  while locking\n")
+
+    assert str(error) == (
+        "The database could not take the transaction. canceling statement due to lock timeout"
+        " CONTEXT: while locking"
+    )
 
 
 @pytest.mark.parametrize(

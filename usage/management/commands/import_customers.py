@@ -13,7 +13,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
 from django.db import IntegrityError
 
-from usage.database.transactions import DatabaseUnavailable, repeatable
+from usage.database.transactions import repeatable
 from usage.management.books import BooksCommand
 from usage.models import Bill, Change, Customer
 
@@ -65,7 +65,7 @@ class Command(BooksCommand):
             raise CommandError(
                 f"{file} has {len(error.problems)} mistakes: correct them, nothing was imported."
             ) from error
-        except (IntegrityError, DatabaseUnavailable) as error:
+        except IntegrityError as error:
             raise CommandError(f"Nothing was imported, run the command again: {error}") from error
         self.stdout.write(", ".join(f"{outcome} {done[outcome]}" for outcome in _OUTCOMES))
         for row, other in _namesakes(rows):
