@@ -302,6 +302,8 @@ class RecordedUntilFilter(DayFilter):
 
 def _day(text: str) -> dt.date:
     day = dt.date.fromisoformat(text)
+    if text != day.isoformat():  # such as 20261101, which the box for the day cannot show
+        raise ValueError(f"{text} is not written as YYYY-MM-DD.")
     if not 1900 <= day.year <= 9000:
         raise ValueError(f"{day} is too far away to count days from it.")
     return day

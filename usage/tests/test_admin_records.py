@@ -313,6 +313,7 @@ def test_empty_fields_of_the_form_are_no_filters(admin_client: Client, customer:
         ({"since": "0001-01-01"}, "'0001-01-01' is not a first day. Write it as 2026-11-01."),
         ({"until": "9999-12-31"}, "'9999-12-31' is not a last day. Write it as 2026-11-30."),
         ({"since": "soon"}, "'soon' is not a first day. Write it as 2026-11-01."),
+        ({"since": "20261101"}, "'20261101' is not a first day. Write it as 2026-11-01."),
         ({"reported_by": "x"}, "No API key has the id, the public prefix or the name 'x'."),
         (
             {"customer": "abc"},
