@@ -57,7 +57,7 @@ class MemoryService:
     """Stores each id once. Safe to share between threads.
 
     unknown_customers  ids for which there is no customer; all others exist
-    any_time           whether occurred_at may lie any time ago or ahead
+    any_time           whether occurred_at may lie any time ago or ahead, and is never late
     refused_ids        ids that are refused as if their customer were unknown
     stored             the records as they were answered, by id
     batches            how many records each array had
@@ -152,7 +152,8 @@ class MemoryService:
 
     def _record(self, usage: Usage, at: datetime, now: datetime) -> Record:
         next_month = (at.replace(day=1, hour=0, minute=0) + timedelta(days=32)).replace(day=1)
-        late = now >= next_month.replace(second=0, microsecond=0) + _GRACE
+        ends = next_month.replace(second=0, microsecond=0) + _GRACE
+        late = now >= ends and not self.any_time
         month = f"{now if late else at:%Y-%m}"
         bill_id = self._bills.setdefault((usage.customer_id, month), len(self._bills) + 1)
         return {

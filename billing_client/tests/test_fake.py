@@ -20,6 +20,7 @@ from billing_client import BillingClient
 from billing_client.commands.main import main
 from billing_client.fake.grading import FAULTS, Times
 from billing_client.fake.server import READ_ELSEWHERE, FakeServer
+from billing_client.fake.service import MemoryService
 from billing_client.tests.faulty import KEY
 from billing_client.tests.outboxes import ROOT
 
@@ -316,3 +317,17 @@ def test_ids_that_are_no_texts_are_refused_and_graded() -> None:
         client.connection.close()
         fake.wait()
     assert "refusal not read" in {finding.name for finding in fake.grader.findings()}
+
+
+def test_where_any_time_may_be_sent_usage_is_on_the_bill_of_its_month() -> None:
+    """So that a test or an example with a time of its own passes in every year."""
+    body = {
+        "request_id": "cdn:1",
+        "customer_id": 1,
+        "service": "CDN",
+        "units_consumed": 1,
+        "price_per_unit": 1,
+        "occurred_at": "2024-02-29T10:00:00Z",
+    }
+    reply = MemoryService(any_time=True).answer(json.dumps(body).encode())
+    assert (reply.content["bill"]["month"], reply.content["late"]) == ("2024-02", False)
