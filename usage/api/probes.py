@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 from django.db import Error, connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 _TIMEOUTS = "SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 1500"
 # The lock that recording takes on each table it writes.
 _TABLES = "usage_customer, usage_bill, usage_usagerecord, usage_dailyusage"
+# Of the disk of a SQLite file, for its log: less is used up before anyone reads that it is short.
+_LEAST_FREE_BYTES = 2**20
 # libpq gives a refused connection no SQLSTATE, only the server's words.
 _REFUSED = {
     "too many": "The server has no connection left: raise max_connections or use fewer workers.",
@@ -89,6 +93,20 @@ def _missing() -> Iterator[str]:
             if circuit.is_open:
                 # Commits may hang while all else is answered: this one shows whether they do.
                 cursor.execute("SELECT pg_logical_emit_message(true, 'billing', '')")
+    else:
+        yield from _missing_of_file(Path(connection.settings_dict["NAME"]))
+
+
+def _missing_of_file(file: Path) -> Iterator[str]:
+    """Look at what SQLite finds out only when it writes, which would hold up its one writer."""
+    if not file.exists():  # it is in memory
+        return
+    disk = os.statvfs(file.parent)
+    is_writable = all(os.access(path, os.W_OK) for path in (file, file.parent))
+    if disk.f_flag & os.ST_RDONLY or not is_writable:
+        yield "The database's file or its folder cannot be written: look at its owner and disk."
+    elif disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
+        yield "The disk of the database is full: make room on it."
 
 
 def _reason(error: Error) -> str:

@@ -1,6 +1,9 @@
 """What operators ask: does the process live, and can it do its work."""
 
 import datetime as dt
+import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +57,47 @@ def test_a_database_that_does_not_answer(client: Client, monkeypatch: pytest.Mon
 
     assert response.status_code == 503
     assert "DATABASE_URL" in response.json()["missing"][0]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a server looks after its own disk")
+@pytest.mark.parametrize(
+    ("disk", "said"),
+    [
+        ({}, ""),
+        ({"f_bavail": 100}, "disk of the database is full"),
+        ({"f_flag": os.ST_RDONLY}, "cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(
+    client: Client,
+    customer: Customer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    disk: dict[str, int],
+    said: str,
+) -> None:
+    file = tmp_path / "books.sqlite3"
+    file.touch()
+    usual = {"f_bavail": 2**20, "f_frsize": 4096, "f_flag": 0}
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**usual | disk))
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(file))
+
+    response = client.get("/readyz")
+
+    assert response.status_code == (503 if said else 200)
+    assert said in "".join(response.json()["missing"])
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="a server looks after its own file")
+def test_a_file_of_another_owner_is_named(
+    client: Client, customer: Customer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "books.sqlite3"
+    file.touch()
+    monkeypatch.setattr(os, "access", lambda path, _: path != file)  # root may write everything
+    monkeypatch.setitem(connection.settings_dict, "NAME", str(file))
+
+    assert "cannot be written" in client.get("/readyz").json()["missing"][0]
 
 
 def test_a_missing_guard_is_named(client: Client) -> None:
