@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from django.core.management.base import CommandError, SystemCheckError
@@ -42,5 +41,8 @@ class ScheduledCommand(BooksCommand):
     def _keep(self, exit_status: int) -> None:
         if self.is_kept:
             name = type(self).__module__.rpartition(".")[2]
-            with contextlib.suppress(Error):  # the command has told it, and metrics will
+            try:
                 CommandRun.objects.keep(name, exit_status=exit_status, count=self.counted)
+            except Error as error:
+                if exit_status != NOT_DONE:  # else the command tells it
+                    self.stderr.write(f"The end of this run is not kept for the metrics: {error}")

@@ -17,6 +17,7 @@ import pytest
 import requests
 from django.core.management import CommandError, call_command
 from django.core.management.base import SystemCheckError
+from django.db import OperationalError
 from prometheus_client import CollectorRegistry
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
@@ -278,6 +279,19 @@ def test_a_run_that_could_not_look_is_not_kept_as_one_that_found_something(
         call_command("verify_bills", verbosity=0)
 
     assert CommandRun.objects.get().exit_status == 2
+
+
+@pytest.mark.django_db
+def test_a_run_says_that_its_end_cannot_be_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = OperationalError("cannot execute INSERT in a read-only transaction")
+    monkeypatch.setattr(type(CommandRun.objects), "keep", Mock(side_effect=refused))
+
+    call_command("verify_bills")
+
+    said = capsys.readouterr()
+    assert said.err == f"The end of this run is not kept for the metrics: {refused}\n"
 
 
 @pytest.mark.django_db
