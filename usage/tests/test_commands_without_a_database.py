@@ -3,25 +3,56 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from unittest.mock import Mock
 
 import pytest
+from pytest_django.plugin import DjangoDbBlocker
 
 import manage as manage_py
-from usage.tests.books import Books
+from usage.database.postgresql.circuit import circuit
+from usage.tests.books import Books, default_database
 from usage.tests.live import PATIENCE_SECONDS
 
-pytestmark = pytest.mark.live  # starts processes
 NOWHERE = "postgres://nobody@127.0.0.1:9/nowhere"
 
 
+class Done(NamedTuple):
+    returncode: object
+    stdout: str
+    stderr: str
+
+
+Manage = Callable[[str, str], Done]
+
+
+@pytest.fixture
 def manage(
-    *arguments: str, stdout: int = subprocess.PIPE, **environment: str
+    django_db_blocker: DjangoDbBlocker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Iterator[Manage]:
+    """Run manage.py on a database, in this process: another one would start for a second."""
+
+    def manage(command: str, url: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["manage.py", *command.split()])
+        with default_database(url), pytest.raises(SystemExit) as ended:
+            manage_py.main()
+        return Done(ended.value.code, *capsys.readouterr())
+
+    with django_db_blocker.unblock():
+        yield manage
+    circuit.reset()
+
+
+def process(
+    command: str, url: str, stdout: int = subprocess.PIPE
 ) -> "subprocess.CompletedProcess[str]":
+    """Run manage.py on a database, in a process of its own."""
     return subprocess.run(
-        [sys.executable, "manage.py", *arguments],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "usage.tests.settings", **environment},
+        [sys.executable, "manage.py", *command.split()],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "usage.tests.settings", "DATABASE_URL": url},
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
@@ -33,8 +64,8 @@ def manage(
 @pytest.mark.parametrize(
     "command", ["close_bills", "verify_bills", "migrate", "install_guards", "create_api_key x"]
 )
-def test_a_database_that_is_away_is_said_in_a_sentence(command: str) -> None:
-    done = manage(*command.split(), DATABASE_URL=NOWHERE)
+def test_a_database_that_is_away_is_said_in_a_sentence(command: str, manage: Manage) -> None:
+    done = manage(command, NOWHERE)
 
     assert done.returncode == 2
     (sentence,) = done.stderr.splitlines()
@@ -42,18 +73,25 @@ def test_a_database_that_is_away_is_said_in_a_sentence(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["check_usage", "close_bills", "verify_bills"])
-def test_a_crash_and_a_wrong_setting_are_not_taken_for_what_a_command_finds(
-    command: str, books: Books
+def test_a_crash_is_not_taken_for_what_a_command_finds(
+    command: str, books: Books, manage: Manage
 ) -> None:
     with books.connect() as connection:
         for table in ("usagecheck", "hold", "bill"):
             connection.cursor().execute(f"ALTER TABLE usage_{table} RENAME TO lost_{table}")
 
-    crashed = manage(command, DATABASE_URL=books.url)
-    wrong = manage(command, DATABASE_URL="nowhere")
+    crashed = manage(command, books.url)
 
-    assert (crashed.returncode, wrong.returncode) == (2, 2)
+    assert crashed.returncode == 2
     assert crashed.stderr.startswith("Traceback")
+
+
+@pytest.mark.live  # starts processes
+@pytest.mark.parametrize("command", ["check_usage", "close_bills", "verify_bills"])
+def test_a_wrong_setting_is_not_taken_for_what_a_command_finds(command: str) -> None:
+    wrong = process(command, "nowhere")
+
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith("DATABASE_URL is malformed, but must be ")
 
 
@@ -68,8 +106,9 @@ def unwritable(request: pytest.FixtureRequest) -> Iterator[int]:
     os.close(output)
 
 
+@pytest.mark.live  # starts processes
 def test_output_that_cannot_be_written_is_said_in_a_sentence(unwritable: int, books: Books) -> None:
-    done = manage("install_guards", stdout=unwritable, DATABASE_URL=books.url)
+    done = process("install_guards", books.url, unwritable)
 
     assert done.returncode == 2
     (sentence,) = done.stderr.splitlines()
@@ -97,14 +136,14 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_in_another_time_zone_says_so_and_does_nothing(
-    command: str, books: Books
+    command: str, books: Books, manage: Manage
 ) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
             "INSERT INTO usage_billingtimezone (id, name) VALUES (1, 'Europe/Vienna')"
         )
 
-    done = manage(*command.split(), DATABASE_URL=books.url)
+    done = manage(command, books.url)
 
     assert done.returncode == 2
     assert done.stdout == ""
@@ -116,14 +155,14 @@ def test_a_command_in_another_time_zone_says_so_and_does_nothing(
 
 @pytest.mark.parametrize("command", [*COMMANDS, "install_guards"])
 def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
-    command: str, books: Books
+    command: str, books: Books, manage: Manage
 ) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
             "DELETE FROM django_migrations WHERE app = 'usage' AND name = '0010_validate_checks'"
         )
 
-    done = manage(*command.split(), DATABASE_URL=books.url)
+    done = manage(command, books.url)
 
     assert done.returncode == 2
     assert done.stdout == ""
