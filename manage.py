@@ -12,6 +12,7 @@ from django.db import Error
 
 NOT_DONE = 2  # the exit status if a command could not do its work; 1 can mean a finding
 INTERRUPTED = 130  # what a shell makes of Ctrl-C
+_INSUFFICIENT_PRIVILEGE = "42501"
 _UNWRITABLE = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -46,9 +47,20 @@ def _why_not_done(error: Exception) -> str | None:
 
     if isinstance(error, DatabaseUnavailable):
         return str(error)
-    if isinstance(error, Error) and is_unavailable(error):
-        return f"The database does not answer: {' '.join(str(error).split())}"
-    return None
+    if not isinstance(error, Error):
+        return None
+    said = " ".join(str(error).split())
+    state = getattr(error.__cause__, "pgcode", None)
+    sentence = None
+    if state == _INSUFFICIENT_PRIVILEGE:
+        sentence = f"The database refused: {said}. The user of its address may not do this."
+    elif said.startswith("invalid dsn: "):  # only libpq knows what options there are
+        sentence = (
+            f"The address of the database is malformed: {said.removeprefix('invalid dsn: ')}."
+        )
+    elif is_unavailable(error):
+        sentence = f"The database {'refused' if state else 'does not answer'}: {said}"
+    return sentence
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from unittest.mock import Mock
 
+import psycopg2
 import pytest
+from django.db import OperationalError
 from pytest_django.plugin import DjangoDbBlocker
 
 import manage as manage_py
@@ -170,3 +172,48 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
         "CommandError: Migrations are not applied (usage.0010_validate_checks): run manage.py"
         " migrate.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "sentence"),
+    [
+        (None, "connection refused", "The database does not answer: connection refused"),
+        (
+            "55P03",
+            "canceling statement due to lock timeout\n",
+            "The database refused: canceling statement due to lock timeout",
+        ),
+        (
+            "42501",
+            "permission denied for table django_migrations\n",
+            (
+                "The database refused: permission denied for table django_migrations."
+                " The user of its address may not do this."
+            ),
+        ),
+        (
+            None,
+            'invalid dsn: invalid connection option "bogus"\n',
+            'The address of the database is malformed: invalid connection option "bogus".',
+        ),
+    ],
+)
+def test_a_database_that_refuses_is_said_in_a_sentence(
+    state: str | None,
+    said: str,
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Refusal(psycopg2.OperationalError):
+        pgcode = state
+
+    error = OperationalError(said)
+    error.__cause__ = Refusal(said)
+    monkeypatch.setattr(manage_py, "execute_from_command_line", Mock(side_effect=error))
+
+    with pytest.raises(SystemExit) as ended:
+        manage_py.main()
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"{sentence}\n"
