@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ from billing_client.batches import Batch
 from billing_client.config import Bounds
 from billing_client.errors import ConfigurationError
 from billing_client.outbox.segment import DELIVERED, PENDING, TIME, rows_of
+
+logger = logging.getLogger(__name__)
 
 REMOVED = "removed-"
 # The clocks of this host and of the one who says when the backup was made may differ.
@@ -101,6 +104,9 @@ class Directory:
                 with suppress(FileNotFoundError):
                     if path.stat().st_mtime >= (since - _MARGIN).timestamp():
                         for row in rows_of(path, DELIVERED):
+                            if not row.record:
+                                logger.warning("outbox: %s has a damaged line", path)
+                                continue
                             batch.add(row.request_id, row.record)
                             if batch.is_full():
                                 yield batch

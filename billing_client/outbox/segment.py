@@ -41,6 +41,8 @@ SEGMENT_BYTES = 8 * 1024**2
 SEGMENT_SECONDS = 24 * 3600.0
 # Of one reading, and more than the longest record.
 MOST_BYTES = 512 * 1024
+# Of a line that is longer, the bytes that are kept of its beginning, and of its end.
+SHOWN_BYTES = 512
 _SETTLED = {b"", DELIVERED, MOVED}
 _FIRST, _LAST, _USAGE = b'{"at":', b"}}", b'"usage":'
 
@@ -48,9 +50,10 @@ _FIRST, _LAST, _USAGE = b'{"at":', b"}}", b'"usage":'
 class Row(NamedTuple):
     """A line of a segment, without its end, and the place where it begins.
 
-    at       when it was enqueued, in seconds since 1970
-    stamped  whether its time was given by enqueue and not by the caller
-    record   the bytes that are sent; empty for a line that is damaged
+    at        when it was enqueued, in seconds since 1970
+    stamped   whether its time was given by enqueue and not by the caller
+    record    the bytes that are sent; empty for a line that is damaged
+    left_out  how many bytes more it has in the file, if it is too long to be a record
     """
 
     line: bytes
@@ -60,11 +63,12 @@ class Row(NamedTuple):
     record: bytes = b""
     request_id: str = "?"
     customer_id: int = 0
+    left_out: int = 0
 
     @property
     def end(self) -> int:
         """The place after it."""
-        return self.place + len(self.line) + 1
+        return self.place + len(self.line) + self.left_out + 1
 
     @classmethod
     def read(cls, line: bytes, place: int) -> Row:
@@ -89,17 +93,39 @@ def line_of(record: bytes, *, stamped: bool, at: float) -> bytes:
 def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
     """The records from this place on that have this outcome, also while the file's owner lives.
 
-    PENDING means each line without another outcome, even a damaged one. Raises OSError, or
-    ValueError where a line is far too long.
+    PENDING means each line without another outcome, even a damaged one. Raises OSError.
     """
-    while len(lines := (data := os.pread(number, MOST_BYTES, place)).split(b"\n")) > 1:
-        # What follows the last newline is not written to its end, and perhaps never will be.
-        for line in lines[:-1]:
+    while True:
+        *lines, rest = os.pread(number, MOST_BYTES, place).split(b"\n")
+        for line in lines:
             if _waits(line) if outcome == PENDING else line.startswith(outcome):
                 yield Row.read(line, place)
             place += len(line) + 1
-    if len(data) == MOST_BYTES:
-        raise ValueError("it has a line that is too long to be a record")
+        if lines:
+            continue
+        # What follows the last newline is not written to its end, and perhaps never will be.
+        if len(rest) < MOST_BYTES or (row := _too_long(number, rest, place)) is None:
+            return
+        if row.line[:1] not in _SETTLED if outcome == PENDING else row.line.startswith(outcome):
+            yield row
+        place = row.end
+
+
+def _too_long(number: int, beginning: bytes, place: int) -> Row | None:
+    """The damaged row of a line that is longer than any record; None if it has no end.
+
+    Such as zeros, where power was lost before what was written had reached the disk.
+    """
+    end = place + len(beginning)
+    while (found := (data := os.pread(number, MOST_BYTES, end)).find(b"\n")) < 0:
+        if not data:
+            return None
+        end += len(data)
+    end += found
+    # Either may say whose usage it was.
+    tail = os.pread(number, SHOWN_BYTES, end - SHOWN_BYTES)
+    line = beginning[:SHOWN_BYTES] + b" ... " + tail
+    return Row(line, place, left_out=end - place - len(line))
 
 
 def _waits(line: bytes) -> bool:

@@ -20,7 +20,7 @@ import pytest
 from billing_client import BillingClient, Event
 from billing_client.commands.main import main
 from billing_client.outbox import commands, outbox
-from billing_client.outbox.segment import Segment, line_of
+from billing_client.outbox.segment import MOST_BYTES, Segment, line_of
 from billing_client.tests.faulty import KEY, Behaviour, Exchange, FaultyServer, refuse, reply
 from billing_client.tests.outboxes import NO_SERVICE, contents, fact, hurried, moved, orphan
 
@@ -192,6 +192,24 @@ def test_a_damaged_line_is_kept_until_it_is_discarded(
     assert run(left, "export") == (0, "")
     assert run(left, "discard", "--code", "damaged_line", "--reason", "Reported by hand.")[0] == 0
     assert run(left, "drain")[0] == 0
+
+
+def test_a_line_that_is_too_long_stops_no_command(
+    left: Path, server: FaultyServer, key: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key.setenv("BILLING_URL", server.url)
+    moved(left, server.url)
+    path = orphan(left)
+    path.write_bytes(path.read_bytes() + b"\n" + b"\0" * MOST_BYTES + b"\n")
+    code, out = run(left, "status")
+    assert (code, out.splitlines()[-1]) == (1, "3 records wait, 0 are rejected")
+    code, out = run(left, "export")
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert f"{path.name}: left out a damaged line" in capsys.readouterr().err
+    assert run(left, "resend", "--since", "2026-11-22T10:00Z")[0] in {0, 1}
+    assert run(left, "drain")[0] == 3
+    assert set(server.service.stored) == {"one", "two"}
+    assert "damaged_line" in run(left, "rejected")[1]
 
 
 def test_rejected_records_are_sent_again(refused: Path, server: FaultyServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from billing_client import BillingClient, Event
 from billing_client.outbox import outbox as outbox_module
 from billing_client.outbox import segment
+from billing_client.outbox.commands import refused
 from billing_client.outbox.segment import HEADER, Segment
 from billing_client.tests.faulty import FaultyServer, refuse
 from billing_client.tests.outboxes import (
@@ -162,12 +164,55 @@ def test_a_damaged_line_is_kept_as_rejected_and_the_others_are_sent(
     assert rejected(tmp_path) == ["?"]
 
 
+@pytest.mark.parametrize("size", [segment.MOST_BYTES, 2 * segment.MOST_BYTES + 7])
+def test_a_line_that_is_too_long_holds_no_other_back(
+    server: FaultyServer, tmp_path: Path, size: int
+) -> None:
+    """Such as zeros after a power failure; what is left before and after them says whose it was."""
+    path = orphan(tmp_path, "one", "two", "three")
+    before, between, after = path.read_bytes().partition(b'"request_id":"two"')
+    path.write_bytes(before + b"\0" * size + between + after)
+    assert contents(tmp_path) == ["?", "one", "three"]
+    assert drained(tmp_path, server) == {"one", "three"}
+    ((_, _, entry),) = refused(tmp_path)
+    assert entry["code"] == "damaged_line"
+    assert '"customer_id":123' in entry["problem"]
+    assert '"request_id":"two"' in entry["problem"]
+    assert len(entry["problem"]) < 2000
+    assert kept(tmp_path) == ["one", "three"]
+
+
+@pytest.mark.parametrize("outcome", [b"-", b"+"])
+def test_a_line_that_is_too_long_has_its_outcome_in_place(
+    server: FaultyServer, tmp_path: Path, outcome: bytes
+) -> None:
+    path = orphan(tmp_path, "one")
+    zeros = outcome + b"\0" * segment.MOST_BYTES
+    path.write_bytes(path.read_bytes() + b"\n" + zeros + b"\n")
+    assert drained(tmp_path, server) == {"one"}
+    assert rejected(tmp_path) == []
+    with hurried(server.url, tmp_path) as billing:
+        assert billing.resend(datetime.now(UTC) - timedelta(hours=1), timeout=60).sent == 1
+
+
+def test_a_long_line_without_its_end_is_not_a_record_yet(
+    away: BillingClient, server: FaultyServer, tmp_path: Path
+) -> None:
+    away.enqueue(fact("one"))
+    (path,) = segments(tmp_path)
+    with path.open("ab") as file:
+        file.write(b"\0" * segment.MOST_BYTES)
+    assert contents(tmp_path) == ["one"]
+    leave(away)
+    assert drained(tmp_path, server) == {"one"}
+    assert rejected(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "content",
     [
         b"not an outbox at all" * 1000,
         b'{"billing_outbox":99}\n',
-        HEADER + b"\xff" * 600_000 + b"\n{}\n",
     ],
 )
 def test_files_that_are_no_outbox_are_left_alone_and_reported_once(
