@@ -16,7 +16,7 @@ from usage.api.remembering import remembered
 MOST_BYTES = 2 * 1024 * 1024
 # A refused body is read for so long, which holds a thread.
 _DROPPING_SECONDS = 0.25
-_CHUNK_BYTES = 64 * 1024
+_PIECE_BYTES = 4 * 1024  # each is waited for, however slowly it arrives
 _LONGEST_INTEGER = 40
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,7 +41,7 @@ def refuse(request: HttpRequest, problem: Problem) -> HttpResponse:
     """Answer with a problem, having read the rest of the body or closing the connection.
 
     Many clients look for an answer only after they have sent everything. What does not arrive in a
-    moment is dropped by the server once this answer is sent, so that a slow caller holds no thread.
+    moment is dropped by the server once this answer is sent, so that a slow upload holds no thread.
     """
     response = problem.response()
     if not _has_dropped_body(request):
@@ -56,7 +56,7 @@ def _has_dropped_body(request: HttpRequest) -> bool:
         while (left := ends - time.monotonic()) > 0:
             if client is not None:
                 client.settimeout(left)
-            if not stream.read(_CHUNK_BYTES):
+            if not stream.read(_PIECE_BYTES):
                 return True
     except Exception:  # noqa: BLE001, S110 - as in read_body; the answer does not depend on it
         pass
