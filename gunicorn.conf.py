@@ -22,6 +22,9 @@ timeout = 30
 # Longer than clients and proxies keep an idle connection (Go: 90 seconds, nginx: 60), so that none
 # sends a request on a connection that is being closed.
 keepalive = 120
+# With those to the database and what else is open, fewer than the 1024 files that most systems
+# allow a process: gunicorn's default of 1000 leaves too few.
+worker_connections = 900
 # By default a caller could say through a proxy, in a header SCRIPT_NAME, where the service lies.
 forwarder_headers = ""
 control_socket_disable = True

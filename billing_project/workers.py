@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import selectors
 import socket
+import sys
 import time
 from concurrent.futures import Future
 from functools import partial
@@ -18,6 +20,8 @@ from usage.database.postgresql.circuit import circuit
 
 # Seconds for each connection that a worker has, up to so many.
 _HESITATION, _MOST = 0.00005, 16
+# How often a worker without a free file descriptor tries to take a connection.
+_FULL_SECONDS = 0.05
 # How long a thread stays with the connection that it has answered.
 _STAY_MILLISECONDS = 5
 # How often the worker looks for callers that are too slow.
@@ -54,7 +58,13 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
     def accept(self, listener: socket.socket) -> None:
         """Take a connection, unless another worker has taken it meanwhile."""
         time.sleep(_HESITATION * min(self.nr_conns, _MOST))
-        super().accept(listener)
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in {errno.EMFILE, errno.ENFILE}:
+                raise
+            # The connection waits until another is closed; gunicorn would end the worker.
+            time.sleep(_FULL_SECONDS)
 
     def enqueue_req(self, conn: Any) -> None:
         """Let a thread answer what arrives on the connection; it must arrive within the timeout.
@@ -64,6 +74,10 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         would take all of them.
         """
         if not conn.initialized and not conn.data_ready:
+            if conn.sock.family != socket.AF_UNIX and sys.platform == "linux":
+                # Whoever reads no answers holds a thread: so long, and the kernel gives up.
+                patience = 1000 * self.cfg.timeout
+                conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
             conn.sock.settimeout(0)
             conn.set_timeout()
             self.pending_conns.append(conn)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import select
 import selectors
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # no stubs
@@ -20,6 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from billing_project.workers import FairThreadWorker
 from usage.tests.books import Books
+from usage.tests.cluster import wait_until
 from usage.tests.live import PATIENCE_SECONDS, Service
 
 
@@ -200,6 +204,49 @@ def test_a_connection_without_a_request_does_not_hold_up_a_stop(books: Books) ->
         service.process.terminate()
 
         assert service.process.wait(20) == 0  # gunicorn's patience is 30 seconds
+
+
+@pytest.mark.live
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives up by itself")
+def test_callers_that_read_no_answers_hold_no_thread_for_ever(books: Books) -> None:
+    requests = b"GET /api/schema HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 400
+    with (
+        Service(books, workers=1, threads=1, environment={"GUNICORN_CMD_ARGS": TIMEOUT}) as (
+            service
+        ),
+        socket.socket() as caller,
+    ):
+        (process,) = service.workers()
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        caller.connect(("127.0.0.1", service.port))
+        caller.sendall(requests)
+        _, port = caller.getsockname()
+
+        def has_it() -> bool:
+            return any(port in conn.raddr for conn in process.net_connections())
+
+        wait_until(has_it)
+        wait_until(lambda: not has_it())
+
+        assert service.caller().get("/livez").status == 200
+        assert service.workers() == [process]
+
+
+def test_a_worker_without_a_free_descriptor_takes_the_connection_later(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.EMFILE, "Too many open files")
+    monkeypatch.setattr(
+        ThreadWorker, "accept", Mock(side_effect=[full, None, OSError(errno.EBADF, "Bad")])
+    )
+    monkeypatch.setattr("billing_project.workers._FULL_SECONDS", 0)
+    taking = worker(0)
+
+    taking.accept(listener)
+    taking.accept(listener)
+
+    with pytest.raises(OSError, match="Bad"):
+        taking.accept(listener)
 
 
 @pytest.mark.live
