@@ -125,14 +125,15 @@ class UnavailableError(BillingError):
 
 
 class OutboxError(BillingError):
-    """The usage could not be written to the outbox; nothing was kept and nothing was sent.
+    """The usage could not be written to the outbox, or not safely where ``fsync`` asks for it.
 
-    Correct the cause that the message names, then enqueue it again under the same id.
+    Correct the cause that the message names, then enqueue it again under the same id, never under
+    a new one: what a disk kept of a write that it refused may have been sent.
     """
 
 
 class OutboxFull(OutboxError):
-    """The outbox has reached its bounds, or its disk is full; nothing was kept or dropped.
+    """The outbox has reached its bounds, or its disk is full; nothing was dropped.
 
     Enqueue it again under the same id once some of the waiting records were sent.
     """

@@ -166,7 +166,8 @@ class Outbox:
             kind = OutboxFull if is_full(error) else OutboxError
             raise kind(
                 f"The usage could not be written to {self.path} ({error}); free space or correct"
-                " the directory, and call again: nothing was kept.",
+                " the directory, and call again with the same Usage: it is counted once, even if"
+                " some of it was kept.",
                 request_ids=[usage.request_id],
             ) from error
 

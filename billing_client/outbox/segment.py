@@ -203,19 +203,45 @@ class Segment:
         return None
 
     def append(self, line: bytes, *, fsync: bool = False) -> None:
-        """Write a record; it outlives this process when this returns. Raises OSError."""
-        self.write(line)
-        if fsync:
-            os.fsync(self.number)
-        size = len(line)
+        """Write a record; it outlives this process when this returns.
+
+        Raises OSError. What was written is then marked, so that it is not sent; that may be too
+        late or fail too, so only the same record may be written in its place.
+        """
+        before = os.lseek(self.number, 0, os.SEEK_CUR)
+        size, taken = len(line), 0
+        try:
+            taken = os.write(self.number, line)
+            _check_whole(taken, size)
+            if fsync:
+                os.fsync(self.number)
+        except OSError:
+            # Only the newline is missing: the next record begins with one.
+            if taken >= size - 1 and not self._take_back(line, before):
+                self.pending += 1  # it was sent meanwhile and counted off, or will be
+            raise
         # No call between a reading and its writing: another thread counts at the same time.
         self.pending += 1
         self.written += size
 
     def mark(self, row: Row, outcome: bytes) -> None:
         """Keep the outcome of a record. Raises OSError."""
+        has_waited = os.pread(self.number, 1, row.place) not in _SETTLED
         os.pwrite(self.number, outcome, row.place)
-        self.pending -= 1
+        if has_waited:  # and was not taken back while it was sent
+            self.pending -= 1
+
+    def _take_back(self, line: bytes, before: int) -> bool:
+        """Mark a line that was written after this place; False if it is sent nevertheless."""
+        with suppress(OSError):
+            # Other threads may have written before and behind it.
+            size = os.fstat(self.number).st_size - before
+            written = os.pread(self.number, size, before)
+            place = written.find(line[:-1])
+            if place >= 0:
+                os.pwrite(self.number, MOVED, before + place + 1)
+                return True
+        return False
 
     def is_complete(self) -> bool:
         """Whether it is so large, or so old, that nothing more is written to it."""
@@ -237,8 +263,7 @@ class Segment:
         """Write all of it. Raises OSError."""
         # The number is read and used in one step: a signal handler may fork before it, and the
         # child then goes on here with its copy closed.
-        if os.write(self.number, data) < len(data):
-            raise OSError(errno.ENOSPC, "the disk took only a part of it")
+        _check_whole(os.write(self.number, data), len(data))
 
     def release(self) -> None:
         """Let the lock go, at once; what still uses the file may end. Only its owner may do it."""
@@ -252,6 +277,11 @@ class Segment:
             close(number)
 
     __del__ = close
+
+
+def _check_whole(taken: int, size: int) -> None:
+    if taken < size:
+        raise OSError(errno.ENOSPC, "the disk took only a part of it")
 
 
 def lock(number: int) -> bool:

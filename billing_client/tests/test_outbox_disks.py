@@ -17,6 +17,7 @@ import time_machine
 from billing_client import BillingClient, ConfigurationError, OutboxError, OutboxFull
 from billing_client.config import Bounds
 from billing_client.outbox.directory import Directory
+from billing_client.outbox.segment import DELIVERED, PENDING, Row, Segment, line_of, rows
 from billing_client.tests.faulty import FaultyServer, reply
 from billing_client.tests.outboxes import (
     NO_SERVICE,
@@ -164,6 +165,113 @@ def test_a_write_that_the_disk_refuses_or_cuts_spoils_no_other(
     leave(away)
     assert drained(tmp_path, server) == {"before", "after"}
     assert rejected(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EDQUOT])
+def test_what_could_not_be_synced_is_not_sent(
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The caller was told that it was not written."""
+    fsync = os.fsync
+
+    def broken(number: int) -> None:
+        monkeypatch.setattr("os.fsync", fsync)
+        raise OSError(code, os.strerror(code))
+
+    with hurried(NO_SERVICE, tmp_path, fsync=True) as billing:
+        billing.enqueue(fact("before"))
+        monkeypatch.setattr("os.fsync", broken)
+        with pytest.raises(OutboxError, match="call again with the same Usage"):
+            billing.enqueue(fact("refused"))
+        assert (contents(tmp_path), billing.stats().pending) == (["before"], 1)
+        billing.enqueue(fact("after"))
+        assert billing.stats().pending == 2
+    assert drained(tmp_path, server) == {"before", "after"}
+    assert rejected(tmp_path) == []
+
+
+def test_a_write_that_lacks_only_its_newline_is_not_completed_by_the_next(
+    away: BillingClient, server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def cut(number: int, data: bytes) -> int:
+        monkeypatch.undo()
+        return write(number, data[:-1])
+
+    away.enqueue(fact("before"))
+    monkeypatch.setattr("os.write", cut)
+    with pytest.raises(OutboxFull, match="only a part"):
+        away.enqueue(fact("cut"))
+    away.enqueue(fact("after"))
+    assert (contents(tmp_path), away.stats().pending) == (["after", "before"], 2)
+    leave(away)
+    assert drained(tmp_path, server) == {"before", "after"}
+
+
+def line(name: str) -> bytes:
+    return line_of(fact(name).to_json(), stamped=False, at=1.0)
+
+
+def test_only_the_line_that_could_not_be_synced_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads write before and behind it."""
+    segment = Segment.create(tmp_path, "usage")
+    lseek = os.lseek
+
+    def place(*how: int) -> int:
+        monkeypatch.setattr("os.lseek", lseek)
+        before = lseek(*how)
+        segment.append(line("before"))
+        return before
+
+    def broken(number: int) -> None:
+        segment.append(line("behind"))
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.lseek", place)
+    monkeypatch.setattr("os.fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        segment.append(line("refused"), fsync=True)
+    assert (contents(tmp_path), segment.pending) == (["before", "behind"], 2)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_record_that_is_sent_while_it_is_taken_back_is_counted_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    segment = Segment.create(tmp_path, "usage")
+    segment.append(line("one"))
+    sent: list[Row] = []
+
+    def broken(number: int) -> None:
+        sent.extend(row for row in rows(number, PENDING) if row.request_id == "two")
+        if when == "before":
+            segment.mark(sent[0], DELIVERED)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        segment.append(line("two"), fsync=True)
+    if when == "after":
+        segment.mark(sent[0], DELIVERED)
+    assert (contents(tmp_path), segment.pending) == (["one"], 1)
+
+
+def test_a_record_that_cannot_be_taken_back_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    segment = Segment.create(tmp_path, "usage")
+    with monkeypatch.context() as disk:
+        disk.setattr("os.fsync", broken)
+        disk.setattr("os.pwrite", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            segment.append(line("one"), fsync=True)
+    assert (contents(tmp_path), segment.pending) == (["one"], 1)
 
 
 # Delivered usage is kept, but never at the price of waiting usage
