@@ -91,14 +91,17 @@ class Log:
 
     def free(self) -> bool:
         """Put sent segments aside, and remove the oldest; False if there is none."""
-        if self._active is not None and self._active.is_settled():
-            self._active = None
-        for segment in tuple(self.own):
-            self.retire(segment)
+        self._put_aside()
         oldest = self._directory.kept()[:1]
         for path in oldest:
             self._directory.forget(path)
         return bool(oldest)
+
+    def _put_aside(self) -> None:
+        if self._active is not None and self._active.is_settled():
+            self._active = None
+        for segment in tuple(self.own):
+            self.retire(segment)
 
     def give_back(self) -> None:
         """Let another process adopt the rest of the adopted segment."""
@@ -133,9 +136,11 @@ class Log:
     def _check_room(self, size: int, request_id: str) -> None:
         directory, bounds = self._directory, self._directory.bounds
         if directory.size + size > bounds.size:
-            # Delivered usage goes first.
-            while self.free():
-                pass
+            # The size only grows between two looks at the disk, and may be far too large.
+            directory.prune()
+        if directory.size + size > bounds.size:
+            # Delivered usage goes first; what is put aside waits no longer.
+            self._put_aside()
             directory.prune()
         records = 0
         for segment in self.own:

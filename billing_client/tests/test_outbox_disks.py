@@ -319,6 +319,19 @@ def test_what_was_delivered_goes_before_the_outbox_is_full(
     assert contents(tmp_path) == ["n0", "n1", "n2"]
 
 
+def test_what_was_delivered_is_kept_while_there_is_room(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    """The size that is counted only grows until the next look at the disk."""
+    deliver(tmp_path, server, "delivered")
+    with hurried(NO_SERVICE, tmp_path) as billing:
+        directory = inside(billing).directory
+        directory.size = directory.bounds.size
+        billing.enqueue(fact("one"))
+        assert directory.size < 100_000
+    assert kept(tmp_path) == ["delivered"]
+
+
 def test_the_bytes_of_other_processes_count_too(away: BillingClient, tmp_path: Path) -> None:
     for usage in facts(3):
         away.enqueue(usage)
