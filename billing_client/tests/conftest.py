@@ -5,8 +5,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+import threading
 import time
 import venv
+from _thread import start_new_thread
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +47,22 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> Sleeps:
     monkeypatch.setattr("backoff._sync.time", SimpleNamespace(sleep=sleeps.sleep))
     monkeypatch.setattr("billing_client.retries.monotonic", sleeps.monotonic)
     return sleeps
+
+
+@pytest.fixture(autouse=True)
+def _measured_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let coverage see the outbox's threads, which are started below the threading module."""
+    if threading.gettrace() is None:
+        return
+
+    def start(function: Callable[..., object], args: tuple[object, ...]) -> int:
+        def traced(*args: object) -> None:
+            sys.settrace(threading.gettrace())
+            function(*args)
+
+        return start_new_thread(traced, args)
+
+    monkeypatch.setattr(outbox_module, "start_new_thread", start)
 
 
 @pytest.fixture(autouse=True)
