@@ -335,7 +335,7 @@ def _requeue(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     if damaged:
         _say(
             out,
-            f"{damaged} damaged lines cannot be sent again: see rejected for what is left of them,"
+            f"{damaged} damaged lines cannot be sent again: see rejected for their remains,"
             " report the usage from your own data, then discard them.",
         )
     return int(moved == 0 or damaged > 0)

@@ -139,7 +139,7 @@ class Log:
             # The size only grows between two looks at the disk, and may be far too large.
             directory.prune()
         if directory.size + size > bounds.size:
-            # Delivered usage goes first; what is put aside waits no longer.
+            # Delivered usage goes first; a file that is put aside waits no longer.
             self._put_aside()
             directory.prune()
         records = 0

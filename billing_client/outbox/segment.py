@@ -114,7 +114,7 @@ def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
 def _too_long(number: int, beginning: bytes, place: int) -> Row | None:
     """The damaged row of a line that is longer than any record; None if it has no end.
 
-    Such as zeros, where power was lost before what was written had reached the disk.
+    Such as zeros, where power was lost before the data had reached the disk.
     """
     end = place + len(beginning)
     while (found := (data := os.pread(number, MOST_BYTES, end)).find(b"\n")) < 0:
@@ -205,8 +205,8 @@ class Segment:
     def append(self, line: bytes, *, fsync: bool = False) -> None:
         """Write a record; it outlives this process when this returns.
 
-        Raises OSError. What was written is then marked, so that it is not sent; that may be too
-        late or fail too, so only the same record may be written in its place.
+        Raises OSError. A line that was written is then marked, so that it is not sent; that may
+        be too late or fail too, so only the same record may be written in its place.
         """
         before = os.lseek(self.number, 0, os.SEEK_CUR)
         size, taken = len(line), 0

@@ -18,7 +18,7 @@ class DatabaseUnavailable(Exception):
     """The database is away, locked or overloaded; whether a commit went through is not known."""
 
     def __str__(self) -> str:
-        """In one line, with what the database said."""
+        """In one line, with the message of the database."""
         cause = f" {self.__cause__}" if self.__cause__ else ""
         return " ".join(f"{super().__str__()}{cause}".split())
 
