@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.views.defaults import server_error
 
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen
+from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.transactions import is_unavailable
 from usage.models import BillingTimeZone, OtherTimeZone
 
@@ -30,7 +30,7 @@ class PageLimits:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         try:
-            with waiting.request():
+            with circuit.attempt():
                 return self.get_response(request)
         except CircuitOpen as error:
             logger.warning("The database is unavailable.", exc_info=error)

@@ -13,7 +13,7 @@ from usage.api.probes import PROBES
 from usage.api.problems import USAGE_PATH
 from usage.api.views import UsageView
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen
+from usage.database.postgresql.circuit import CircuitOpen, circuit
 
 logger = logging.getLogger(__name__)
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -63,7 +63,7 @@ def endpoint(get_response: GetResponse) -> GetResponse:
         if request.path_info not in paths:
             return get_response(request)
         try:
-            with waiting.request():
+            with circuit.attempt():
                 return record_usage(request)
         except CircuitOpen as error:
             logger.warning("The database is unavailable.", exc_info=error)

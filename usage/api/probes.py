@@ -52,7 +52,7 @@ def livez(_request: HttpRequest) -> HttpResponse:
 def readyz(_request: HttpRequest) -> HttpResponse:
     """Answer 200 if this process could record usage now, else 503 with the reasons."""
     try:
-        with circuit.attempt(), deadline.within(deadline.PROBE_SECONDS), _transaction():
+        with circuit.attempt(deadline.PROBE_SECONDS), _transaction():
             missing = list(_missing())
     except CircuitOpen:
         missing = ["The database has not answered for a while, and a request is trying it now."]

@@ -24,7 +24,7 @@ from django.utils import timezone
 
 from usage.api.problems import Problem
 from usage.api.serializers import camel_case, read_customer_id
-from usage.database.postgresql import waiting
+from usage.database.postgresql.circuit import circuit
 from usage.database.transactions import is_unavailable
 from usage.metrics import instruments, request_summary
 from usage.models import Counts, Refusal, RefusalNote, Traffic
@@ -124,7 +124,7 @@ class TrafficCounter:
         counts = {key: Counts(**numbers) for key, numbers in counted.items()}
         committing = False
         try:
-            with waiting.request(), transaction.atomic(durable=True):
+            with circuit.attempt(), transaction.atomic(durable=True):
                 Traffic.objects.add_counts(counts)
                 Refusal.objects.keep(refusals)
                 committing = True

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
 from time import monotonic
 
 
@@ -29,22 +30,25 @@ PROBE_SECONDS = 2.0
 SILENCE_SECONDS = 8.0
 
 
+@dataclass(slots=True, eq=False)
 class Limit:
-    """The end, by the monotonic clock, and the longest time without a byte from the server."""
+    """The end, by the monotonic clock, and the longest time without a byte from the server.
 
-    def __init__(
-        self,
-        ends: float = math.inf,
-        silence: float = math.inf,
-        outer: Limit | None = None,
-        *,
-        is_request: bool = False,
-    ) -> None:
-        self.ends = ends
-        self.silence = silence
-        self.outer = outer
-        # Whether a slow answer is a sign of an outage: exports and sums are slow by nature.
-        self.is_request = is_request
+    Within its block it is the current limit.
+    """
+
+    ends: float = math.inf
+    silence: float = math.inf
+    outer: Limit | None = None
+    # Whether a slow answer is a sign of an outage: exports and sums are slow by nature.
+    is_request: bool = False
+    _token: Token[Limit | None] = field(init=False)
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)
 
     @property
     def is_over(self) -> bool:
@@ -61,22 +65,17 @@ _current: ContextVar[Limit | None] = ContextVar("limit", default=None)
 current = _current.get
 
 
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> AbstractContextManager[None]:
     """Give up on the database after so many seconds, or with the block around this one."""
     outer = current()
     ends = monotonic() + seconds
-    ends = min(ends, outer.ends) if outer else ends
-    with _limited(Limit(ends, outer=outer, is_request=True)):
-        yield
+    return Limit(min(ends, outer.ends) if outer else ends, outer=outer, is_request=True)
 
 
-@contextmanager
-def slow_by_nature() -> Iterator[None]:
+def slow_by_nature() -> AbstractContextManager[None]:
     """Take as long as the block around this one has left, without being a sign of an outage."""
     outer = current() or Limit()
-    with _limited(Limit(outer.ends, outer.silence, outer)):
-        yield
+    return Limit(outer.ends, outer.silence, outer)
 
 
 @contextmanager
@@ -86,17 +85,8 @@ def patient() -> Iterator[None]:
     The blocks around this one have as much time left after it as before.
     """
     outer, began = current(), monotonic()
-    with _limited(Limit(silence=SILENCE_SECONDS)):
+    with Limit(silence=SILENCE_SECONDS):
         yield
     while outer is not None:
         outer.ends += monotonic() - began
         outer = outer.outer
-
-
-@contextmanager
-def _limited(limit: Limit) -> Iterator[None]:
-    token = _current.set(limit)
-    try:
-        yield
-    finally:
-        _current.reset(token)

@@ -61,7 +61,7 @@ def test_while_another_request_tries_a_page_answers_at_once(
     def refuse() -> None:
         raise CircuitOpen("The database has not answered for a while.")
 
-    monkeypatch.setattr(waiting, "request", refuse)
+    monkeypatch.setattr(circuit, "attempt", refuse)
 
     assert_told(admin_client.get("/admin/"))
 

@@ -74,7 +74,7 @@ def assert_given_up(servers: Cluster, act: Callable[[], object]) -> None:
 
     def acting() -> None:
         try:
-            with deadline.within(PATIENCE_SECONDS), circuit.attempt():
+            with circuit.attempt(PATIENCE_SECONDS):
                 limit = deadline.current()
                 assert limit
                 limits.append(limit)
@@ -100,7 +100,7 @@ def test_a_commit_that_does_not_end_is_given_up_and_not_cancelled(
 
     assert servers.waiting_commits() == 1
     servers.release_commits()
-    with waiting.request():
+    with circuit.attempt():
         assert recorded("given-up").replayed
 
 
@@ -122,7 +122,7 @@ def test_a_replay_is_answered_when_its_record_is_on_the_standby(
 
     assert books.rows("SELECT 1 FROM usage_usagerecord WHERE request_id = 'replayed'")
     servers.release_commits()
-    with waiting.request():
+    with circuit.attempt():
         assert recorded("replayed").replayed
 
 
@@ -144,7 +144,7 @@ def test_closed_already_is_said_when_the_close_is_on_the_standby(
     assert_given_up(servers, lambda: close(bill, by="Sam"))
 
     servers.release_commits()
-    with waiting.request():
+    with circuit.attempt():
         assert close(bill, by="Sam") is False
 
 
@@ -158,7 +158,7 @@ def test_voided_already_is_said_when_the_void_is_on_the_standby(
     assert_given_up(servers, lambda: void(row, reason="wrong", by="Sam"))
 
     servers.release_commits()
-    with waiting.request(), pytest.raises(VoidRefused, match="voided already"):
+    with circuit.attempt(), pytest.raises(VoidRefused, match="voided already"):
         void(row, reason="wrong", by="Sam")
 
 
@@ -166,14 +166,14 @@ def test_an_open_circuit_lets_one_request_at_a_time_try(servers: Cluster, books:
     servers.hold_commits()
     assert_given_up(servers, lambda: recorded("trial"))
 
-    with waiting.request(), ThreadPoolExecutor(1) as pool:
+    with circuit.attempt(), ThreadPoolExecutor(1) as pool:
         second = pool.submit(tried)
         with pytest.raises(CircuitOpen):
             second.result(PATIENCE_SECONDS)
 
 
 def tried() -> None:
-    with waiting.request():
+    with circuit.attempt():
         raise AssertionError("A second request was let in.")
 
 
@@ -183,12 +183,12 @@ def test_only_a_commit_closes_the_circuit_that_a_commit_has_opened(
     servers.hold_commits()
     assert_given_up(servers, lambda: recorded("hung"))
 
-    with waiting.request():
+    with circuit.attempt():
         assert Bill.objects.exists()
     assert circuit.is_open
 
     servers.release_commits()
-    with waiting.request():
+    with circuit.attempt():
         recorded("hung")
     assert not circuit.is_open
 

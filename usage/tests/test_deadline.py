@@ -9,7 +9,7 @@ import pytest
 import time_machine
 
 from usage.database import deadline
-from usage.database.postgresql import waiting
+from usage.database.postgresql.circuit import circuit
 
 
 class Clock:
@@ -44,7 +44,7 @@ def test_a_limit_ends_after_its_seconds(clock: Clock) -> None:
 
 
 def test_a_request_has_8_seconds_and_a_probe_2(clock: Clock) -> None:
-    with waiting.request():
+    with circuit.attempt():
         assert current().ends == clock.now + 8
         with deadline.within(deadline.PROBE_SECONDS):
             assert current().ends == clock.now + 2

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock, get_ident
 
+from usage.database import deadline
 from usage.database.deadline import DatabaseUnavailable
 
 _OPEN = "The database has not answered for a while: try again later."
@@ -41,8 +42,11 @@ class Circuit:
         return self._open
 
     @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Let the block use the database; raises CircuitOpen at once if it must not."""
+    def attempt(self, seconds: float | None = None) -> Iterator[None]:
+        """Let the block use the database for a request's 8 seconds, or for so many.
+
+        Raises CircuitOpen at once if it must not use it.
+        """
         with self._lock:
             is_attempt = self._open
             if is_attempt and (self._attempted_by is not None or self._calls):
@@ -50,7 +54,8 @@ class Circuit:
             if is_attempt:
                 self._attempted_by = get_ident()
         try:
-            yield
+            with deadline.within(seconds or deadline.REQUEST_SECONDS):
+                yield
         finally:
             if is_attempt:
                 self._attempted_by = None

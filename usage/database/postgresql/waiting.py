@@ -13,7 +13,6 @@ import math
 import os
 import select
 import socket
-from collections.abc import Iterator
 from threading import Lock, Semaphore
 from time import monotonic
 
@@ -53,13 +52,6 @@ def install() -> None:
     COPY does not work from then on, which the service does not use.
     """
     extensions.set_wait_callback(wait)
-
-
-@contextlib.contextmanager
-def request() -> Iterator[None]:
-    """Give the block 8 seconds of the database; raises CircuitOpen at once while that is silent."""
-    with circuit.attempt(), deadline.within(deadline.REQUEST_SECONDS):
-        yield
 
 
 def wait(connection: extensions.connection) -> None:
