@@ -195,8 +195,8 @@ def _without_limit() -> Iterator[None]:
 def _insert_many(bill: Bill, rows: list[Row]) -> None:
     from usage.models import UsageRecord  # noqa: PLC0415 - after django.setup()
 
-    scaled = UsageRecord._meta.get_field("price_per_unit").scaled
-    prices = {price: scaled(price) for _, price, _ in _SERVICES}
+    as_stored = UsageRecord._meta.get_field("price_per_unit").get_db_prep_value
+    prices = {price: as_stored(price, connection) for _, price, _ in _SERVICES}
     places = ", ".join(["%s"] * 12)
     of_bill = bill.customer_id, bill.pk
     with connection.cursor() as cursor:

@@ -113,25 +113,10 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
             value = self.get_prep_value(value)
         if value is None or connection.vendor != "sqlite":
             return value
-        return self.scaled(value)
-
-    def scaled(self, value: Decimal) -> int:
-        """Return `value`, which fits, in units of the last decimal place.
-
-        Raises ValidationError if it exceeds 64 bits, which is what SQLite can hold.
-        """
         number = int(value.scaleb(self.decimal_places, context=EXACT))
         if abs(number) > _SQLITE_MAX:
             raise ValidationError(f"{value} does not fit into SQLite's 64 bits.")
         return number
-
-    def unscaled(self, number: int) -> Decimal:
-        """Return the decimal that SQLite keeps as `number`."""
-        if not isinstance(number, int):
-            raise FieldError(
-                f"{number!r} is not an exact decimal: the expression left whole numbers."
-            )
-        return Decimal(number).scaleb(-self.decimal_places, context=EXACT)
 
     def from_db_value(
         self, value: Any, expression: Expression, connection: BaseDatabaseWrapper
@@ -141,7 +126,11 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         if value is None:
             return None
         if connection.vendor == "sqlite":
-            return self.unscaled(value)
+            if not isinstance(value, int):
+                raise FieldError(
+                    f"{value!r} is not an exact decimal: the expression left whole numbers."
+                )
+            return Decimal(value).scaleb(-self.decimal_places, context=EXACT)
         # NaN, which no check admits, is passed on: verification names its row.
         if (
             not value.same_quantum(self._quantum)  # as the column's own values are

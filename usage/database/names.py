@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from functools import partial
 from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import lookups
 
-
-def normal(text: str) -> str:
-    """Return a text in Unicode's NFC, the form in which names and services are stored."""
-    return unicodedata.normalize("NFC", text)
+# A text in Unicode's NFC, the form in which names and services are stored.
+normal = partial(unicodedata.normalize, "NFC")
 
 
 class NameField(models.CharField):  # type: ignore[type-arg]  # generic only in the stubs

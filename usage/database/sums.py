@@ -8,12 +8,15 @@ results are text and cannot be filtered or ordered by.
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any, cast
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.expressions import Col
 
 from usage.database.fields import ExactDecimalField, refuse_mixed_scales
+from usage.money import EXACT
 
 
 class _Exact(models.Aggregate):
@@ -39,11 +42,12 @@ class _Exact(models.Aggregate):
         # have all digits.
         for column in self.source_expressions:
             scale = cast("ExactDecimalField", column.output_field).decimal_places
-            refuse_mixed_scales(column, scale)
+            if not isinstance(column, Col):
+                refuse_mixed_scales(column, scale)
         if connection.vendor != "sqlite":
             return []
-        field = cast("ExactDecimalField", self.output_field)
-        return [lambda text, *_: None if text is None else field.unscaled(int(text))]
+        places = cast("ExactDecimalField", self.output_field).decimal_places
+        return [lambda text, *_: text and Decimal(text).scaleb(-places, context=EXACT)]
 
 
 class ExactSum(_Exact):

@@ -11,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -208,6 +208,7 @@ def _values(rows: Sequence[Sequence[Any]]) -> str:
     return f"VALUES {', '.join([row] * len(rows))}"
 
 
+@cache
 def _columns(number: int) -> str:
     """Return SQL for the values of a row from json_each, which has the row as an array."""
     return ", ".join(f"value ->> {place}" for place in range(number))

@@ -12,8 +12,7 @@ from typing import Any, cast
 class _Sum:
     """What both aggregates share; without a value the sum is null, as SUM()'s is."""
 
-    def __init__(self) -> None:
-        self.total: int | None = None
+    total: int | None = None
 
     def finalize(self) -> str | None:
         return None if self.total is None else str(self.total)
