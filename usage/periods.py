@@ -62,10 +62,8 @@ def previous_month(month: dt.date) -> dt.date:
 
 def months_up_to(month: dt.date, count: int) -> list[dt.date]:
     """Return the first days of this month and of those before it, `count` in all, latest first."""
-    months = [month]
-    while len(months) < count:
-        months.append(previous_month(months[-1]))
-    return months
+    last = month.year * 12 + month.month - 1
+    return [dt.date(number // 12, number % 12 + 1, 1) for number in range(last, last - count, -1)]
 
 
 def month_bounds(month: dt.date) -> Period:

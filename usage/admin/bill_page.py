@@ -25,7 +25,7 @@ from usage.admin.rows import (
 from usage.attention.bills import examine
 from usage.database.sums import ExactSum
 from usage.database.transactions import database_now
-from usage.models import Bill, DailyUsage, Line, UsageRecord
+from usage.models import AcceptedDuplicates, Bill, DailyUsage, Line, UsageRecord
 from usage.money import EXACT, exact_amount, exact_sum, plain, round_amount
 from usage.periods import day_of, previous_month
 
@@ -111,6 +111,11 @@ class BillPage:
         self.now = database_now()
         self.examined = examine([bill], self.now)[bill.pk]
         self.lines, self.total = self.examined.lines, self.examined.total
+        self.first_day = day_of(bill.period_start)
+        # Of usage that occurred before the period and came late.
+        self.early = exact_sum(
+            amount for day, amount in self.examined.days.items() if day < self.first_day
+        )
         latest = with_cells(UsageRecord.objects.filter(bill=bill))
         self.latest = list(latest.order_by("-recorded_at", "request_id")[:LATEST_RECORDS])
 
@@ -151,12 +156,13 @@ class BillPage:
     def attention(self) -> dict[str, Any]:
         """Return the findings about an open bill, its hold, and what staff accepted."""
         bill = self.bill
+        accepted = AcceptedDuplicates.objects.filter(customer=bill.customer, lifted_at=None)
         return {
             "findings": [finding_cells(finding, bill) for finding in self.examined.findings],
             "hold": getattr(bill, "hold", None),
             "accepted": [
                 (formats.name(row.service), formats.name(row.by), row.reason, lift_url(bill, row))
-                for row in self.examined.accepted[:ACCEPTED_SHOWN]
+                for row in accepted.order_by("service")[:ACCEPTED_SHOWN]
             ],
         }
 
@@ -240,7 +246,7 @@ class BillPage:
     def projection(self) -> str:
         """Return the total at the end if usage goes on as before; "" on the first day.
 
-        Usage of days before the period, which came late, happened once and does not go on.
+        Usage of days before the period happened once and does not go on.
         """
         start, end = self.bill.period_start, self.bill.period_end
         elapsed = self.now - start
@@ -248,9 +254,8 @@ class BillPage:
             return ""
         days = Decimal((end - start) // dt.timedelta(seconds=1))
         share = days / Decimal(elapsed // dt.timedelta(seconds=1))
-        once = self._before_the_period()
-        goes_on = EXACT.multiply(EXACT.subtract(self.total, once), share)
-        rounded = round_amount(EXACT.add(once, goes_on), self.bill.digits)
+        goes_on = EXACT.multiply(EXACT.subtract(self.total, self.early), share)
+        rounded = round_amount(EXACT.add(self.early, goes_on), self.bill.digits)
         return formats.money(rounded, self.currency)
 
     def days_left(self) -> int | None:
@@ -262,23 +267,18 @@ class BillPage:
 
     def chart(self) -> Chart:
         """Return the exact amount of each day; one bar has all days before the period."""
-        first = day_of(self.bill.period_start)
         last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
         amounts = self.examined.days
         values = []
-        if early := self._before_the_period():
-            before = first - dt.timedelta(days=1)
-            values.append(self._value("earlier", early, "days before", until=f"{before}"))
-        day, today = first, day_of(self.now)
+        if self.early:
+            before = self.first_day - dt.timedelta(days=1)
+            values.append(self._value("earlier", self.early, "days before", until=f"{before}"))
+        day, today = self.first_day, day_of(self.now)
         while day <= last:
             amount, mark = amounts.get(day, Decimal(0)), "today" * (day == today)
             values.append(self._value(f"{day}", amount, mark, since=f"{day}", until=f"{day}"))
             day += dt.timedelta(days=1)
         return bar_chart(values)
-
-    def _before_the_period(self) -> Decimal:
-        first = day_of(self.bill.period_start)
-        return exact_sum(amount for day, amount in self.examined.days.items() if day < first)
 
     def _value(self, label: str, amount: Decimal, mark: str, **days: str) -> Value:
         url = self.records_url(**days) if amount and self.may_see_records else ""

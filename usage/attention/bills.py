@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
+from heapq import nlargest
 from statistics import median
 from typing import NamedTuple
 
 from django.conf import settings
-from django.db.models import Min, QuerySet, Subquery
+from django.db.models import Case, Exists, Min, OuterRef, QuerySet, Subquery, Value, When
 
 from usage.attention.findings import (
     DAY_FACTOR,
@@ -41,51 +42,51 @@ class _ServiceDay(NamedTuple):
 def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
     """Return amounts and findings of each of these bills at the instant `now`, by bill id.
 
-    At most seven queries, whatever the number of bills and records.
+    At most five queries, whatever the number of bills and records.
     """
     bills = list(bills)
     today = day_of(now)
-    history = _History(bills)
     lines = DailyUsage.objects.lines_of(bills)
-    open_bills = [bill for bill in bills if not bill.is_closed]
-    days = _service_days(open_bills, lines, history)
+    open_bills = [bill for bill in bills if bill.closed_at is None]
+    history = _History(
+        bills,
+        services={
+            line.service
+            for bill in open_bills
+            for line in nlargest(_SERVICES_READ, lines[bill.pk], key=lambda line: line.amount)
+        },
+    )
     free = _services_now_free(open_bills, lines, history)
-    accepted = _accepted(bills)
-    duplicates = _duplicates(open_bills, accepted)
+    duplicates = _duplicates(open_bills)
     examined = {}
     for bill in bills:
-        own_lines = lines.get(bill.pk, [])
         comparison = history.compare(bill, today)
-        if bill.is_closed:
+        if bill.closed_at is not None:
             total, findings = bill.total, []
         else:
-            total = bill.total_of(own_lines)
+            total = bill.total_of(lines[bill.pk])
             findings = [
                 *_unusual_total(bill, comparison),
-                *_unusual_days(bill, days, history),
+                *_unusual_days(bill, history),
                 *free.get(bill.pk, []),
                 *duplicates.get(bill.pk, []),
                 *_late(bill, history),
                 *_due(bill, total, now),
             ]
         examined[bill.pk] = Examined(
-            total,
-            own_lines,
-            history.days[bill.pk],
-            comparison,
-            findings,
-            accepted[bill.customer_id],
+            total, lines[bill.pk], history.days[bill.pk], comparison, findings
         )
     return examined
 
 
 class _History:
-    """The daily amounts of all bills of these customers, back to three months before.
+    """The daily usage of all bills of these customers, back to three months before.
 
     `ids` are the customer's bills of a bill's month and of the three before, by the bill's id.
+    `days` are the amounts of all services together, and `services` has those asked for one by one.
     """
 
-    def __init__(self, bills: Sequence[Bill]) -> None:
+    def __init__(self, bills: Sequence[Bill], *, services: Collection[str]) -> None:
         self.bills: dict[tuple[int, dt.date], list[int]] = defaultdict(list)
         self.first_months: dict[int, dt.date] = {}
         all_bills = Bill.objects.filter(customer__in={bill.customer_id for bill in bills})
@@ -106,10 +107,20 @@ class _History:
             ]
             for bill in bills
         }
-        self.days: dict[int, Days] = defaultdict(dict)
-        rows = self.daily_usage(bills).values_list("bill_id", "day")
-        for bill_id, day, amount in rows.annotate(amount=AmountSum("units", "price_per_unit")):
-            self.days[bill_id][day] = amount
+        self.days: dict[int, Days] = defaultdict(lambda: defaultdict(Decimal))
+        self.services: dict[int, dict[str, dict[dt.date, _ServiceDay]]] = defaultdict(dict)
+        of = Case(When(service__in=list(services), then="service"), default=Value(""))
+        rows = (
+            self.daily_usage(bills)
+            .annotate(of=of)
+            .values_list("bill_id", "of", "day")
+            .annotate(total=ExactSum("units"), amount=AmountSum("units", "price_per_unit"))
+        )
+        for bill_id, service, day, units, amount in rows:
+            self.days[bill_id][day] = EXACT.add(self.days[bill_id][day], amount)
+            if service:
+                days = self.services[bill_id].setdefault(service, {})
+                days[day] = _ServiceDay(units, amount)
 
     def daily_usage(self, bills: Iterable[Bill]) -> QuerySet[DailyUsage]:
         """Return the daily usage of the months that these bills are compared with."""
@@ -157,39 +168,13 @@ def _unusual_total(bill: Bill, compared: Comparison) -> list[Finding]:
     return [Finding(kind, text, bill.month, total)]
 
 
-# Units and amounts by bill, service and day.
-ServiceDays = dict[int, dict[str, dict[dt.date, _ServiceDay]]]
-
-
-def _service_days(
-    bills: Sequence[Bill], lines: dict[int, list[Line]], history: _History
-) -> ServiceDays:
-    services = {
-        line.service
-        for bill in bills
-        for line in sorted(lines.get(bill.pk, []), key=lambda line: -line.amount)[:_SERVICES_READ]
-    }
-    by_bill: ServiceDays = {}
-    if not services:
-        return by_bill
-    rows = (
-        history.daily_usage(bills)
-        .filter(service__in=services)
-        .values_list("bill_id", "service", "day")
-        .annotate(total=ExactSum("units"), amount=AmountSum("units", "price_per_unit"))
-    )
-    for bill_id, service, day, units, amount in rows:
-        by_bill.setdefault(bill_id, {}).setdefault(service, {})[day] = _ServiceDay(units, amount)
-    return by_bill
-
-
-def _unusual_days(bill: Bill, by_bill: ServiceDays, history: _History) -> list[Finding]:
+def _unusual_days(bill: Bill, history: _History) -> list[Finding]:
     """Return the services of which a day is far above the customer's other days of them."""
     findings = []
-    for service, own in by_bill.get(bill.pk, {}).items():
+    for service, own in history.services[bill.pk].items():
         units: Days = defaultdict(Decimal)
         for pk in history.ids[bill.pk]:
-            for day, of_day in by_bill.get(pk, {}).get(service, {}).items():
+            for day, of_day in history.services[pk].get(service, {}).items():
                 units[day] = EXACT.add(units[day], of_day.units)
         worst = max(own, key=lambda day: units[day])
         others = [amount for day, amount in units.items() if day != worst and amount > 0]
@@ -207,9 +192,7 @@ def _services_now_free(
 ) -> dict[int, list[Finding]]:
     """Return the services that are used at a price of 0 after they always had one."""
     free = {
-        bill.pk: [
-            line for line in lines.get(bill.pk, []) if line.price_per_unit == 0 and line.units > 0
-        ]
+        bill.pk: [line for line in lines[bill.pk] if line.price_per_unit == 0 and line.units > 0]
         for bill in bills
     }
     services = {line.service for of_bill in free.values() for line in of_bill}
@@ -243,43 +226,29 @@ def _services_now_free(
     return findings
 
 
-def _accepted(bills: Sequence[Bill]) -> dict[int, list[AcceptedDuplicates]]:
-    accepted: dict[int, list[AcceptedDuplicates]] = defaultdict(list)
-    in_force = AcceptedDuplicates.objects.filter(
-        customer__in={bill.customer_id for bill in bills}, lifted_at__isnull=True
-    )
-    for row in in_force.order_by("service"):
-        accepted[row.customer_id].append(row)
-    return accepted
-
-
-def _duplicates(
-    bills: Sequence[Bill], accepted: dict[int, list[AcceptedDuplicates]]
-) -> dict[int, list[Finding]]:
+def _duplicates(bills: Sequence[Bill]) -> dict[int, list[Finding]]:
     """Return the possible duplicates of the last `check_usage` that staff have not accepted."""
-    customers = {bill.pk: bill.customer_id for bill in bills}
-    last_check = UsageCheck.objects.order_by("-finished_at").values("finished_at")[:1]
-    kept = PossibleDuplicates.objects.filter(bill__in=list(customers)).annotate(
-        checked_at=Subquery(last_check)
+    accepted = AcceptedDuplicates.objects.filter(
+        customer=OuterRef("bill__customer"), service=OuterRef("service"), lifted_at__isnull=True
     )
+    last_check = UsageCheck.objects.order_by("-finished_at").values("finished_at")[:1]
+    kept = PossibleDuplicates.objects.filter(~Exists(accepted), bill__in=bills)
     findings: dict[int, list[Finding]] = defaultdict(list)
-    for row in kept.order_by("service", "price_per_unit"):
-        right = {one.service for one in accepted[customers[row.bill_id]]}
-        if row.service not in right:
-            text = f"{row.records:,} more of the same under other request_ids"
-            pairs = tuple((second, first) for second, first in row.pairs)
-            findings[row.bill_id].append(
-                Finding(
-                    Kind.DUPLICATES,
-                    text,
-                    day_of(row.since),
-                    row.amount,
-                    row.service,
-                    row.price_per_unit,
-                    pairs,
-                    row.checked_at,
-                )
+    for row in kept.annotate(checked_at=Subquery(last_check)).order_by("service", "price_per_unit"):
+        text = f"{row.records:,} more of the same under other request_ids"
+        pairs = tuple((second, first) for second, first in row.pairs)
+        findings[row.bill_id].append(
+            Finding(
+                Kind.DUPLICATES,
+                text,
+                day_of(row.since),
+                row.amount,
+                row.service,
+                row.price_per_unit,
+                pairs,
+                row.checked_at,
             )
+        )
     return findings
 
 

@@ -8,7 +8,7 @@ import hashlib
 from decimal import Decimal
 from typing import NamedTuple
 
-from usage.models import AcceptedDuplicates, Line
+from usage.models import Line
 from usage.money import plain
 
 # The thresholds of all findings. docs/staff.md states them too.
@@ -81,8 +81,7 @@ class Comparison(NamedTuple):
 class Examined(NamedTuple):
     """A bill's amounts and its findings; those that block are first.
 
-    `days` are the exact amounts of its days. `accepted` are the services of the customer whose
-    equal facts staff accepted.
+    `days` are the exact amounts of its days.
     """
 
     total: Decimal
@@ -90,7 +89,6 @@ class Examined(NamedTuple):
     days: dict[dt.date, Decimal]
     comparison: Comparison
     findings: list[Finding]
-    accepted: list[AcceptedDuplicates]
 
     @property
     def blocking(self) -> list[Finding]:
