@@ -38,14 +38,7 @@ from usage.admin.rows import BillCells, bill_url, period_of, state_of
 from usage.attention.bills import examine
 from usage.attention.findings import Examined
 from usage.database.transactions import DatabaseUnavailable, database_now
-from usage.ledger.close import (
-    BillChanged,
-    BillNotBegun,
-    BillOnHold,
-    BillTotalTooLarge,
-    BillUnreadable,
-    close,
-)
+from usage.ledger.close import CloseRefused, close
 from usage.models import Bill
 from usage.money import EXACT, plain, round_amount
 from usage.verification import counted
@@ -210,10 +203,7 @@ class ToClose(View):
                     closed += 1
                 else:
                     already += 1
-            except (
-                *(BillChanged, BillNotBegun, BillOnHold),
-                *(BillTotalTooLarge, BillUnreadable),
-            ) as error:
+            except CloseRefused as error:
                 left.append(f"Bill {bill.pk} of {bill.customer} was left open. {error}")
             except DatabaseUnavailable:
                 left.append(

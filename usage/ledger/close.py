@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Collection
 from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 from django.db import connection, models
+from django.db.models import Exists, OuterRef
 
 from usage.attention.bills import examine
-from usage.attention.findings import Examined
+from usage.attention.findings import Examined, Kind
 from usage.database.transactions import confirm_on_standby, database_now, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import instruments
-from usage.models import Bill, BillingTimeZone, DailyUsage, HistoryEntry, Hold
+from usage.models import Bill, BillingTimeZone, DailyUsage, HistoryEntry
 from usage.money import EXACT, plain
 
 
-class BillNotBegun(Exception):
+class CloseRefused(Exception):
+    """The bill cannot be closed now; nothing was changed."""
+
+
+class BillNotBegun(CloseRefused):
     """The bill's period has not begun, so it cannot be closed; nothing was changed."""
 
 
-class BillTotalTooLarge(Exception):
+class BillTotalTooLarge(CloseRefused):
     """The total exceeds the exact range of the database; the bill stays open."""
 
 
-class BillUnreadable(Exception):
+class BillUnreadable(CloseRefused):
     """The bill has a row that cannot be read, so it has no total; nothing was changed."""
 
 
-class BillOnHold(Exception):
+class BillOnHold(CloseRefused):
     """The bill is on hold, so it cannot be closed; nothing was changed."""
 
 
-class BillChanged(Exception):
+class BillChanged(CloseRefused):
     """The bill is not as it was shown before closing; nothing was changed."""
 
 
@@ -54,16 +58,15 @@ def close(
     A caller that showed the bill before gives the total and the flags (`Examined.flags`) that it
     showed. The seconds for the transaction count from `began` on the monotonic clock.
     Returns False, and changes nothing, if the bill was closed already. `bill` is read again
-    either way. Raises BillNotBegun, BillOnHold, BillChanged, BillTotalTooLarge,
-    BillUnreadable, ActorRefused, DatabaseUnavailable, and ValidationError if `by` is empty or the
-    reason is too long.
+    either way. Raises CloseRefused, ActorRefused, DatabaseUnavailable, and ValidationError if `by`
+    is empty or the reason is too long.
     """
-    shown = None if expected_total is None else (expected_total, frozenset(expected_flags))
+    shown = None if expected_total is None else (expected_total, expected_flags)
     return repeatable(lambda: _close(bill, by=by, reason=reason, shown=shown), began=began)
 
 
 def _close(
-    bill: Bill, *, by: object, reason: str, shown: tuple[Decimal, frozenset[str]] | None
+    bill: Bill, *, by: object, reason: str, shown: tuple[Decimal, Collection[str]] | None
 ) -> bool:
     # Waits for every transaction that records usage of this customer, and holds off new ones.
     with connection.cursor() as cursor:
@@ -85,11 +88,12 @@ def _close(
             f"The bill's period begins at {bill.period_start:%Y-%m-%d %H:%M:%S} UTC:"
             " close it after that."
         )
-    if hold := Hold.objects.filter(bill=bill).first():
-        raise BillOnHold(
-            f"The bill is on hold: release it before you close it. Reason: {hold.reason}"
-        )
-    if DailyUsage.objects.filter(bill=bill).unreadable().exists():
+    unreadable = DailyUsage.objects.filter(bill=OuterRef("pk")).unreadable()
+    of_bill = Bill._base_manager.filter(pk=bill.pk)
+    held, is_unreadable = of_bill.values_list("hold__reason", Exists(unreadable)).get()
+    if held is not None:
+        raise BillOnHold(f"The bill is on hold: release it before you close it. Reason: {held}")
+    if is_unreadable:
         raise BillUnreadable(
             f"The bill has daily usage that cannot be read: run manage.py verify_bills --bill"
             f" {bill.pk}, and correct the row that it names."
@@ -98,7 +102,7 @@ def _close(
         total, detail = bill.total, ""
     else:
         examined = examine([bill], now)[bill.pk]
-        _check_unchanged(bill, examined, shown, now)
+        _check_unchanged(bill, examined, shown)
         total = examined.total
         detail = f"Shown at {plain(shown[0])}, closed at {plain(total)} {bill.currency}."
     # Not through `Bill.objects`, whose rows never change: closing is the one change of a bill.
@@ -127,7 +131,7 @@ def _close(
 
 
 def _check_unchanged(
-    bill: Bill, examined: Examined, shown: tuple[Decimal, frozenset[str]], now: dt.datetime
+    bill: Bill, examined: Examined, shown: tuple[Decimal, Collection[str]]
 ) -> None:
     """Raise BillChanged if staff must look at the bill again.
 
@@ -135,7 +139,8 @@ def _check_unchanged(
     """
     shown_total, shown_flags = shown
     moved = abs(EXACT.subtract(examined.total, shown_total))
-    may_move = Decimal(0) if bill.is_due(now) else abs(shown_total) / 100
+    is_due = any(finding.kind is Kind.DUE for finding in examined.findings)
+    may_move = Decimal(0) if is_due else abs(shown_total) / 100
     if moved > may_move:
         raise BillChanged(
             f"The total was {plain(shown_total)} {bill.currency}"
