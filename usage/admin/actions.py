@@ -12,15 +12,12 @@ from django.views.generic import View
 
 from usage.admin.pages import ReadOnlyAdmin
 from usage.database.transactions import DatabaseUnavailable
-from usage.ledger.close import BillNotBegun, BillOnHold, BillTotalTooLarge, BillUnreadable
+from usage.ledger.close import CloseRefused
 from usage.ledger.hold import HoldRefused
 from usage.ledger.void import VoidRefused
 from usage.models.base import ActorRefused
 
-REFUSALS = (
-    *(BillNotBegun, BillOnHold, BillTotalTooLarge, BillUnreadable),
-    *(HoldRefused, VoidRefused, ActorRefused),
-)
+REFUSALS = (CloseRefused, HoldRefused, VoidRefused, ActorRefused)
 
 
 class AskAgain(Exception):
@@ -42,14 +39,13 @@ class ConfirmedAct(View):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         self.row = self.model_admin.row(request, kwargs["object_id"])
-        if not (self.may_view or self.may_act()):
+        if self.permission:
+            may_act = request.user.has_perm(self.permission)
+        else:
+            may_act = self.may_view or self.model_admin.may_act(request)
+        if not may_act:
             raise PermissionDenied
         return super().dispatch(request, *args, **kwargs)
-
-    def may_act(self) -> bool:
-        if self.permission:
-            return self.request.user.has_perm(self.permission)
-        return self.model_admin.may_act(self.request)
 
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
         # The reason typed in before a session ended is in the address after the login.
@@ -74,7 +70,7 @@ class ConfirmedAct(View):
                 "The database does not answer. Whether this was done is not known: look before you"
                 " try again.",
             )
-        return HttpResponseRedirect(self.row_url())
+        return HttpResponseRedirect(self.model_admin.url_back(request, self.row))
 
     def form(self, *, data: Any = None, initial: Any = None) -> forms.Form:
         return self.form_class(data=data, initial=initial)
@@ -101,15 +97,7 @@ class ConfirmedAct(View):
             verb=self.verb,
             form=form,
             refusal=refusal,
-            row_url=self.row_url(),
+            row_url=self.model_admin.url_back(self.request, self.row),
             row_name=self.model_admin.row_name(self.row),
             **({} if refusal else self.context()),
         )
-
-    def row_url(self) -> str:
-        url = self.model_admin.row_url(self.row)
-        return url + self.model_admin.kept_filters(self.request)
-
-    def log(self, row: Any, message: str) -> None:
-        """Write to the admin's log that the user changed `row`."""
-        self.model_admin.log_change(self.request, row, message)

@@ -100,7 +100,7 @@ class RevokeKey(ConfirmedAct):
         if not self.row.revoke(by=self.request.user, reason=data["reason"]):
             messages.info(self.request, "The key was revoked already; nothing was changed.")
             return
-        self.log(self.row, "Revoked.")
+        self.model_admin.log_change(self.request, self.row, "Revoked.")
         messages.success(self.request, "The key is revoked.")
 
 

@@ -47,7 +47,7 @@ class WithHistory(BillingAdmin):
             "usage/admin/changes.html",
             row,
             title=f"History of {row}",
-            row_url=self.row_url(row) + self.kept_filters(request),
+            row_url=self.url_back(request, row),
             row_name=self.row_name(row),
             changes=[_cells(change) for change in shown],
             earlier=f"?before={shown[-1].pk}" if len(found) > SHOWN else "",

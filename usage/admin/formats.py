@@ -21,20 +21,17 @@ from usage.money import EXACT
 _CODE = re.compile(r"[A-Z]{3}(?=\d)")
 
 
-def money(amount: Decimal, currency: str) -> str:
-    """Return an amount that is rounded to a currency's digits, with the currency."""
-    return _money(amount, currency, digits=-cast("int", amount.as_tuple().exponent))
-
-
 def exact_money(amount: Decimal, currency: str) -> str:
     """Return an amount with its currency and every digit it has."""
-    return _money(amount, currency, digits=digits_of(currency), rounded=False)
+    return money(amount, currency, exact=True)
 
 
-def _money(amount: Decimal, currency: str, *, digits: int, rounded: bool = True) -> str:
+def money(amount: Decimal, currency: str, *, exact: bool = False) -> str:
+    """Return an amount that is rounded to a currency's digits, with the currency."""
     if not amount.is_finite():  # in a row that no check admits
         return "NaN"
     # The digits are given, since Babel would take CLDR's, which are not ISO 4217's.
+    digits = digits_of(currency) if exact else -cast("int", amount.as_tuple().exponent)
     pattern = f"¤#,##0.{'0' * digits}".rstrip(".")
     with localcontext(EXACT):  # Babel computes in the current context and fails beyond its digits
         unsigned = amount + 0  # Decimal("-0") would show as −$0.00
@@ -44,7 +41,7 @@ def _money(amount: Decimal, currency: str, *, digits: int, rounded: bool = True)
             format=pattern,
             locale="en",
             currency_digits=False,
-            decimal_quantization=rounded,
+            decimal_quantization=not exact,
         )
     return _CODE.sub("\\g<0>\N{NO-BREAK SPACE}", text).replace("-", "−")
 

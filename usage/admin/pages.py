@@ -120,6 +120,10 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
         return reverse(name, args=[quote(row.pk)])
 
+    def url_back(self, request: HttpRequest, row: Any) -> str:
+        """Return the address of a row's page, with the filters of the list a user came from."""
+        return self.row_url(row) + self.kept_filters(request)
+
     def kept_filters(self, request: HttpRequest) -> str:
         """Return the part of an address that keeps the filters of the list a user came from."""
         filters = self.get_preserved_filters(request)

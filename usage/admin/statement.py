@@ -57,7 +57,7 @@ class Statement(View):
             "usage/admin/statement.html",
             bill,
             title=f"Statement {number_of(bill)}",
-            row_url=self.model_admin.row_url(bill) + self.model_admin.kept_filters(request),
+            row_url=self.model_admin.url_back(request, bill),
             row_name=self.model_admin.row_name(bill),
             **_context(bill),
         )

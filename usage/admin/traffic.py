@@ -85,7 +85,7 @@ class TrafficPage(View):
             "usage/admin/traffic.html",
             row,
             title="Traffic",
-            row_url=self.model_admin.row_url(row) + self.model_admin.kept_filters(request),
+            row_url=self.model_admin.url_back(request, row),
             row_name=self.model_admin.row_name(row),
             key=formats.api_key(row),
             refusals_caption=f"The last refusals, {KEPT_REFUSALS} at most",
