@@ -98,7 +98,7 @@ def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
     while True:
         *lines, rest = os.pread(number, MOST_BYTES, place).split(b"\n")
         for line in lines:
-            if _waits(line) if outcome == PENDING else line.startswith(outcome):
+            if _fits(line, outcome):
                 yield Row.read(line, place)
             place += len(line) + 1
         if lines:
@@ -106,7 +106,7 @@ def rows(number: int, outcome: bytes, place: int = START) -> Iterator[Row]:
         # What follows the last newline is not written to its end, and perhaps never will be.
         if len(rest) < MOST_BYTES or (row := _too_long(number, rest, place)) is None:
             return
-        if row.line[:1] not in _SETTLED if outcome == PENDING else row.line.startswith(outcome):
+        if _fits(row.line, outcome, too_long=True):
             yield row
         place = row.end
 
@@ -128,11 +128,16 @@ def _too_long(number: int, beginning: bytes, place: int) -> Row | None:
     return Row(line, place, left_out=end - place - len(line))
 
 
-def _waits(line: bytes) -> bool:
-    """Whether it has no outcome, and was not cut by a full disk, of which its caller was told."""
+def _fits(line: bytes, outcome: bytes, *, too_long: bool = False) -> bool:
+    """Whether it has this outcome; for PENDING none, and no full disk cut it.
+
+    The caller of a record that was cut was told. Such a line is not longer than a record.
+    """
+    if outcome != PENDING:
+        return line.startswith(outcome)
     if line[:1] in _SETTLED:
         return False
-    return line.endswith(_LAST) or not _FIRST.startswith(line[: len(_FIRST)])
+    return too_long or line.endswith(_LAST) or not _FIRST.startswith(line[: len(_FIRST)])
 
 
 def rows_of(path: Path, outcome: bytes) -> Iterator[Row]:
