@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partialmethod
 from typing import Any, cast
 
 from django.db import models
@@ -25,17 +26,6 @@ class _Exact(models.Aggregate):
     function = "SUM"
     template = "%(function)s(NULLIF(%(expressions)s, 'NaN'))"
     arg_joiner = " * "
-    sqlite_function: str
-
-    def as_sqlite(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        return super().as_sql(
-            compiler,
-            connection,
-            function=self.sqlite_function,
-            template="%(function)s(%(expressions)s)",
-            arg_joiner=", ",
-            **context,
-        )
 
     def get_db_converters(self, connection: BaseDatabaseWrapper) -> list[Callable[..., Any]]:
         # Looked at once for the query, and not for each of its rows: sums and products of numerics
@@ -54,8 +44,8 @@ class ExactSum(_Exact):
     """The exact sum of an ExactDecimalField."""
 
     name = "ExactSum"
-    sqlite_function = "exact_sum"
     arity = 1
+    as_sqlite = partialmethod(models.Aggregate.as_sql, template="exact_sum(%(expressions)s)")
 
 
 class UncheckedSum(ExactSum):
@@ -71,6 +61,8 @@ class AmountSum(_Exact):
     """The exact sum of units × price over rows, given the names of the two columns."""
 
     name = "AmountSum"
-    sqlite_function = "amount_sum"
     arity = 2
+    as_sqlite = partialmethod(
+        models.Aggregate.as_sql, template="amount_sum(%(expressions)s)", arg_joiner=", "
+    )
     output_field = ExactDecimalField(max_digits=60, decimal_places=18)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -31,11 +32,11 @@ _TWO_MONTHS_IN_DAYS = 62
 _PLANNED_SECONDS = 10.0
 
 
+@dataclass(slots=True)
 class PostgreSQLStatements:
     """The statements, on a cursor inside the caller's transaction."""
 
-    def __init__(self, cursor: CursorWrapper) -> None:
-        self.cursor = cursor
+    cursor: CursorWrapper
 
     def take_close_lock(
         self, customer_ids: Iterable[int], *, exclusive: bool = False, wait: bool = True

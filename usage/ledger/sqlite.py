@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Any
@@ -32,11 +33,11 @@ _UNITS_PLACES = UNITS_DIGITS["decimal_places"]
 _PRICE_PLACES = PRICE_DIGITS["decimal_places"]
 
 
+@dataclass(slots=True)
 class SQLiteStatements:
     """The statements, on a cursor inside the caller's transaction."""
 
-    def __init__(self, cursor: CursorWrapper) -> None:
-        self.cursor = cursor
+    cursor: CursorWrapper
 
     def take_close_lock(
         self, customer_ids: Iterable[int], *, exclusive: bool = False, wait: bool = True
