@@ -6,18 +6,17 @@ import datetime as dt
 from typing import Any, NamedTuple
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
-from django.views.generic import View
 
 from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
 from usage.admin.forms import OptionalReasonForm, ReasonForm
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.rows import bill_url, period_of, record_url
 from usage.attention.bills import examine
 from usage.attention.findings import Comparison, Finding, Kind
@@ -124,16 +123,10 @@ def last_check() -> UsageCheck | None:
     return UsageCheck.objects.order_by("finished_at").last()
 
 
-class AttentionPage(View):
+class AttentionPage(AdminPage):
     """The open bills with findings, by customer, forty at a time, and the silent API keys."""
 
-    http_method_names = ["get", "head"]
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
-
     def get(self, request: HttpRequest) -> HttpResponse:
-        if not self.model_admin.has_view_permission(request):
-            raise PermissionDenied
         now = database_now()
         check = last_check()
         bills = Bill.objects.open().select_related("customer").order_by("customer_id", "pk")

@@ -10,6 +10,7 @@ from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
+from django.views.generic import View
 
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
@@ -119,10 +120,7 @@ class BillAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).select_related("customer", "hold")
 
     def get_urls(self) -> list[URLPattern]:
-        pages = {
-            "attention": AttentionPage,
-            "to-close": ToClose,
-        }
+        pages: dict[str, type[View]] = {"attention": AttentionPage, "to-close": ToClose}
         acts = {
             "close": CloseBill,
             "hold": HoldBill,

@@ -16,11 +16,9 @@ from django.http import (
     Http404,
     HttpRequest,
     HttpResponse,
-    HttpResponseBase,
     HttpResponseRedirect,
 )
 from django.urls import reverse
-from django.views.generic import View
 
 from usage.admin import formats
 from usage.admin.attention import (
@@ -32,7 +30,7 @@ from usage.admin.attention import (
 )
 from usage.admin.filters import amount_of, number_of
 from usage.admin.forms import OptionalReasonForm
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.paging import NAMES_BYTES, bytes_of
 from usage.admin.rows import BillCells, bill_url, period_of, state_of
 from usage.attention.bills import examine
@@ -86,7 +84,7 @@ class Sum(NamedTuple):
     total: str
 
 
-class ToClose(View):
+class ToClose(AdminPage):
     """The due bills.
 
     A POST with bills chosen shows the confirmation. Its POST closes bills for about two seconds; if
@@ -94,15 +92,6 @@ class ToClose(View):
     """
 
     http_method_names = ["get", "head", "post"]
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not self.model_admin.has_view_permission(request):
-            raise PermissionDenied
-        if request.method == "POST" and not self.model_admin.may_act(request):
-            raise PermissionDenied
-        return super().dispatch(request, *args, **kwargs)
 
     def get(self, request: HttpRequest) -> HttpResponse:
         now = database_now()
@@ -133,6 +122,8 @@ class ToClose(View):
         )
 
     def post(self, request: HttpRequest) -> HttpResponse:
+        if not self.model_admin.may_act(request):
+            raise PermissionDenied
         try:
             chosen = [Shown.parse(value) for value in request.POST.getlist("bill")]
         except ValueError:

@@ -20,11 +20,10 @@ from django.http import (
 )
 from django.urls import reverse
 from django.utils.functional import cached_property
-from django.views.generic import View
 
 from usage.admin import exports, formats
 from usage.admin.forms import ReasonForm
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.paging import KeysetChangeList
 from usage.admin.rows import record_cells, with_cells
 from usage.database.transactions import DatabaseUnavailable, database_now
@@ -66,10 +65,8 @@ class VoidManyForm(ReasonForm):
             raise ValidationError("The form is damaged. Open the page again.") from error
 
 
-class OfFilteredList(View):
+class OfFilteredList(AdminPage):
     """A view of the records that the filters in the address choose."""
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
 
     def setup(self, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
         # After a session ended the reason typed in is beside the filters: the list would refuse it.
@@ -79,9 +76,7 @@ class OfFilteredList(View):
         super().setup(request, *args, **kwargs)
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not (
-            self.model_admin.has_view_permission(request) and self.model_admin.may_act(request)
-        ):
+        if not self.model_admin.may_act(request):
             raise PermissionDenied
         if not self.changelist.is_narrowed:
             messages.info(request, "Set filters first: they choose the records to void.")
@@ -221,8 +216,6 @@ class VoidMany(OfFilteredList):
 
 class VoidManyCsv(OfFilteredList):
     """The records of a preview as CSV, voided or not, for the team that reports them again."""
-
-    http_method_names = ["get", "head"]
 
     def get(self, request: HttpRequest, up_to: str) -> StreamingHttpResponse:
         try:

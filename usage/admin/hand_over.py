@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from django.core.exceptions import PermissionDenied
 from django.db.models import Count, Sum
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import reverse
-from django.views.generic import View
 
 from usage.admin import formats
 from usage.admin.exports import csv_response, text
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.statement import number_of
 from usage.currencies import cldr_digits, digits_of
 from usage.database.sums import AmountSum, ExactSum
@@ -69,17 +67,12 @@ class ControlRow(NamedTuple):
     rounding: str
 
 
-class _OfMonth(View):
+class _OfMonth(AdminPage):
     """Something about the closed bills of the month in the address, for who may see bills."""
 
-    http_method_names = ["get", "head"]
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
     month: dt.date
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not self.model_admin.has_view_permission(request):
-            raise PermissionDenied
         try:
             self.month = dt.date.fromisoformat(f"{kwargs['month']}-01")
         except ValueError as error:

@@ -15,12 +15,14 @@ from django.http import (
     Http404,
     HttpRequest,
     HttpResponse,
+    HttpResponseBase,
     HttpResponseNotAllowed,
     HttpResponseRedirect,
 )
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.text import capfirst
+from django.views.generic import View
 
 from usage.admin.paging import KeysetChangeList, UncountedPaginator
 
@@ -183,3 +185,16 @@ class ReadOnlyAdmin(BillingAdmin):
     def page_context(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         """Return the values that the page of a row shows."""
         return {}
+
+
+class AdminPage(View):
+    """A page beside an admin's lists, for who may view its rows."""
+
+    http_method_names = ["get", "head"]
+
+    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if not self.model_admin.has_view_permission(request):
+            raise PermissionDenied
+        return super().dispatch(request, *args, **kwargs)

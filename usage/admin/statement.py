@@ -9,10 +9,9 @@ from django.conf import settings
 from django.db.models import F
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.views.generic import View
 
 from usage.admin import formats
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.rows import dates_of
 from usage.models import Bill, Line, UsageRecord
 from usage.money import exact_sum, round_amount
@@ -43,12 +42,8 @@ class VoidRow(NamedTuple):
     amount: str
 
 
-class Statement(View):
+class Statement(AdminPage):
     """Shows the statement; a draft as long as the bill is open."""
-
-    http_method_names = ["get", "head"]
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
 
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
         bill: Bill = self.model_admin.row(request, object_id)

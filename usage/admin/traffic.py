@@ -12,10 +12,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
-from django.views.generic import View
 
 from usage.admin import formats
-from usage.admin.pages import ReadOnlyAdmin
+from usage.admin.pages import AdminPage
 from usage.admin.rows import record_url
 from usage.models import ApiKey, Counts, Refusal, Traffic
 from usage.models.traffic import KEPT_REFUSALS
@@ -68,12 +67,8 @@ def url_of(api_key_id: int) -> str:
     return reverse("admin:usage_apikey_traffic", args=[api_key_id])
 
 
-class TrafficPage(View):
+class TrafficPage(AdminPage):
     """The last 30 days of one key, and its last refusals."""
-
-    http_method_names = ["get", "head"]
-
-    model_admin: ReadOnlyAdmin = None  # type: ignore[assignment]  # given to as_view()
 
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
         if not may_see(request):
