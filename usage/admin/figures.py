@@ -1,8 +1,9 @@
 """The sums of this month's and last month's bills by currency, day, service and bill.
 
-They are read from daily usage, so the work grows with customers, services and days, and not with
-records: its rows are read once for the lines of all bills, and once for the days. Sums that took
-long are kept for a while, with the time they were made.
+They are read from daily usage, so the work grows with customers and services, and not with records:
+its rows are read once for the lines of all bills, and once for the days. In place of the rows of
+past days their kept sums are read. Figures that took long are kept for a while, with the time they
+were made.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 from django.core.cache import cache
 from django.db import Error
 
 from usage.currencies import digits_of
 from usage.database import deadline
-from usage.database.constraints import READABLE_DAYS
 from usage.database.postgresql import waiting
-from usage.database.sums import AmountSum, UncheckedSum
 from usage.database.transactions import group_in_index_order, is_unavailable, snapshot
+from usage.ledger import past_days
 from usage.models import Bill, DailyUsage
+from usage.models.daily_usage import Amount
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
 
@@ -37,16 +39,6 @@ WORTH_KEEPING_SECONDS = 0.1
 KEPT_TIMES, MOST_KEPT_SECONDS = 100, 600
 RETRIED_AFTER_SECONDS = 60
 _one_at_a_time = threading.Lock()
-
-
-class Amount(NamedTuple):
-    """The exact amount of one service on one day, on all bills of a month in one currency."""
-
-    currency: str
-    month: dt.date
-    day: dt.date
-    service: str
-    amount: Decimal
 
 
 class PriceRange(NamedTuple):
@@ -131,53 +123,54 @@ class _Bill(NamedTuple):
     kept_digits: int | None
 
 
-# Bill, service, unit price and units.
-_Line = tuple[int, str, Decimal, Decimal]
+# The units of each bill, service and unit price.
+_Lines = Mapping[tuple[int, str, Decimal], Decimal]
 
 
 def _read(now: dt.datetime) -> Figures:
     month = month_of(now)
     months = (previous_month(month), month)
     with snapshot(statement_timeout=True):
-        amounts = _amounts(months)
-        group_in_index_order()
-        bills, lines = _bills_and_lines(months)
+        past = past_days.kept()
+        # After the clock was set back, bills are missing in them.
+        if past.until and previous_month(past.until.replace(day=1)) > months[0]:
+            past = past_days.NONE
+        rows = DailyUsage.objects.not_past(past.until)
+        kept = (amount for amount in past.amounts if amount.month in months)
+        amounts = _added(kept, rows.filter(bill__month__in=months).amount_sums())
+        bills = _bills(months)
+        if past.until is None:
+            group_in_index_order()
+        of_bills = (line for line in past.lines if line.bill_id in bills)
+        rows = rows.filter(bill__in=Bill.objects.filter(month__in=months))
+        lines = _added(of_bills, rows.line_sums())
     number, largest, rounded = _totals(bills, lines, month)
-    return Figures(now, amounts, number, largest, _prices(bills, lines, month), rounded)
+    exact = [Amount._make((*key, amount)) for key, amount in amounts.items()]
+    return Figures(now, exact, number, largest, _prices(bills, lines, month), rounded)
 
 
-def _bills_and_lines(months: tuple[dt.date, dt.date]) -> tuple[dict[int, _Bill], list[_Line]]:
+def _bills(months: tuple[dt.date, dt.date]) -> dict[int, _Bill]:
     bills = Bill.objects.filter(month__in=months).values_list(
         "pk",
         *("customer", "customer__name", "customer__currency"),
         *("currency", "month", "closed_at", "minor_unit_digits"),
     )
-    found = {pk: _Bill(*bill) for pk, *bill in bills}
-    # The largest of the statements: it joins nothing, and is no cursor, so that PostgreSQL may use
-    # several processes.
-    rows = (
-        DailyUsage.objects.filter(bill__in=Bill.objects.filter(month__in=months))
-        .values_list("bill_id", "service", "price_per_unit")
-        .annotate(UncheckedSum("units"))
-        .order_by()
-    )
-    # NaN, which no check admits, is looked for in the lines, not in each row.
-    lines = [line for line in rows if line[2].is_finite() and line[3].is_finite()]
-    return found, lines
+    return {pk: _Bill(*bill) for pk, *bill in bills}
 
 
-def _amounts(months: tuple[dt.date, dt.date]) -> list[Amount]:
-    rows = (
-        DailyUsage.objects.filter(bill__month__in=months, day__range=READABLE_DAYS)
-        .values_list("bill__currency", "bill__month", "day", "service")
-        .annotate(amount=AmountSum("units", "price_per_unit"))
-        .order_by()
-    )
-    return [Amount(*row) for row in rows]
+def _added(
+    kept: Iterable[tuple[Any, ...]], others: Iterable[tuple[Any, ...]]
+) -> dict[Any, Decimal]:
+    """Return the sums of rows that end with a number, by the values before it."""
+    sums: dict[Any, Decimal] = {}
+    for row in chain(kept, others):
+        key = row[:-1]
+        sums[key] = EXACT.add(sums[key], row[-1]) if key in sums else row[-1]
+    return sums
 
 
 def _totals(
-    bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date
+    bills: Mapping[int, _Bill], lines: _Lines, month: dt.date
 ) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Decimal]]:
     """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
     digits = {
@@ -186,7 +179,7 @@ def _totals(
         if bill.month == month or bill.closed_at is None
     }
     totals: dict[int, Decimal] = {}
-    for bill_id, _, price, units in lines:
+    for (bill_id, _, price), units in lines.items():
         if bill_id in digits:
             amount = round_amount(exact_amount(units, price), digits[bill_id])
             totals[bill_id] = EXACT.add(totals.get(bill_id, _NOTHING), amount)
@@ -206,13 +199,13 @@ def _totals(
     return number, largest, dict(rounded)
 
 
-def _prices(bills: Mapping[int, _Bill], lines: Iterable[_Line], month: dt.date) -> list[PriceRange]:
+def _prices(bills: Mapping[int, _Bill], lines: _Lines, month: dt.date) -> list[PriceRange]:
     """Return services with a price over twice another of the month, or other than last month's."""
     ranges: dict[bool, dict[tuple[int, str], tuple[Decimal, Decimal]]] = {True: {}, False: {}}
     of_bill = {
         bill_id: (bill.customer_id, ranges[bill.month == month]) for bill_id, bill in bills.items()
     }
-    for bill_id, service, price, _ in lines:
+    for bill_id, service, price in lines:
         customer_id, of_month = of_bill[bill_id]
         key = customer_id, service
         if known := of_month.get(key):

@@ -17,11 +17,12 @@ from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
 from usage.admin.charts import Value, bar_chart
-from usage.admin.figures import SHOWN, Amount, Figures, PriceRange, figures
+from usage.admin.figures import SHOWN, Figures, PriceRange, figures
 from usage.admin.rows import bill_cells, history_cells, record_cells, with_cells
 from usage.currencies import digits_of
 from usage.database.transactions import database_now
 from usage.models import Bill, Customer, HistoryEntry, UsageCheck, UsageRecord
+from usage.models.daily_usage import Amount
 from usage.money import EXACT, round_amount
 from usage.periods import day_of, last_due_month, month_bounds, month_of, previous_month
 

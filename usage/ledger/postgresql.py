@@ -61,8 +61,8 @@ class PostgreSQLStatements:
 
     def accounts(
         self, customer_ids: Collection[int]
-    ) -> tuple[dt.datetime, str | None, dict[int, list[ExistingBill]]]:
-        """Return the database's clock, the zone of the books and each customer's bills.
+    ) -> tuple[dt.datetime, str | None, dt.date, dict[int, list[ExistingBill]]]:
+        """Return the clock, the zone of the books, the last past day and each customer's bills.
 
         Unknown customers are left out, and so are bills that no longer matter.
         """
@@ -71,6 +71,7 @@ class PostgreSQLStatements:
             "usage_accounts",
             # As text, since most bills have the same dates: psycopg2 would make each of them anew.
             f"SELECT {NOW['postgresql']}::text, (SELECT name FROM usage_billingtimezone),"
+            " (SELECT until::text FROM usage_pastdays),"
             " customer.id, bill.id, bill.month::text,"
             " bill.period_start::text, bill.period_end::text, bill.closed_at IS NULL"
             " FROM unnest(%s::bigint[]) AS asked(id)"
@@ -82,13 +83,14 @@ class PostgreSQLStatements:
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
-        for _, _, customer_id, bill_id, month, start, end, is_open in rows:
+        for _, _, _, customer_id, bill_id, month, start, end, is_open in rows:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill_id is not None:
                     period = _instant(start), _instant(end)
                     bills.append(ExistingBill(bill_id, _date(month), *period, is_open))
-        return instant(rows[0][0]), rows[0][1], accounts
+        now, zone, past_until = rows[0][:3]
+        return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""

@@ -4,7 +4,7 @@
 each must see the rows that the one before it waited for:
 
 1. take the close lock, so that none of the customers' bills closes before the commit;
-2. read the clock, the zone and the bills, and open the bills that are missing;
+2. read the clock, the zone, the last past day and the bills, and open those that are missing;
 3. insert the records; one whose id is stored already is passed over;
 4. add the inserted records to daily usage;
 5. read the ids that the insert passed over, and answer them as replays or conflicts.
@@ -45,7 +45,7 @@ from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
 from usage.metrics import instruments
 from usage.models import Bill, BillingTimeZone
-from usage.models.daily_usage import SLOTS
+from usage.models.daily_usage import PAST_SLOT
 from usage.models.time_zone import confirm_zone
 from usage.money import EXACT
 
@@ -150,7 +150,7 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         if instruments is not None:
             instruments.close_lock_seconds.labels("record").observe(time.perf_counter() - asked)
 
-        now, zone, bills = sql.accounts(customer_ids)
+        now, zone, past_until, bills = sql.accounts(customer_ids)
         if zone != settings.TIME_ZONE:
             confirm_zone(zone)  # another name of it will do
         targets = [_target(fact, voiding, bills, now) for fact in facts]
@@ -170,7 +170,7 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         if missing:
             opened = sql.open_bills(missing)
             # Another transaction may have opened some of them first, so read them all again.
-            _, _, bills = sql.accounts(customer_ids)
+            _, _, _, bills = sql.accounts(customer_ids)
             for i in new:
                 targets[i] = _target(facts[i], voiding, bills, now)
 
@@ -185,7 +185,7 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
             # Another transaction took the ids meanwhile, and this bill would stay empty.
             raise Repeat("A bill was opened for facts that are stored elsewhere.")
         if created:
-            sql.add_to_daily_usage(_daily_additions(created.values()))
+            sql.add_to_daily_usage(_daily_additions(created.values(), past_until))
 
         # A new statement, so it sees the records that the insert waited for and passed over.
         passed_over = [row.request_id for row in records.values() if row.request_id not in inserted]
@@ -243,7 +243,7 @@ def _as_record(
     )
 
 
-def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
+def _daily_additions(records: Iterable[StoredRecord], past_until: dt.date) -> list[DailyAddition]:
     """Return what records add to daily usage, one addition for each row of it.
 
     Sorted by the row's key, so that no two transactions wait for each other's rows.
@@ -260,9 +260,13 @@ def _daily_additions(records: Iterable[StoredRecord]) -> list[DailyAddition]:
             sums[key] = EXACT.add(others[0], units), others[1] + 1
         else:
             sums[key] = units, 1
-    slot = os.getpid() % SLOTS
+    own_slot = os.getpid() % PAST_SLOT
     return [
-        DailyAddition(customer_id, bill_id, service, price, day, slot, units, count)
+        DailyAddition(
+            *(customer_id, bill_id, service, price, day),
+            own_slot if day > past_until else PAST_SLOT,
+            *(units, count),
+        )
         for (bill_id, service, price, day, customer_id), (units, count) in sorted(sums.items())
     ]
 

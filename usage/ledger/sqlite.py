@@ -46,14 +46,15 @@ class SQLiteStatements:
 
     def accounts(
         self, customer_ids: Collection[int]
-    ) -> tuple[dt.datetime, str | None, dict[int, list[ExistingBill]]]:
-        """Return the database's clock, the zone of the books and each customer's bills.
+    ) -> tuple[dt.datetime, str | None, dt.date, dict[int, list[ExistingBill]]]:
+        """Return the clock, the zone of the books, the last past day and each customer's bills.
 
         Unknown customers are left out, and so are bills that no longer matter.
         """
         # A column behind `|| ''` has no declared type, so Django leaves its text alone.
         self.cursor.execute(
             f"SELECT {NOW['sqlite']}, (SELECT name FROM usage_billingtimezone),"
+            " (SELECT until || '' FROM usage_pastdays),"
             " customer.id, bill.id, bill.month || '',"
             " bill.period_start || '', bill.period_end || '', bill.closed_at IS NULL"
             " FROM (SELECT value AS id FROM json_each(%s)) AS asked"
@@ -67,13 +68,14 @@ class SQLiteStatements:
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
-        for _, _, customer_id, bill_id, month, start, end, is_open in rows:
+        for _, _, _, customer_id, bill_id, month, start, end, is_open in rows:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill_id is not None:
                     period = _utc(start), _utc(end)
                     bills.append(ExistingBill(bill_id, _date(month), *period, bool(is_open)))
-        return instant(rows[0][0]), rows[0][1], accounts
+        now, zone, past_until = rows[0][:3]
+        return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""

@@ -9,6 +9,7 @@ from usage.models.customer import Customer
 from usage.models.daily_usage import DailyUsage
 from usage.models.history import HistoryEntry
 from usage.models.hold import Hold
+from usage.models.past_days import PastDays
 from usage.models.time_zone import BillingTimeZone, OtherTimeZone
 from usage.models.traffic import Counts, Refusal, RefusalNote, Traffic
 from usage.models.usage_check import AcceptedDuplicates, PossibleDuplicates, UsageCheck
@@ -30,6 +31,7 @@ __all__ = [
     "Line",
     "NewValue",
     "OtherTimeZone",
+    "PastDays",
     "PossibleDuplicates",
     "Refusal",
     "RefusalNote",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import defaultdict
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import lookups
+from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
-from usage.database.constraints import CleanText, Readable
+from usage.database.constraints import READABLE_DAYS, CleanText, Readable
 from usage.database.fields import ExactDecimalField
-from usage.database.sums import ExactSum
+from usage.database.sums import AmountSum, ExactSum, UncheckedSum
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
@@ -21,6 +22,27 @@ from usage.money import exact_amount, round_amount
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
 
 SLOTS = 4
+# For days that are past (see `usage.ledger.past_days`). A process's own slot is a smaller one.
+PAST_SLOT = 3
+
+
+class LineSum(NamedTuple):
+    """The units of one service and unit price on one bill."""
+
+    bill_id: int
+    service: str
+    price: Decimal
+    units: Decimal
+
+
+class Amount(NamedTuple):
+    """The exact amount of one service on one day, on all bills of a month in one currency."""
+
+    currency: str
+    month: dt.date
+    day: dt.date
+    service: str
+    amount: Decimal
 
 
 class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
@@ -57,6 +79,31 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
             for bill in bills
         }
 
+    def past(self, until: dt.date) -> Self:
+        """Return the rows to which no request adds any more, `until` being past."""
+        return self.filter(day__lte=until).exclude(slot=PAST_SLOT)
+
+    def not_past(self, until: dt.date | None) -> Self:
+        """Return the other rows; all of them if no day is past."""
+        return self.all() if until is None else self.filter(Q(day__gt=until) | Q(slot=PAST_SLOT))
+
+    def line_sums(self) -> Iterable[LineSum]:
+        """Return the units of each bill, service and unit price, without any that are no number.
+
+        It joins nothing, and is no cursor, so that PostgreSQL may use several processes.
+        """
+        rows = self.values_list("bill_id", "service", "price_per_unit")
+        summed = map(LineSum._make, rows.annotate(UncheckedSum("units")).order_by())
+        return (line for line in summed if line.price.is_finite() and line.units.is_finite())
+
+    def amount_sums(self) -> Iterable[Amount]:
+        """Return the exact amount of each currency, month, day and service."""
+        rows = self.filter(day__range=READABLE_DAYS).values_list(
+            "bill__currency", "bill__month", "day", "service"
+        )
+        amounts = rows.annotate(amount=AmountSum("units", "price_per_unit")).order_by()
+        return map(Amount._make, amounts)
+
 
 class DailyUsageManager(models.Manager.from_queryset(DailyUsageQuerySet)):  # type: ignore[misc]  # made at run time
     """Finds daily usage by what fixtures call it."""
@@ -85,7 +132,8 @@ class DailyUsage(FrozenModel):
     """Units and records of one bill, service, unit price and day of the billing time zone.
 
     Only the write path adds to it, in the transaction that stores the records. The slot spreads
-    writers of one hot customer over several rows; readers sum the slots.
+    writers of one hot customer over several rows, and sets apart usage for days that are past;
+    readers sum the slots.
     """
 
     customer = models.ForeignKey(

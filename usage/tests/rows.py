@@ -19,6 +19,7 @@ from usage.models import (
     DailyUsage,
     HistoryEntry,
     Hold,
+    PastDays,
     PossibleDuplicates,
     Refusal,
     Traffic,
@@ -67,6 +68,7 @@ def valid(model: type[models.Model], **changes: Any) -> dict[str, Any]:
         HistoryEntry: {"action": "closed", "actor": "carol", "reason": "", "at": NOW},
         Traffic: {"day": NOW.date()},
         BillingTimeZone: {"id": 1, "name": "UTC"},
+        PastDays: {"id": 1, "until": NOW.date(), "summed_until": NOW.date()},
         Hold: {"reason": "in dispute", "by": "carol", "at": NOW},
         PossibleDuplicates: {
             "service": "CDN Storage",

@@ -26,15 +26,15 @@ def record_one() -> None:
 def test_what_is_recorded_between_the_statements_is_in_none_of_them(
     own_books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_lines = figures._bills_and_lines
+    read_bills = figures._bills
 
     def read_after_another_record(months: tuple[dt.date, dt.date]) -> Any:
         with ThreadPoolExecutor(1) as pool:
             pool.submit(record_one).result()
-        return read_lines(months)
+        return read_bills(months)
 
     record_one()
-    monkeypatch.setattr(figures, "_bills_and_lines", read_after_another_record)
+    monkeypatch.setattr(figures, "_bills", read_after_another_record)
 
     for recorded in (1, 2):
         found = figures.figures(database_now())

@@ -161,7 +161,7 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
 ) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
-            "DELETE FROM django_migrations WHERE app = 'usage' AND name = '0010_validate_checks'"
+            "DELETE FROM django_migrations WHERE app = 'usage' AND name = '0011_past_days'"
         )
 
     done = manage(command, books.url)
@@ -169,8 +169,7 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "CommandError: Migrations are not applied (usage.0010_validate_checks): run manage.py"
-        " migrate.\n"
+        "CommandError: Migrations are not applied (usage.0011_past_days): run manage.py migrate.\n"
     )
 
 

@@ -20,6 +20,7 @@ from usage.models import (
     DailyUsage,
     HistoryEntry,
     Hold,
+    PastDays,
     PossibleDuplicates,
     Refusal,
     Traffic,
@@ -161,6 +162,8 @@ BAD: dict[str, list[Bad]] = {
         (CommandRun, {"exit_status": 256}),
     ],
     "billing_time_zone_once": [(BillingTimeZone, {"id": 2})],
+    "past_days_once": [(PastDays, {"id": 2})],
+    "past_days_summed": [(PastDays, {"summed_until": NOW.date() + DAY})],
     "billing_time_zone_given": [(BillingTimeZone, {"name": ""})],
     "traffic_not_negative": [
         (Traffic, {name: -1}) for name in ("created", "replayed", "conflicting", "refused")

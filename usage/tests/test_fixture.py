@@ -17,6 +17,7 @@ from usage.ledger.facts import Recorded
 from usage.ledger.record import record
 from usage.ledger.void import void
 from usage.models import Bill, Customer, DailyUsage, UsageRecord
+from usage.models.daily_usage import PAST_SLOT
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.verification import Verification
@@ -79,7 +80,7 @@ def test_loaded_again_it_changes_nothing(samples: DatabaseClock) -> None:
 
 def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
     occurred_at = UsageRecord.objects.get(pk="sample:1").occurred_at
-    for slot in range(4):
+    for slot in range(PAST_SLOT):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("os.getpid", partial(int, slot))
             use(occurred_at=occurred_at)
@@ -89,7 +90,7 @@ def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
     load()
 
     assert dump() == before
-    assert Bill.objects.get(customer=123).total == Decimal("9.90")
+    assert Bill.objects.get(customer=123).total == Decimal("9.80")
     assert list(Verification().differences()) == []
 
 

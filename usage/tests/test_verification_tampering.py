@@ -323,7 +323,7 @@ def test_any_tampering_is_found(name: str, bills: Bills, behind_its_back: Any) -
 
 def found(bills: Bills) -> list[str]:
     """Which bill, which invariant, by how many units and how much money."""
-    names = {pk: name for name, pk in bills.items()}
+    names: dict[int | None, str] = {pk: name for name, pk in bills.items()}
     return [
         f"{names.get(difference.bill_id, 'other')} {difference.invariant}"
         f" {plain(difference.units)} {plain(difference.amount)}"

@@ -9,16 +9,17 @@ from usage.money import EXACT
 
 
 class Difference(NamedTuple):
-    """What does not agree on one bill, and by how much; the amount is in its currency, exact."""
+    """What does not agree, and by how much; the amount is in the bill's currency, exact."""
 
-    bill_id: int
+    bill_id: int | None  # None if it is about the sums over all bills
     invariant: str
     detail: str
     units: Decimal = Decimal(0)
     amount: Decimal = Decimal(0)
 
     def __str__(self) -> str:
-        return f"bill {self.bill_id}: {self.invariant}: {self.detail}"
+        about = "all bills" if self.bill_id is None else f"bill {self.bill_id}"
+        return f"{about}: {self.invariant}: {self.detail}"
 
 
 def plain(number: Decimal) -> str:

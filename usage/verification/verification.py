@@ -21,6 +21,7 @@ from usage.models.bill import BillQuerySet
 from usage.money import EXACT, exact_amount, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, plain, signed
+from usage.verification.past_days import past_sums
 from usage.verification.sums import Day, folded, recorded, side_by_side
 from usage.verification.unreadable import unreadable_rows
 
@@ -33,6 +34,7 @@ class Verification:
     def __init__(self, bills: BillQuerySet | None = None) -> None:
         self.bills = 0
         self.records = 0
+        self._is_whole = bills is None
         self._bills = Bill.objects.with_unreadable() if bills is None else bills
         self._usage = Q() if bills is None else Q(bill__in=bills.order_by().values("pk"))
 
@@ -56,6 +58,8 @@ class Verification:
             yield from placement.misplaced_records(records)
             yield from placement.misplaced_daily_usage(daily_usage)
             yield from placement.voids(records)
+            if self._is_whole:
+                yield from past_sums()
 
     def _sums(
         self,

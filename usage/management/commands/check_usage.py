@@ -11,6 +11,7 @@ from usage.attention.duplicates import find_duplicates
 from usage.attention.findings import Finding, Kind
 from usage.attention.keys import silent_keys
 from usage.database.transactions import database_now
+from usage.ledger import past_days
 from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill, UsageCheck
 from usage.money import plain
@@ -24,14 +25,16 @@ class Command(ScheduledCommand):
     """Prints one line for each finding; the exit status is 1 if any blocks closing."""
 
     help = (
-        "Reads the records of every open bill for possible duplicates, keeps them for the pages of"
-        " staff, and prints everything that needs attention. Run it before close_bills."
+        "Reads the records of every open bill for possible duplicates, keeps them and the sums of"
+        " past days for the pages of staff, and prints everything that needs attention. Run it"
+        " before close_bills."
     )
 
     def handle(self, **options: Any) -> None:
         self.blocking = self.informing = bills = records = last = 0
         flagged = []
         now = database_now()
+        past_days.add_up(now)
         open_bills = Bill.objects.open().select_related("customer").order_by("pk")
         while page := list(open_bills.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
             records += sum(find_duplicates(bill) for bill in page)

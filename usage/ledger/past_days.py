@@ -1,0 +1,80 @@
+"""Add up past days, so that the first page need not add up two months of daily usage anew.
+
+A day becomes past a day after its end. From then on usage for it goes to rows of daily usage of
+their own, so that the other rows, of which there are many, do not change any more: their sums are
+kept, and whoever reads them adds up the few rows that are left.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from functools import partial
+from typing import NamedTuple
+
+from django.db import connection
+
+from usage.database.transactions import group_in_index_order, repeatable, snapshot
+from usage.ledger.postgresql import CLOSE_LOCKS
+from usage.ledger.statements import STATEMENTS
+from usage.models import DailyUsage, PastDays
+from usage.models.daily_usage import Amount, DailyUsageQuerySet, LineSum
+from usage.periods import day_of, previous_month
+
+# Most usage of a day has come when the next one ends.
+_DAYS_KEPT_OPEN = 2
+
+
+class Sums(NamedTuple):
+    """The sums of the past days up to `until`, which is None if none are kept."""
+
+    until: dt.date | None
+    lines: list[LineSum]
+    amounts: list[Amount]
+
+
+NONE = Sums(None, [], [])
+
+
+def add_up(now: dt.datetime) -> None:
+    """Keep the sums of all days that are past; does nothing if they are kept already."""
+    until = day_of(now) - dt.timedelta(days=_DAYS_KEPT_OPEN)
+    if PastDays.objects.filter(summed_until__gte=until).exists():
+        return
+    repeatable(partial(PastDays.objects.begin, until))
+    # Whoever read an earlier day holds a close lock until its commit.
+    for lock in range(CLOSE_LOCKS):
+        repeatable(partial(_wait_for_writers, lock))
+    with snapshot():
+        amounts = list(past(until).amount_sums())
+        group_in_index_order()
+        lines = list(past(until).line_sums())
+    repeatable(partial(PastDays.objects.keep, until, lines=lines, amounts=amounts))
+
+
+def _wait_for_writers(lock: int) -> None:
+    with connection.cursor() as cursor:
+        STATEMENTS[connection.vendor](cursor).take_close_lock([lock], exclusive=True)
+
+
+def past(until: dt.date) -> DailyUsageQuerySet:
+    """Return the rows of daily usage whose sums are kept, `until` being past."""
+    rows: DailyUsageQuerySet = DailyUsage.objects.readable().past(until)
+    return rows.filter(bill__month__gte=previous_month(until.replace(day=1)))
+
+
+def kept() -> Sums:
+    """Return the sums that are kept."""
+    row = PastDays.objects.exclude(summed_until=None).first()
+    if row is None:
+        return NONE
+    lines = [
+        LineSum(bill_id, service, Decimal(price), Decimal(units))
+        for bill_id, service, price, units in row.lines
+    ]
+    date = dt.date.fromisoformat
+    amounts = [
+        Amount(currency, date(month), date(day), service, Decimal(amount))
+        for currency, month, day, service, amount in row.amounts
+    ]
+    return Sums(row.summed_until, lines, amounts)
