@@ -25,9 +25,9 @@ from usage.currencies import digits_of
 from usage.database import deadline
 from usage.database.postgresql import waiting
 from usage.database.transactions import group_in_index_order, is_unavailable, snapshot
-from usage.ledger import past_days
-from usage.models import Bill, DailyUsage
+from usage.models import Bill, DailyUsage, PastDays
 from usage.models.daily_usage import Amount
+from usage.models.past_days import NO_SUMS
 from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
 
@@ -131,10 +131,10 @@ def _read(now: dt.datetime) -> Figures:
     month = month_of(now)
     months = (previous_month(month), month)
     with snapshot(statement_timeout=True):
-        past = past_days.kept()
+        past = PastDays.objects.sums()
         # After the clock was set back, bills are missing in them.
         if past.until and previous_month(past.until.replace(day=1)) > months[0]:
-            past = past_days.NONE
+            past = NO_SUMS
         rows = DailyUsage.objects.not_past(past.until)
         kept = (amount for amount in past.amounts if amount.month in months)
         amounts = _added(kept, rows.filter(bill__month__in=months).amount_sums())

@@ -8,9 +8,7 @@ kept, and whoever reads them adds up the few rows that are left.
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal
 from functools import partial
-from typing import NamedTuple
 
 from django.db import connection
 
@@ -18,22 +16,10 @@ from usage.database.transactions import group_in_index_order, repeatable, snapsh
 from usage.ledger.postgresql import CLOSE_LOCKS
 from usage.ledger.statements import STATEMENTS
 from usage.models import DailyUsage, PastDays
-from usage.models.daily_usage import Amount, DailyUsageQuerySet, LineSum
-from usage.periods import day_of, previous_month
+from usage.periods import day_of
 
 # Most usage of a day has come when the next one ends.
 _DAYS_KEPT_OPEN = 2
-
-
-class Sums(NamedTuple):
-    """The sums of the past days up to `until`, which is None if none are kept."""
-
-    until: dt.date | None
-    lines: list[LineSum]
-    amounts: list[Amount]
-
-
-NONE = Sums(None, [], [])
 
 
 def add_up(now: dt.datetime) -> None:
@@ -46,35 +32,12 @@ def add_up(now: dt.datetime) -> None:
     for lock in range(CLOSE_LOCKS):
         repeatable(partial(_wait_for_writers, lock))
     with snapshot():
-        amounts = list(past(until).amount_sums())
+        amounts = list(DailyUsage.objects.past(until).amount_sums())
         group_in_index_order()
-        lines = list(past(until).line_sums())
+        lines = list(DailyUsage.objects.past(until).line_sums())
     repeatable(partial(PastDays.objects.keep, until, lines=lines, amounts=amounts))
 
 
 def _wait_for_writers(lock: int) -> None:
     with connection.cursor() as cursor:
         STATEMENTS[connection.vendor](cursor).take_close_lock([lock], exclusive=True)
-
-
-def past(until: dt.date) -> DailyUsageQuerySet:
-    """Return the rows of daily usage whose sums are kept, `until` being past."""
-    rows: DailyUsageQuerySet = DailyUsage.objects.readable().past(until)
-    return rows.filter(bill__month__gte=previous_month(until.replace(day=1)))
-
-
-def kept() -> Sums:
-    """Return the sums that are kept."""
-    row = PastDays.objects.exclude(summed_until=None).first()
-    if row is None:
-        return NONE
-    lines = [
-        LineSum(bill_id, service, Decimal(price), Decimal(units))
-        for bill_id, service, price, units in row.lines
-    ]
-    date = dt.date.fromisoformat
-    amounts = [
-        Amount(currency, date(month), date(day), service, Decimal(amount))
-        for currency, month, day, service, amount in row.amounts
-    ]
-    return Sums(row.summed_until, lines, amounts)

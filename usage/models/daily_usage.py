@@ -19,6 +19,7 @@ from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.models.bill import Bill, Line
 from usage.models.customer import Customer
 from usage.money import exact_amount, round_amount
+from usage.periods import previous_month
 from usage.validators import PRICE_DIGITS, SERVICE_LENGTH
 
 SLOTS = 4
@@ -80,8 +81,9 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
         }
 
     def past(self, until: dt.date) -> Self:
-        """Return the rows to which no request adds any more, `until` being past."""
-        return self.filter(day__lte=until).exclude(slot=PAST_SLOT)
+        """Return the rows whose sums are kept, `until` being past: no request adds to them."""
+        bills = Q(bill__month__gte=previous_month(until.replace(day=1)))
+        return self.readable().filter(bills, day__lte=until).exclude(slot=PAST_SLOT)
 
     def not_past(self, until: dt.date | None) -> Self:
         """Return the other rows; all of them if no day is past."""

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
 
 from usage.database.constraints import Readable
+from usage.models.daily_usage import Amount, LineSum
+
+
+class PastSums(NamedTuple):
+    """The sums of daily usage up to `until`, or none if that is None."""
+
+    until: dt.date | None
+    lines: list[LineSum]
+    amounts: list[Amount]
+
+
+NO_SUMS = PastSums(None, [], [])
 
 
 class PastDaysQuerySet(models.QuerySet["PastDays"]):
@@ -23,6 +36,22 @@ class PastDaysQuerySet(models.QuerySet["PastDays"]):
     def keep(self, until: dt.date, *, lines: list[Any], amounts: list[Any]) -> None:
         """Keep the sums up to `until`, in place of those before."""
         self.filter(until__gte=until).update(summed_until=until, lines=lines, amounts=amounts)
+
+    def sums(self) -> PastSums:
+        """Return the sums that are kept."""
+        row = self.exclude(summed_until=None).first()
+        if row is None:
+            return NO_SUMS
+        lines = [
+            LineSum(bill_id, service, Decimal(price), Decimal(units))
+            for bill_id, service, price, units in row.lines
+        ]
+        date = dt.date.fromisoformat
+        amounts = [
+            Amount(currency, date(month), date(day), service, Decimal(amount))
+            for currency, month, day, service, amount in row.amounts
+        ]
+        return PastSums(row.summed_until, lines, amounts)
 
 
 class PastDays(models.Model):

@@ -149,7 +149,7 @@ def test_a_run_that_was_interrupted_is_made_up_for(
 ) -> None:
     on(20)
     with monkeypatch.context() as patch:
-        patch.setattr(past_days, "past", lambda until: 1 / 0)
+        patch.setattr(past_days, "snapshot", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             past_days.add_up(now)
     on(20)
@@ -254,7 +254,7 @@ def test_whoever_writes_meanwhile_is_waited_for(
         adding.result(PATIENCE_SECONDS)
     write(4)
 
-    kept = past_days.kept()
+    kept = PastDays.objects.sums()
     assert [line.units for line in kept.lines] == [3]
     assert list(DailyUsage.objects.filter(slot=PAST_SLOT).values_list("units", flat=True)) == [4]
     assert shown(now) == anew(now)

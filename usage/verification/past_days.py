@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 from decimal import Decimal
 
-from usage.ledger import past_days
+from usage.models import DailyUsage, PastDays
 from usage.models.daily_usage import Amount, LineSum
 from usage.money import EXACT
 from usage.verification.difference import Difference, counted, plain, signed
@@ -16,10 +16,10 @@ _NONE = Decimal(0)
 
 def past_sums() -> Iterator[Difference]:
     """Compare each kept sum with the rows that it was made of."""
-    kept = past_days.kept()
+    kept = PastDays.objects.sums()
     if kept.until is None:
         return
-    rows = past_days.past(kept.until)
+    rows = DailyUsage.objects.past(kept.until)
     lines: dict[LineSum, Decimal] = {line._replace(units=_NONE): line.units for line in kept.lines}
     for line in rows.line_sums():
         units = lines.pop(line._replace(units=_NONE), _NONE)
