@@ -31,8 +31,8 @@ from usage.admin.attention import (
 from usage.admin.filters import amount_of, number_of
 from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import AdminPage
-from usage.admin.paging import NAMES_BYTES, bytes_of
-from usage.admin.rows import BillCells, bill_url, period_of, state_of
+from usage.admin.paging import fitting
+from usage.admin.rows import BillCells, cells_of_bill
 from usage.attention.bills import examine
 from usage.attention.findings import Examined
 from usage.database.transactions import DatabaseUnavailable, database_now
@@ -103,7 +103,7 @@ class ToClose(AdminPage):
         if after := request.GET.get("after", ""):
             due = due.filter(_after(after))
         page: list[Any] = list(due[: BILLS_SHOWN + 1])
-        shown: list[Any] = _fitting(page[:BILLS_SHOWN])
+        shown: list[Any] = fitting(page[:BILLS_SHOWN], self.model_admin.names_of)
         examined = examine(shown, now)
         rows = sorted(
             (_row(bill, examined[bill.pk], now) for bill in shown),
@@ -237,28 +237,10 @@ def _count(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 0
 
 
-def _fitting(bills: Sequence[Bill]) -> list[Bill]:
-    """Return as many bills as a page has room for with their customers' names."""
-    room, fitting = NAMES_BYTES, list[Bill]()
-    for bill in bills:
-        room -= 2 * bytes_of(bill.customer.name)
-        if room < 0 and fitting:
-            break
-        fitting.append(bill)
-    return fitting
-
-
 def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> Row:
     return Row(
         value=str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
-        bill=BillCells(
-            bill_url(bill.pk),
-            formats.customer(bill.customer),
-            period_of(bill),
-            state_of(bill, now),
-            found.total,
-            formats.money(found.total, bill.currency),
-        ),
+        bill=cells_of_bill(bill, found.total, now),
         comparison=comparison_cells(found.comparison, bill),
         findings=[finding_cells(finding, bill) for finding in found.blocking],
         is_blocked=bool(found.blocking),

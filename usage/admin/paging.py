@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -26,6 +26,17 @@ NAMES_BYTES = 16_000
 def bytes_of(name: str) -> int:
     """Return how many bytes a name takes on a page."""
     return len(escape(name).encode())
+
+
+def fitting(rows: list[Any], names_of: Callable[[Any], Iterable[str]]) -> list[Any]:
+    """Return as many rows as a page has room for with their names, and at least one."""
+    room = NAMES_BYTES
+    for number, row in enumerate(rows):
+        # The page has each name twice: as text, and in a title or a link.
+        room -= 2 * sum(bytes_of(name) for name in names_of(row))
+        if room < 0 and number:
+            return rows[:number]
+    return rows
 
 
 class UncountedPage(Page):  # type: ignore[type-arg]  # generic only in the stubs
@@ -172,7 +183,7 @@ class KeysetChangeList(ChangeList):
         position = self.position(request, direction)
         self.is_first_page = position is None
         rows = [] if self.refusal else self.rows(direction, position)
-        self.result_list = self.fitting(rows[: self.list_per_page])
+        self.result_list = fitting(rows[: self.list_per_page], self.model_admin.names_of)
         if len(rows) > len(self.result_list):
             self.next_position = Position.of(self.result_list[-1], direction)
             self.looked_through = None
@@ -197,16 +208,6 @@ class KeysetChangeList(ChangeList):
         if not self.result_list:
             return self.next_position
         return Position.of(self.result_list[0], ordering)
-
-    def fitting(self, rows: list[Any]) -> list[Any]:
-        """Return as many rows as the page has room for, and at least one."""
-        room = NAMES_BYTES
-        for number, row in enumerate(rows):
-            # The page has each name twice: as text, and in a title or a link.
-            room -= 2 * sum(bytes_of(name) for name in self.model_admin.names_of(row))
-            if room < 0 and number:
-                return rows[:number]
-        return rows
 
     def url_for_result(self, result: Model) -> str:
         return str(self.model_admin.row_url(result))

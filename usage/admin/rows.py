@@ -67,17 +67,19 @@ class HistoryCells(NamedTuple):
 def bill_cells(bills: Collection[Bill], now: dt.datetime) -> list[BillCells]:
     """Return the cells of these bills in their order; one query reads the totals of all."""
     totals = DailyUsage.objects.totals_of(bills)
-    return [
-        BillCells(
-            url=bill_url(bill.pk),
-            customer=formats.customer(bill.customer),
-            period=period_of(bill),
-            state=state_of(bill, now),
-            amount=totals[bill.pk],
-            total=formats.money(totals[bill.pk], bill.currency),
-        )
-        for bill in bills
-    ]
+    return [cells_of_bill(bill, totals[bill.pk], now) for bill in bills]
+
+
+def cells_of_bill(bill: Bill, total: Decimal, now: dt.datetime) -> BillCells:
+    """Return the cells of a bill with this total."""
+    return BillCells(
+        url=bill_url(bill.pk),
+        customer=formats.customer(bill.customer),
+        period=period_of(bill),
+        state=state_of(bill, now),
+        amount=total,
+        total=formats.money(total, bill.currency),
+    )
 
 
 def bill_url(bill_id: int) -> str:
