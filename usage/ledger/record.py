@@ -19,6 +19,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -153,7 +154,8 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         now, zone, past_until, bills = sql.accounts(customer_ids)
         if zone != settings.TIME_ZONE:
             confirm_zone(zone)  # another name of it will do
-        targets = [_target(fact, voiding, bills, now) for fact in facts]
+        target = partial(target_of_void, voiding.bill_id) if voiding else target_bill
+        targets = [target(fact, bills.get(fact.customer_id), now) for fact in facts]
         # Stored ids are answered first: only an id that is not stored is refused, or worth a new
         # bill. For a fact that has an open bill the insert below finds out.
         unsure = [
@@ -172,7 +174,7 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
             # Another transaction may have opened some of them first, so read them all again.
             _, _, _, bills = sql.accounts(customer_ids)
             for i in new:
-                targets[i] = _target(facts[i], voiding, bills, now)
+                targets[i] = target(facts[i], bills.get(facts[i].customer_id), now)
 
         records = {i: _as_record(facts[i], targets[i], now) for i in new}
         inserted: set[str] = set()
@@ -198,17 +200,6 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         else refused.get(i) or _compare(fact, stored[fact.request_id])
         for i, fact in enumerate(facts)
     ]
-
-
-def _target(
-    fact: Fact,
-    voiding: Voiding | None,
-    bills: dict[int, list[ExistingBill]],
-    now: dt.datetime,
-) -> ExistingBill | MissingBill | Refused:
-    if voiding is not None:
-        return target_of_void(voiding.bill_id, fact.customer_id, bills[fact.customer_id], now)
-    return target_bill(fact, bills.get(fact.customer_id), now)
 
 
 def _new_facts(

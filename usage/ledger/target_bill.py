@@ -90,13 +90,14 @@ def target_bill(
 
 
 def target_of_void(
-    own_bill_id: int, customer_id: int, bills: Sequence[ExistingBill], now: dt.datetime
+    own_bill_id: int, void: Fact, bills: Sequence[ExistingBill] | None, now: dt.datetime
 ) -> ExistingBill | MissingBill:
     """Return the bill that takes a void: its record's own while that is open, else the current."""
+    bills = bills or ()
     for bill in bills:
         if bill.id == own_bill_id and bill.is_open:
             return bill
-    return current_bill(customer_id, bills, now)
+    return current_bill(void.customer_id, bills, now)
 
 
 def current_bill(

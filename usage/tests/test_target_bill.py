@@ -113,9 +113,10 @@ def test_the_current_bill_is_the_next_months_when_the_clock_was_set_back() -> No
 
 
 def test_a_void_goes_on_its_records_own_bill_while_that_is_open() -> None:
-    assert target_of_void(OCTOBER.id, 7, [RUNNING, OCTOBER], NOW) is OCTOBER
+    void = FactFactory.build(customer_id=7)
+    assert target_of_void(OCTOBER.id, void, [RUNNING, OCTOBER], NOW) is OCTOBER
     closed = OCTOBER._replace(is_open=False)
-    assert target_of_void(OCTOBER.id, 7, [RUNNING, closed], NOW) is RUNNING
+    assert target_of_void(OCTOBER.id, void, [RUNNING, closed], NOW) is RUNNING
 
 
 def test_months_are_those_of_the_billing_time_zone(settings: Settings) -> None:
