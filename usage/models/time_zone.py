@@ -51,6 +51,8 @@ def _misfit(bills: QuerySet[Any]) -> Any:
     It starts with its month or where another one ended, and ends with its month or when it was
     closed. A month's bounds are known to Python alone, so each distinct edge is read once.
     """
+    if not bills.exists():
+        return None
     before = bills.filter(
         customer=OuterRef("customer"), month=OuterRef("month"), period_end=OuterRef("period_start")
     )
