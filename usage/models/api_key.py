@@ -109,7 +109,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
 
     def _insert(self, api_key: ApiKey, *, by: object) -> None:
         with transaction.atomic():
-            api_key.full_clean()
+            api_key.clean_fields()
             api_key.save(force_insert=True)
             Change.objects.keep(
                 api_key, Change.Action.ISSUED, by=by, values=[NewValue("name", "", api_key.name)]
