@@ -1,11 +1,17 @@
 """Fixtures of the service's tests."""
 
 import datetime as dt
+import fcntl
+import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from pytest_django.plugin import DjangoDbBlocker
@@ -127,8 +133,41 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def books_to_copy(django_db_blocker: DjangoDbBlocker) -> Iterator[Books]:
-    with django_db_blocker.unblock(), new_books() as books:
+def migrated(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Path:
+    """A migrated file without a row of usage, on SQLite; the processes of a run share one."""
+    basis = tmp_path_factory.getbasetemp()
+    folder = basis.parent if "PYTEST_XDIST_WORKER" in os.environ else basis
+    file = folder / "migrated.sqlite3"
+    with (folder / "migrated.lock").open("w") as lock, django_db_blocker.unblock():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.exists():
+            unfinished = folder / "unfinished.sqlite3"
+            with default_database(f"sqlite:///{unfinished}"):
+                call_command("migrate", verbosity=0)
+            unfinished.rename(file)
+    return file
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give pytest-django a migrated database, so that not every process migrates its own."""
+    if connection.vendor != "sqlite":
+        yield
+        return
+    file = request.getfixturevalue("migrated")
+    creation: Any = connection.creation
+    with closing(sqlite3.connect(creation._get_test_db_name(), uri=True)) as memory:
+        with closing(sqlite3.connect(file)) as source:
+            source.backup(memory)
+        yield
+
+
+@pytest.fixture(scope="session")
+def books_to_copy(
+    request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
+) -> Iterator[Books]:
+    migrated = request.getfixturevalue("migrated") if connection.vendor == "sqlite" else None
+    with django_db_blocker.unblock(), new_books(migrated) as books:
         django_db_blocker.block()
         yield books
         django_db_blocker.restore()
