@@ -25,8 +25,12 @@ MARKS = {
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over the collected tests, which live until the end."""
+    """Let the garbage collector pass over the collected tests, which live until the end.
+
+    It need not look after every 700 new objects either, which takes 1 to 2 % of the time.
+    """
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
