@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 from django.db import connection, models
-from django.db.models import Exists, OuterRef
+from django.db.models import Exists, OuterRef, Subquery
 
 from usage.attention.bills import examine
 from usage.attention.findings import Examined, Kind
@@ -16,6 +16,7 @@ from usage.database.transactions import confirm_on_standby, database_now, repeat
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import instruments
 from usage.models import Bill, BillingTimeZone, DailyUsage, HistoryEntry
+from usage.models.time_zone import confirm_zone
 from usage.money import EXACT, plain
 
 
@@ -75,9 +76,17 @@ def _close(
         sql.take_close_lock([bill.customer_id], exclusive=True)
         if instruments is not None:
             instruments.close_lock_seconds.labels("close").observe(time.perf_counter() - asked)
-    BillingTimeZone.objects.confirm()
     now = database_now()
-    # A new statement: it sees the records whose transactions the lock waited for.
+    # New statements: they see what the transactions that the lock waited for have written.
+    unreadable = DailyUsage.objects.filter(bill=OuterRef("pk")).unreadable()
+    zone, held, is_unreadable = (
+        Bill._base_manager.filter(pk=bill.pk)
+        .values_list(
+            Subquery(BillingTimeZone.objects.values("name")), "hold__reason", Exists(unreadable)
+        )
+        .get()
+    )
+    confirm_zone(zone)
     # The customer too, whose name the bill keeps.
     bill.refresh_from_db(from_queryset=Bill._base_manager.select_related("customer"))
     if bill.is_closed:
@@ -88,9 +97,6 @@ def _close(
             f"The bill's period begins at {bill.period_start:%Y-%m-%d %H:%M:%S} UTC:"
             " close it after that."
         )
-    unreadable = DailyUsage.objects.filter(bill=OuterRef("pk")).unreadable()
-    of_bill = Bill._base_manager.filter(pk=bill.pk)
-    held, is_unreadable = of_bill.values_list("hold__reason", Exists(unreadable)).get()
     if held is not None:
         raise BillOnHold(f"The bill is on hold: release it before you close it. Reason: {held}")
     if is_unreadable:
