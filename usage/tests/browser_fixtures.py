@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 from django.contrib.auth.models import Group, Permission
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect, sync_playwright
 from pytest_django.live_server_helper import LiveServer
 
-from usage.tests.browsing import CHROMIUM, PATIENCE_MILLISECONDS, ROLES, SCREENS, Staff
+from usage.tests.browsing import CHROMIUM, PATIENCE_MILLISECONDS, ROLES, Staff
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,21 @@ def roles(browser: Browser, guards_lifted_for_teardown: None) -> None:
         group.permissions.set(Permission.objects.filter(codename__in=permissions))
 
 
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> BrowserContext:
+    """The one for the tests of a file: it keeps the files that each page loads."""
+    context = browser.new_context()
+    context.set_default_timeout(PATIENCE_MILLISECONDS)
+    return context
+
+
 @pytest.fixture(params=["light"])
 def staff(
-    request: pytest.FixtureRequest, browser: Browser, live_server: LiveServer, roles: None
+    request: pytest.FixtureRequest, context: BrowserContext, live_server: LiveServer, roles: None
 ) -> Iterator[Staff]:
-    context = browser.new_context(**SCREENS[request.param])
-    context.set_default_timeout(PATIENCE_MILLISECONDS)
+    context.clear_cookies()
     sam = Staff(context.new_page(), str(live_server))
+    sam.show_on(request.param)
     yield sam
-    context.close()
+    sam.page.close()
     assert sam.complaints == []

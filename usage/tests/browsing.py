@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]  # has no types
+from django.conf import settings
 from django.contrib.auth.models import Group, User
+from django.test import Client
 from playwright.sync_api import Dialog, Page
 
 CHROMIUM = (
@@ -48,13 +50,33 @@ class Staff:
         self._heard("error", f"A name ran as a script: {dialog.message}")
         dialog.dismiss()
 
+    def show_on(self, screen: str) -> None:
+        """Show this page, and those that follow, on one of the screens, without loading it anew."""
+        self.page.emulate_media(color_scheme=SCREENS[screen]["color_scheme"])
+        self.page.set_viewport_size(SCREENS[screen]["viewport"])
+        # The colours of links change slowly.
+        self.page.evaluate("Promise.all(document.getAnimations().map(it => it.finished))")
+
     def log_in(self, role: str) -> None:
-        user = User.objects.create_user("sam", password="right", is_staff=True)
-        user.groups.add(Group.objects.get(name=role))
+        """Come with the cookie of a session."""
+        client = Client()
+        client.force_login(self._user(role))
+        name = settings.SESSION_COOKIE_NAME
+        self.page.context.add_cookies(
+            [{"name": name, "value": client.cookies[name].value, "url": self.server}]
+        )
+
+    def log_in_by_password(self, role: str) -> None:
+        self._user(role)
         self.page.goto(f"{self.server}/admin/")
         self.page.get_by_label("Username").fill("sam")
         self.page.get_by_label("Password").fill("right")
         self.page.get_by_role("button", name="Log in").click()
+
+    def _user(self, role: str) -> User:
+        user: User = User.objects.create_user("sam", password="right", is_staff=True)
+        user.groups.add(Group.objects.get(name=role))
+        return user
 
     def open(self, path: str) -> None:
         self.page.goto(self.server + path)
@@ -85,10 +107,19 @@ class Staff:
                 return
         raise AssertionError(f"The Tab key never came to {name!r}.")
 
-    def is_too_wide(self) -> bool:
+    def faults(self) -> list[str]:
+        """Return what is wrong with this page on any of the screens."""
+        faults = []
+        for screen in SCREENS:
+            self.show_on(screen)
+            found = [*self._inaccessible(), *self._too_wide(), *self.cut_tables()]
+            faults += [f"{self.page.url}, {screen}: {fault}" for fault in found]
+        return faults
+
+    def _too_wide(self) -> list[str]:
         """Tell whether this page must be pushed sideways."""
         wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        return bool(self.page.evaluate(wide))
+        return ["it is too wide"] * self.page.evaluate(wide)
 
     def cut_tables(self) -> list[str]:
         """Return the tables of this page of which some column is off the screen."""
@@ -97,10 +128,11 @@ class Staff:
             .map(box => `${box.getAttribute("aria-labelledby") || box.className} is cut off`)"""
         return list(self.page.evaluate(cut))
 
-    def inaccessible(self) -> list[str]:
+    def _inaccessible(self) -> list[str]:
         """Return what axe-core finds to be serious on this page."""
         heard = len(self.complaints)
-        found = Axe().run(self.page).response["violations"]
+        axe = Axe(axe_script="") if self.page.evaluate("'axe' in window") else Axe()
+        found = axe.run(self.page).response["violations"]
         del self.complaints[heard:]  # of the policy, about the styles that axe-core itself tries
         return [
             f"{violation['id']} {[node['html'][:100] for node in violation['nodes']][:3]}"
