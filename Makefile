@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
 SQLITE := DATABASE_URL=sqlite:///db.sqlite3
 PYTEST := $(RUN) pytest --dist loadfile
-# Coverage is measured over both runs together.
+# Coverage is measured over both runs together; conftest.py says of which tests.
 COVERED := --cov --cov-report= --cov-fail-under=0
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-strip-extras --no-emit-index-url --no-emit-find-links --custom-compile-command "make requirements"

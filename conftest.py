@@ -35,12 +35,18 @@ def pytest_collection_finish() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark the tests, and leave out the long ones unless SOAK is set."""
+    on_postgresql = os.environ["DATABASE_URL"].startswith("postgres")
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKS:
                 item.add_marker(MARKS[fixture])
         if item.get_closest_marker("django_db"):
             item.add_marker("database")
+        # Measuring doubles the time of a test. These reach no code that others on SQLite do not.
+        if item.get_closest_marker("browser") or (
+            on_postgresql and not item.get_closest_marker("measured")
+        ):
+            item.add_marker("no_cover")
     if not os.environ.get("SOAK"):
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)

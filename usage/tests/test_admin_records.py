@@ -202,6 +202,7 @@ def test_a_customer_is_found_by_name_and_several_are_named(
     ]
 
 
+@pytest.mark.measured
 def test_records_are_found_by_amount_exactly(admin_client: Client, customer: Customer) -> None:
     price = Decimal("0.000000000001")
     report(request_id="less", units=Decimal("999999999999.999999"), price_per_unit=price)

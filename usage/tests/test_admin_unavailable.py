@@ -20,7 +20,7 @@ from usage.database.postgresql.waiting import GivenUp
 from usage.tests.books import Books
 from usage.tests.guarded import on_postgresql
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.measured]
 
 
 def away(*_: Any, **__: Any) -> None:

@@ -237,6 +237,7 @@ def test_the_place_at_which_a_body_stops_being_json(post: Post, body: bytes, whe
     assert problem(post(body), 400, "invalid_json")["detail"] == f"The body is not JSON: {where}."
 
 
+@pytest.mark.measured
 def test_usage_of_an_unknown_customer(post: Post) -> None:
     problem(post(usage_body(customer_id=999)), 404, "unknown_customer")
     assert stored() == NOTHING

@@ -108,6 +108,7 @@ def test_a_service_on_a_standby_is_not_ready(servers: Cluster) -> None:
     assert "The server is a standby" in response.json()["missing"][0]
 
 
+@pytest.mark.measured
 def test_a_silent_host_is_passed_over(servers: Cluster) -> None:
     """In a process that keeps the time; libpq by itself would not notice."""
     waiting.install()

@@ -29,7 +29,7 @@ from usage.tests.cluster import PATIENCE_SECONDS, Cluster, cluster, wait_until
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import Answer, Caller, Service
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.measured]
 SOON = 0.3  # seconds
 THREADS = 4
 

@@ -7,7 +7,7 @@ from django.db import connection
 from usage.database import triggers
 from usage.tests.guarded import on_postgresql, run
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.measured]
 
 
 def drop(name: str, table: str) -> None:

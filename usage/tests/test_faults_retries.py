@@ -38,6 +38,8 @@ from usage.tests.books import (
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.measured
+
 MOST_SECONDS = 8.0
 ENGINE = STATEMENTS[connection.vendor]
 # Session settings under which the database loses its patience soon.

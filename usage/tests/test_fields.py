@@ -342,6 +342,7 @@ def test_the_ordinary_sum_is_exact_or_fails(bill: Bill) -> None:
         assert DailyUsage.objects.aggregate(total=Sum("units"))["total"] == 2 * most
 
 
+@pytest.mark.measured
 def test_an_average_is_refused(bill: Bill) -> None:
     for units in (1, 2, 2):
         stored(bill, units=units)

@@ -23,6 +23,8 @@ from usage.tests.books import Books
 from usage.tests.factories import FactFactory
 from usage.tests.live import PATIENCE_SECONDS
 
+pytestmark = pytest.mark.measured
+
 Group = list[str]
 
 

@@ -12,6 +12,7 @@ from usage.ledger.record import record
 from usage.tests.factories import FactFactory
 
 pytestmark = [
+    pytest.mark.measured,
     pytest.mark.usefixtures("own_books"),
     pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no such statements."),
 ]

@@ -22,7 +22,7 @@ from usage.tests.books import Books, assert_books_balance, default_database
 from usage.tests.factories import FactFactory
 from usage.tests.guarded import on_postgresql
 
-pytestmark = on_postgresql
+pytestmark = [on_postgresql, pytest.mark.measured]
 WRONG = {
     "default_transaction_isolation": "repeatable read",
     "TimeZone": "Pacific/Kiritimati",

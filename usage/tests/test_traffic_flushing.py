@@ -23,6 +23,8 @@ from usage.tests.factories import usage_body
 from usage.tests.live import at_once
 from usage.tests.wire import DROP, FORWARD, LOSE_ANSWER, Relay
 
+pytestmark = pytest.mark.measured
+
 DAY = dt.date(2026, 11, 22)
 THREADS = 16
 
