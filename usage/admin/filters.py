@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from functools import cached_property
 from typing import Any, cast
 
 from django import forms
@@ -150,7 +151,7 @@ class CustomerFilter(ListFilter):
             f"Several customers have {text!r} in the name: {names}{more}. Type the id of one."
         )
 
-    @property
+    @cached_property
     def widget(self) -> str:
         """A box that completes names while one types. It needs JavaScript."""
         form = CustomerChoice({"customer": self.found}, auto_id="filter-%s")
