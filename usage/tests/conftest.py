@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
@@ -25,6 +26,7 @@ from usage.models import ApiKey, Bill, Customer
 from usage.tests.books import Books, copied, default_database, new_books
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.tests.live import Service
+from usage.tests.staff import logged_in
 
 # A migration made the roles, and later tests need them.
 KEPT_TABLES = ("auth_group_permissions", "auth_group", "auth_permission", "django_content_type")
@@ -91,6 +93,12 @@ def opened(closed: Bill) -> Bill:
 def api_key(db: None) -> str:
     """The text of a live API key."""
     return ApiKey.objects.issue(name="tests")[1]
+
+
+@pytest.fixture
+def admin_client(admin_user: User) -> Client:
+    """The browser of a superuser; pytest-django's own logs in at length."""
+    return logged_in(admin_user)
 
 
 Post = Callable[..., Any]

@@ -12,11 +12,12 @@ pytestmark = pytest.mark.django_db
 LIST = "admin:auth_user_changelist"
 
 
-def test_the_list_shows_groups_activity_and_last_login(admin_client: Client) -> None:
+def test_the_list_shows_groups_activity_and_last_login(client: Client, admin_user: User) -> None:
+    client.force_login(admin_user)
     user = User.objects.create_user("kim", is_active=False)
     user.groups.set(Group.objects.filter(name__startswith="Billing"))
 
-    page = text_of(admin_client.get(reverse(LIST)))
+    page = text_of(client.get(reverse(LIST)))
 
     for said in ("Billing admins, Billing staff, Billing viewers", "never", "Active", "Last login"):
         assert said in page

@@ -9,7 +9,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from usage.models import AcceptedDuplicates, ApiKey, Bill, Customer, Hold, UsageRecord
-from usage.tests.staff import list_of, page_of, report
+from usage.tests.staff import list_of, logged_in, page_of, report
 
 pytestmark = pytest.mark.django_db
 
@@ -26,9 +26,7 @@ def role(request: pytest.FixtureRequest) -> str:
 def member(role: str) -> Client:
     user = User.objects.create_user("Sam", is_staff=True)
     user.groups.add(Group.objects.get(name=role))
-    client = Client()
-    client.force_login(user)
-    return client
+    return logged_in(user)
 
 
 @pytest.fixture
