@@ -121,15 +121,14 @@ def test_books_without_a_bill_keep_no_zone_yet(old_books: OldBooks) -> None:
     assert BillingTimeZone.objects.kept() is None
 
 
-@pytest.mark.parametrize("zone", ["Europe/Vienna", "America/New_York", "Pacific/Kiritimati"])
 def test_another_zone_than_the_bills_is_refused_by_the_name_of_a_bill(
-    zone: str, old_books: OldBooks, settings: Settings
+    old_books: OldBooks, settings: Settings
 ) -> None:
     bill = old_books.bill("USD")
-    settings.TIME_ZONE = settings.BILLING_TIME_ZONE = zone
-
-    with pytest.raises(OtherTimeZone, match=rf"Bill {bill.pk} of 2026-11 covers .*{zone}"):
-        migrate()
+    for zone in ("Europe/Vienna", "America/New_York", "Pacific/Kiritimati"):
+        settings.TIME_ZONE = settings.BILLING_TIME_ZONE = zone
+        with pytest.raises(OtherTimeZone, match=rf"Bill {bill.pk} of 2026-11 covers .*{zone}"):
+            migrate()
 
     settings.TIME_ZONE = settings.BILLING_TIME_ZONE = "UTC"
     migrate()
