@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import selectors
 import socket
@@ -17,6 +18,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from usage.api.shares import shares
 from usage.database.postgresql.circuit import circuit
+from usage.ledger import slot
 
 # Seconds for each connection that a worker has, up to so many.
 _HESITATION, _MOST = 0.00005, 16
@@ -50,7 +52,10 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         self._next_look = 0.0
 
     def init_process(self) -> None:
-        """Tell the process how many threads it has, before the first request."""
+        """Tell the process its number and how many threads it has, before the first request."""
+        # Workers are numbered as they start; those of another host begin elsewhere.
+        number = os.getppid() + self.age
+        slot.process_number = lambda: number
         circuit.threads = self.cfg.threads
         shares.divide(self.cfg.threads)
         super().init_process()

@@ -15,7 +15,6 @@ each must see the rows that the one before it waited for:
 from __future__ import annotations
 
 import datetime as dt
-import os
 import time
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -28,6 +27,7 @@ from django.db import Error, connection, transaction
 from django.utils import timezone
 
 from usage.database.transactions import DatabaseUnavailable, Repeat, repeatable
+from usage.ledger import slot
 from usage.ledger.facts import (
     CloseLockBusy,
     Conflict,
@@ -251,7 +251,7 @@ def _daily_additions(records: Iterable[StoredRecord], past_until: dt.date) -> li
             sums[key] = EXACT.add(others[0], units), others[1] + 1
         else:
             sums[key] = units, 1
-    own_slot = os.getpid() % PAST_SLOT
+    own_slot = slot.process_number() % PAST_SLOT
     return [
         DailyAddition(
             *(customer_id, bill_id, service, price, day),

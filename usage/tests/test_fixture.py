@@ -82,7 +82,7 @@ def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
     occurred_at = UsageRecord.objects.get(pk="sample:1").occurred_at
     for slot in range(PAST_SLOT):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("os.getpid", partial(int, slot))
+            patch.setattr("usage.ledger.slot.process_number", partial(int, slot))
             use(occurred_at=occurred_at)
     assert DailyUsage.objects.get(service="Database Hosting", slot=0).units == 60
     before = dump()

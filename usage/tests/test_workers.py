@@ -22,6 +22,10 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # no stubs
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]
 
 from billing_project.workers import FairThreadWorker
+from usage.api.shares import shares
+from usage.database.postgresql.circuit import circuit
+from usage.ledger import slot
+from usage.models.daily_usage import PAST_SLOT
 from usage.tests.books import Books
 from usage.tests.cluster import wait_until
 from usage.tests.live import PATIENCE_SECONDS, Service
@@ -48,6 +52,20 @@ def hesitate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr("billing_project.workers.time.sleep", act)
 
     return hesitate
+
+
+def test_workers_of_a_service_have_numbers_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ThreadWorker, "init_process", lambda _: None)
+    monkeypatch.setattr(slot, "process_number", slot.process_number)
+    monkeypatch.setattr(shares, "divide", lambda _: None)
+    monkeypatch.setattr(circuit, "threads", circuit.threads)
+    numbers = []
+    for age in (1, 2, 3):
+        started = worker(0)
+        started.age, started.cfg = age, SimpleNamespace(threads=16)
+        started.init_process()
+        numbers.append(slot.process_number())
+    assert {number % PAST_SLOT for number in numbers} == set(range(PAST_SLOT))
 
 
 def test_a_worker_hesitates_longer_the_more_it_has(
