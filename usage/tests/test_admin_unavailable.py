@@ -12,11 +12,11 @@ from django.db import OperationalError, connection
 from django.db.backends.utils import CursorWrapper
 from django.test import Client
 
-from usage.admin import figures
 from usage.database import deadline
 from usage.database.postgresql import waiting
 from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.postgresql.waiting import GivenUp
+from usage.models.daily_usage import DailyUsageQuerySet
 from usage.tests.books import Books
 from usage.tests.guarded import on_postgresql
 
@@ -88,7 +88,7 @@ def slow_sums(own_books: Books, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli
         return []
 
     monkeypatch.setattr(waiting, "SLOW_SECONDS", 0.1)
-    monkeypatch.setattr(figures, "_amounts", sleep)
+    monkeypatch.setattr(DailyUsageQuerySet, "amount_sums", sleep)
     client = Client(raise_request_exception=False)
     client.force_login(User.objects.create_superuser("admin"))
     yield client
