@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check -r
 SQLITE := DATABASE_URL=sqlite:///db.sqlite3
-PYTEST := $(RUN) pytest --dist loadfile
+PYTEST := $(RUN) pytest --dist loadfile --no-loadscope-reorder
 # Coverage is measured over both runs together; conftest.py says of which tests.
 COVERED := --cov --cov-report= --cov-fail-under=0
 COMPILE := $(RUN) uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 
 import pytest
 from hypothesis import settings
@@ -22,6 +23,7 @@ MARKS = {
     "transactional_db": "database",
     "books_to_copy": "database",
 }
+WAITING = {"live", "browser", "cluster"}
 
 
 def pytest_collection_finish() -> None:
@@ -34,7 +36,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark the tests, and leave out the long ones unless SOAK is set."""
+    """Mark and order the tests, and leave out the long ones unless SOAK is set."""
     on_postgresql = os.environ["DATABASE_URL"].startswith("postgres")
     for item in items:
         for fixture in getattr(item, "fixturenames", ()):
@@ -51,3 +53,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
+    # Files whose tests wait for processes go first, then large ones, so that the end is even.
+    tests = Counter(item.path for item in items)
+    waiting = {item.path for item in items if WAITING & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: (item.path not in waiting, -tests[item.path], item.path))
