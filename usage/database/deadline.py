@@ -27,6 +27,8 @@ class DatabaseUnavailable(Exception):
 # A caller waits 10 seconds.
 REQUEST_SECONDS = 8.0
 PROBE_SECONDS = 2.0
+# A server that is silent when a request begins may answer a new connection.
+HEALTH_CHECK_SECONDS = 0.5
 SILENCE_SECONDS = 8.0
 
 

@@ -4,13 +4,16 @@ import time
 from typing import Any
 
 import pytest
+from django.db import connection, connections
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
 from usage.api.authentication import known_keys
 from usage.models import ApiKey, Customer, UsageRecord
+from usage.tests.books import Books
 from usage.tests.conftest import Post
 from usage.tests.factories import usage_body
+from usage.tests.guarded import on_postgresql
 
 pytestmark = pytest.mark.django_db
 
@@ -118,3 +121,27 @@ def test_only_a_digest_and_a_prefix_are_kept_of_a_key() -> None:
     assert len(row["digest"]) == 64
     assert key.prefix in text
     assert len(text.rpartition("_")[2]) >= 64  # 256 random bits in hexadecimal digits
+
+
+@on_postgresql
+def test_a_connection_is_not_asked_whether_it_lives(
+    own_books: Books, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert attempt(client, f"Bearer {own_books.key}").status_code == 400
+    known_keys.clear()
+    monkeypatch.setattr(
+        type(connections["default"]), "is_usable", lambda _: pytest.fail("It was asked.")
+    )
+
+    assert attempt(client, f"Bearer {own_books.key}").status_code == 400
+
+
+@on_postgresql
+def test_a_connection_that_has_died_is_replaced(own_books: Books, client: Client) -> None:
+    assert attempt(client, f"Bearer {own_books.key}").status_code == 400
+    known_keys.clear()
+    backend_pid = connection.connection.info.backend_pid
+    own_books.rows(f"SELECT pg_terminate_backend({backend_pid}, 10000)")
+
+    assert attempt(client, f"Bearer {own_books.key}").status_code == 400
+    assert connection.connection.info.backend_pid != backend_pid

@@ -17,8 +17,6 @@ from usage.database.postgresql.circuit import circuit
 from usage.database.postgresql.validation import DatabaseValidation
 from usage.database.postgresql.waiting import Connection, GivenUp
 
-_HEALTH_CHECK_SECONDS = 0.5
-
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Connects to the first address that answers, each in its share of the time that is left."""
@@ -46,7 +44,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def is_usable(self) -> bool:
         """Tell whether the connection lives; a server that is silent now gets a new one."""
-        with deadline.within(_HEALTH_CHECK_SECONDS):
+        with deadline.within(deadline.HEALTH_CHECK_SECONDS):
             return bool(super().is_usable())
 
     def init_connection_state(self) -> None:
