@@ -45,12 +45,12 @@ demo: $(VENV)/development
 check: $(VENV)/development
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
 
-# Three processes for two cores: many tests wait for a deadline.
+# Three processes of each run for two cores: many tests wait for a deadline.
 check-tests:
 	@$(SQLITE) $(PYTEST) --numprocesses 3 --no-cov --hypothesis-profile few \
 		-m "not (live or browser or cluster)" $(ARGS)
 
-# All at once: each engine's tests wait for servers of their own half of the time.
+# All at once: while one run waits for processes, others work.
 test: $(VENV)/development
 	@$(RUN) coverage erase
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint test-sqlite test-postgresql
@@ -59,12 +59,12 @@ test: $(VENV)/development
 
 test-sqlite:
 	@echo "Every test on SQLite:"
-	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 2 $(COVERED) -m "not cluster" $(ARGS)
+	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 3 $(COVERED) -m "not cluster" $(ARGS)
 
 test-postgresql:
 	@echo "What touches the database on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
-		$(PYTEST) --numprocesses 2 $(COVERED) \
+		$(PYTEST) --numprocesses 3 $(COVERED) \
 		-m "(database or cluster) and not (browser or once)" $(ARGS)
 
 soak: $(VENV)/soak mutants

@@ -23,7 +23,7 @@ from usage.tests.factories import usage_body
 from usage.tests.live import PATIENCE_SECONDS
 
 # What systemd does: the socket becomes descriptor 3, and LISTEN_PID names the process itself.
-pytestmark = pytest.mark.live  # starts processes
+pytestmark = [pytest.mark.live, pytest.mark.once]  # starts processes
 _HAND_OVER = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
     " os.execv(sys.executable, [sys.executable, '-m', 'gunicorn', 'billing_project.wsgi'])"

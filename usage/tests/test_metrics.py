@@ -67,6 +67,7 @@ def test_records_are_counted_by_what_became_of_them(scraped: Scraped) -> None:
     assert scraped.value("billing_requests_in_progress") == 0
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_count_is_lost_with_a_worker_that_ends_between_requests(
     scraped: Scraped, number: int

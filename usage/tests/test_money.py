@@ -16,7 +16,8 @@ from usage.tests.conftest import Post
 from usage.tests.factories import CustomerFactory
 from usage.verification import Verification
 
-pytestmark = pytest.mark.django_db
+# Many examples of code that other tests measure.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 WIDE = Context(prec=100)
 MOST_UNITS = 10**18 - 1
 MOST_PRICE = 10**18 - 1

@@ -21,7 +21,8 @@ from usage.models import Customer
 from usage.tests.conftest import Post
 from usage.tests.factories import usage_body
 
-pytestmark = pytest.mark.django_db
+# Many examples of code that other tests measure.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 
 def with_what_words_say(described: dict[str, Any]) -> dict[str, Any]:

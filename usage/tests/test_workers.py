@@ -30,6 +30,8 @@ from usage.tests.books import Books
 from usage.tests.cluster import wait_until
 from usage.tests.live import PATIENCE_SECONDS, Service
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
