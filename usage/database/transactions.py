@@ -170,7 +170,7 @@ def repeatable(
 
 
 def ask_first(read: Callable[[], T]) -> T:
-    """Return what the first query of a request reads, on a connection that may have died.
+    """Return the result of a request's first query, on a connection that may have died.
 
     Django would ask the server beforehand whether it lives, which takes as long as the query. This
     one is given up after half a second, and asked again on a new connection.

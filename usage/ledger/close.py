@@ -77,7 +77,7 @@ def _close(
         if instruments is not None:
             instruments.close_lock_seconds.labels("close").observe(time.perf_counter() - asked)
     now = database_now()
-    # New statements: they see what the transactions that the lock waited for have written.
+    # New statements: they see the rows of the transactions that the lock waited for.
     unreadable = DailyUsage.objects.filter(bill=OuterRef("pk")).unreadable()
     zone, held, is_unreadable = (
         Bill._base_manager.filter(pk=bill.pk)
