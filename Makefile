@@ -21,7 +21,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help:
 	@echo "make run           serve on http://127.0.0.1:8000, or PORT=…"
 	@echo "make demo          serve a year of made-up usage on http://127.0.0.1:8000, or PORT=…"
-	@echo "make check         lint, and the tests that need no server and no browser, in one to two minutes"
+	@echo "make check         lint, and the tests that need no server and no browser, in a minute or so"
 	@echo "make test          lint, then every test on SQLite and on PostgreSQL, in six to thirteen minutes"
 	@echo "make soak          the outbox and clients in other languages in long tests, some ten minutes"
 	@echo "make mutants       put each known mistake into the code, and see that a test notices"
