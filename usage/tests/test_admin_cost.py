@@ -15,8 +15,7 @@ from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.tests.staff import about_records, list_of, page_of, queries, report, staff
 
-# Many examples of code that other tests measure.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = pytest.mark.django_db
 
 ROLES: dict[str, list[str]] = import_module("usage.migrations.0003_roles").ROLES
 PAGES: dict[str, Callable[[], str]] = {

@@ -12,8 +12,7 @@ from django.urls import reverse
 from usage.models import ApiKey, Bill, Customer, UsageRecord
 from usage.tests.staff import page_of, report, staff
 
-# Many examples of code that other tests measure.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = pytest.mark.django_db
 
 
 def error_of(response: Any, status: int) -> str:

@@ -16,8 +16,7 @@ from usage.tests.conftest import Post
 from usage.tests.factories import CustomerFactory
 from usage.verification import Verification
 
-# Many examples of code that other tests measure.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = pytest.mark.django_db
 WIDE = Context(prec=100)
 MOST_UNITS = 10**18 - 1
 MOST_PRICE = 10**18 - 1
