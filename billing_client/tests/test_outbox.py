@@ -216,19 +216,21 @@ def test_an_unknown_customer_is_tried_again_and_stops_no_other(
 
 
 def test_a_customer_that_exists_gets_all_that_waits_for_it(
-    outbox: BillingClient, server: FaultyServer
+    server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the next record, long before it would be tried by itself."""
-    for n in range(2500):
-        outbox.enqueue(fact(f"n{n}", customer_id=404))
-    assert outbox.flush(20).pending == 2500
-    asked = len(server.seen)
-    assert outbox.flush(20).pending == 2500
-    assert len(server.seen) == asked + 1  # one request asks for all
-    server.service.unknown_customers = ()
-    outbox.enqueue(fact("next", customer_id=404))
-    eventually(lambda: outbox.stats().sent == 2501)
-    assert len(server.seen) < asked + 10
+    monkeypatch.setattr(outbox_module, "CUSTOMERS", (600.0, 3600.0))
+    with hurried(server.url, tmp_path) as outbox:
+        for n in range(2500):
+            outbox.enqueue(fact(f"n{n}", customer_id=404))
+        assert outbox.flush(20).pending == 2500
+        asked = len(server.seen)
+        assert outbox.flush(20).pending == 2500
+        assert len(server.seen) == asked + 1  # one request asks for all
+        server.service.unknown_customers = ()
+        outbox.enqueue(fact("next", customer_id=404))
+        eventually(lambda: outbox.stats().sent == 2501)
+        assert len(server.seen) < asked + 10
 
 
 @pytest.mark.parametrize(("days", "waits"), [(6.99, True), (7.01, False)])
