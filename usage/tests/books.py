@@ -148,7 +148,8 @@ def empty_database(template: str = "template1") -> Iterator[str]:
             yield f"sqlite:///{folder}/books.sqlite3"
         return
     name = f"books_{uuid.uuid4().hex[:12]}"
-    _administer(f"CREATE DATABASE {name} TEMPLATE {template}")
+    # Copying the files takes a fifth of the time of copying each page through the log.
+    _administer(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     try:
         yield urlsplit(given)._replace(path=f"/{name}").geturl()
     finally:
