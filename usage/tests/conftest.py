@@ -23,6 +23,7 @@ from usage.database import transactions, triggers
 from usage.ledger.close import close
 from usage.ledger.record import record
 from usage.models import ApiKey, Bill, Customer
+from usage.tests import cluster
 from usage.tests.books import Books, copied, default_database, new_books
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.tests.live import Service
@@ -140,20 +141,40 @@ def guards_lifted_for_teardown(transactional_db: None) -> Iterator[None]:
     connection.ops.execute_sql_flush = empty_once  # type: ignore[method-assign]
 
 
+def made_once(
+    name: str,
+    make: Callable[[Path], object],
+    tmp_path_factory: pytest.TempPathFactory,
+    django_db_blocker: DjangoDbBlocker,
+) -> Path:
+    """Return a file or a folder that the processes of a run share; the first one makes it."""
+    basis = tmp_path_factory.getbasetemp()
+    made = (basis.parent if "PYTEST_XDIST_WORKER" in os.environ else basis) / name
+    with Path(f"{made}.lock").open("w") as lock, django_db_blocker.unblock():
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            unfinished = made.with_name(f"unfinished-{name}")
+            make(unfinished)
+            unfinished.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Path:
-    """A migrated file without a row of usage, on SQLite; the processes of a run share one."""
-    basis = tmp_path_factory.getbasetemp()
-    folder = basis.parent if "PYTEST_XDIST_WORKER" in os.environ else basis
-    file = folder / "migrated.sqlite3"
-    with (folder / "migrated.lock").open("w") as lock, django_db_blocker.unblock():
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.exists():
-            unfinished = folder / "unfinished.sqlite3"
-            with default_database(f"sqlite:///{unfinished}"):
-                call_command("migrate", verbosity=0)
-            unfinished.rename(file)
-    return file
+    """A migrated file without a row of usage, on SQLite."""
+
+    def migrate(file: Path) -> None:
+        with default_database(f"sqlite:///{file}"):
+            call_command("migrate", verbosity=0)
+
+    return made_once("migrated.sqlite3", migrate, tmp_path_factory, django_db_blocker)
+
+
+@pytest.fixture(scope="session")
+def cluster_to_copy(
+    tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker
+) -> Path:
+    return made_once("cluster", cluster.make, tmp_path_factory, django_db_blocker)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The cluster that other tests break: a commit waits for the standby, which can take over."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -9,8 +10,8 @@ from usage.tests.cluster import cluster, wait_until
 pytestmark = pytest.mark.cluster
 
 
-def test_a_commit_waits_for_the_standby_and_survives_the_primary() -> None:
-    with cluster() as servers, ThreadPoolExecutor(1) as pool:
+def test_a_commit_waits_for_the_standby_and_survives_the_primary(cluster_to_copy: Path) -> None:
+    with cluster(cluster_to_copy) as servers, ThreadPoolExecutor(1) as pool:
         servers.primary.rows("CREATE TABLE fact (id int)")
         servers.add_standby()
         servers.standby.freeze()
@@ -26,8 +27,8 @@ def test_a_commit_waits_for_the_standby_and_survives_the_primary() -> None:
         assert servers.standby.rows("SELECT id FROM fact") == [(1,)]
 
 
-def test_a_cut_line_leaves_the_standby_behind() -> None:
-    with cluster(synchronous=False) as servers:
+def test_a_cut_line_leaves_the_standby_behind(cluster_to_copy: Path) -> None:
+    with cluster(cluster_to_copy, synchronous=False) as servers:
         servers.primary.rows("CREATE TABLE fact (id int)")
         servers.add_standby()
         servers.cut()

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from django.db import connection
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def servers(django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
-    with cluster() as servers, django_db_blocker.unblock():
+def servers(cluster_to_copy: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
+    with cluster(cluster_to_copy) as servers, django_db_blocker.unblock():
         servers.books = servers.filled()
         servers.add_standby()
         yield servers

@@ -50,16 +50,16 @@ def is_created(books: Books, request_id: str) -> bool:
 
 
 @pytest.fixture
-def archived(django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
+def archived(cluster_to_copy: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
     """A primary that archives its WAL as the page says."""
-    with django_db_blocker.unblock(), cluster() as servers:
+    with django_db_blocker.unblock(), cluster(cluster_to_copy) as servers:
         folder = servers.primary.folder.parent / "backup"
         (folder / "wal").mkdir(parents=True)
         for each in (folder, folder / "wal"):
             each.chmod(0o777)
         with (servers.primary.data / "postgresql.conf").open("a") as file:
             file.write(told("archive_mode").replace("/backup", str(folder)))
-        servers.primary.run("pg_ctl", "-D", str(servers.primary.data), "-w", "stop")
+        servers.primary.stop()
         servers.primary.start()
         yield servers
 
@@ -111,9 +111,11 @@ def test_a_standby_of_a_restored_primary_follows_it(restored: Cluster) -> None:
 
 
 @pytest.fixture
-def standby(django_db_blocker: DjangoDbBlocker) -> Iterator[tuple[Books, Cluster]]:
+def standby(
+    cluster_to_copy: Path, django_db_blocker: DjangoDbBlocker
+) -> Iterator[tuple[Books, Cluster]]:
     """A primary, and a standby set as the page says, which ends any query in its way at once."""
-    with django_db_blocker.unblock(), cluster() as servers:
+    with django_db_blocker.unblock(), cluster(cluster_to_copy) as servers:
         books = servers.filled()
         is_created(books, "one")
         servers.add_standby()

@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,8 +36,8 @@ THREADS = 4
 
 
 @pytest.fixture(scope="module")
-def servers(django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
-    with cluster() as servers, django_db_blocker.unblock():
+def servers(cluster_to_copy: Path, django_db_blocker: DjangoDbBlocker) -> Iterator[Cluster]:
+    with cluster(cluster_to_copy) as servers, django_db_blocker.unblock():
         servers.books = servers.filled()
         with default_database(servers.books.url):
             recorded("first")  # which keeps the time zone: later ones would wait for its row
