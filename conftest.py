@@ -26,6 +26,18 @@ MARKS = {
 WAITING = {"live", "browser", "cluster"}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let one measurement run in a process of xdist, so that tests marked no_cover run without.
+
+    There pytest-cov begins one as it is loaded and another before the tests, pauses the second for
+    such a test, and coverage goes on with the first.
+    """
+    plugin = session.config.pluginmanager.getplugin("_cov")
+    if "PYTEST_XDIST_WORKER" in os.environ and plugin and plugin.cov_controller:
+        plugin.cov_controller.pause()
+
+
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass over the collected tests, which live until the end.
 
