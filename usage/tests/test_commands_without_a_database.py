@@ -1,5 +1,6 @@
 """A command that cannot do its work ends with one sentence, and with an exit status of its own."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -36,6 +37,10 @@ def manage(
     capsys: pytest.CaptureFixture[str],
 ) -> Iterator[Manage]:
     """Run manage.py on a database, in this process: another one would start for a second."""
+    # It sets up logging anew, with a handler that writes to the output captured here. Left behind,
+    # that would write to a closed stream and report each line of later tests with a traceback.
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers.copy())
 
     def manage(command: str, url: str) -> Done:
         monkeypatch.setattr(sys, "argv", ["manage.py", *command.split()])
