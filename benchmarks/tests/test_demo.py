@@ -12,7 +12,8 @@ from django.test import Client
 from benchmarks.demo import CUSTOMERS, fill
 from usage.models import Bill, UsageRecord
 
-pytestmark = pytest.mark.django_db
+# Other tests measure this code.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 MONTHS = 3
 
 

@@ -116,6 +116,7 @@ def test_record_takes_no_time_without_an_offset(time: str) -> None:
 # send
 
 
+@pytest.mark.no_cover  # other tests measure this code
 def test_every_line_is_recorded_once_however_often_it_is_sent(
     send: Run, server: FaultyServer
 ) -> None:

@@ -70,6 +70,7 @@ billing.close(0)
 """
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.live  # starts processes
 @pytest.mark.parametrize("alive", [False, True])
 @pytest.mark.parametrize("how", ["limit", "disk"])

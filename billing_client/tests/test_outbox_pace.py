@@ -59,6 +59,7 @@ def test_fifty_clients_in_an_outage_of_a_minute_are_no_storm(
     assert max(delivered) < 60 + 60 + (retry_after or 0)
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.timeout(300)
 def test_all_is_delivered_after_an_outage(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +178,7 @@ class Picky(Wall):
         reply(207, {"results": results})(exchange)
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize(
     ("wall", "status", "bad"),
     [

@@ -51,6 +51,7 @@ def ids_in(file: Path) -> set[str]:
     return set(file.read_text().split("\n")[:-1]) if file.exists() else set()
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("url", [NO_SERVICE, None])
 def test_what_enqueue_returned_for_survives_kill_9(
@@ -118,6 +119,7 @@ FORKED = {
 }
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize("alive", [False, True])
 @pytest.mark.parametrize("how", ["python", "c"])
 def test_forks_under_writing_threads_lose_nothing(

@@ -15,7 +15,8 @@ from billing_client import BillingClient, ConfigurationError
 from billing_client.processes import Process
 from billing_client.tests.faulty import KEY, FaultyServer
 
-pytestmark = pytest.mark.live  # starts processes
+# It starts processes. Other tests measure this code.
+pytestmark = [pytest.mark.live, pytest.mark.no_cover]
 ROOT = Path(billing_client.__file__).parent.parent
 FACT: dict[str, Any] = {
     "customer_id": 123,

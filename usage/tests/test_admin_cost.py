@@ -51,6 +51,7 @@ SECTIONS = (
 )
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize("page", PAGES)
 def test_as_many_queries_at_1000_records_as_at_10_and_none_counts_or_skips_records(
     admin_client: Client, customer: Customer, page: str

@@ -249,6 +249,7 @@ def amount_of(said: str) -> Decimal:
     return Decimal("".join(c for c in said.replace("−", "-") if c in "-.0123456789"))
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @given(
     st.lists(
         st.tuples(

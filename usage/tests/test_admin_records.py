@@ -54,6 +54,7 @@ def test_a_record_page_shows_the_reporter_and_the_time(
     assert f"{record.recorded_at:%Y-%m-%d %H:%M:%S}" in page
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize(
     "request_id",
     [

@@ -11,7 +11,8 @@ from django.utils import timezone
 from usage.models import AcceptedDuplicates, ApiKey, Bill, Customer, Hold, UsageRecord
 from usage.tests.staff import list_of, logged_in, page_of, report
 
-pytestmark = pytest.mark.django_db
+# Other tests measure this code.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 ROLES = ["Billing viewers", "Billing staff", "Billing admins"]
 STAFF_AND_ADMINS = ROLES[1:]

@@ -13,7 +13,7 @@ from usage.models import Bill, Customer
 from usage.tests.conftest import Post
 from usage.tests.factories import CustomerFactory, usage_body
 
-# Many examples of code that other tests measure.
+# Other tests measure this code.
 pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 # One database serves all examples of a property; ids make each a fact of its own.

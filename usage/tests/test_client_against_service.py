@@ -39,6 +39,9 @@ from usage.tests.books import assert_books_balance, verify_bills
 from usage.tests.live import Service, at_once
 from usage.tests.relay import FaultyRelay, answer_of_another_caller, hold_back
 
+# Other tests measure this code.
+pytestmark = pytest.mark.no_cover
+
 HTML = b"<html><h1>Please sign in</h1></html>"
 # Faults before the service heard of the usage, and after it was stored.
 BEFORE = {

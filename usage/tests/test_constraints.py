@@ -213,6 +213,7 @@ def bad_values() -> list[Any]:
     ]
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize(("constraint", "model", "changes"), bad_values())
 def test_a_bad_value_is_refused_by_its_constraint(
     constraint: str, model: type[models.Model], changes: dict[str, Any], customer: Customer

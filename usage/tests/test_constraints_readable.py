@@ -12,7 +12,8 @@ from usage.database.fields import ExactDecimalField
 from usage.models import ApiKey, Bill, UsageRecord
 from usage.tests.rows import OF_A_BILL, OF_A_KEY, insert, valid
 
-pytestmark = pytest.mark.django_db
+# Other tests measure this code.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 UNREADABLE: dict[str, dict[type[models.Field[Any, Any]], list[str]]] = {
     "postgresql": {

@@ -20,7 +20,8 @@ from usage.tests.guarded import (
     run,
 )
 
-pytestmark = pytest.mark.django_db
+# Other tests measure this code.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 
 # Records

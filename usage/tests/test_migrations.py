@@ -80,6 +80,7 @@ def migrate() -> None:
     call_command("migrate", verbosity=0)
 
 
+@pytest.mark.no_cover  # other tests measure this code
 def test_closed_bills_keep_the_digits_they_were_rounded_to_and_open_ones_get_isos(
     old_books: OldBooks,
 ) -> None:

@@ -64,6 +64,7 @@ def add_up(accepted: list[tuple[str, int, int]]) -> dict[tuple[str, int], int]:
     return sums
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize("currency", DIGITS)
 def test_any_facts_add_up_exactly_or_are_refused_by_name(
     currency: str, post: Post, db: None

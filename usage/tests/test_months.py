@@ -19,7 +19,8 @@ from usage.tests.conftest import DatabaseClock, Post
 from usage.tests.factories import usage_body
 from usage.verification import Verification
 
-pytestmark = pytest.mark.django_db
+# Other tests measure this code.
+pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 MILLISECOND = dt.timedelta(milliseconds=1)
 SECOND = dt.timedelta(seconds=1)
 MINUTE = dt.timedelta(minutes=1)

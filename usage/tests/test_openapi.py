@@ -21,7 +21,7 @@ from usage.models import Customer
 from usage.tests.conftest import Post
 from usage.tests.factories import usage_body
 
-# Many examples of code that other tests measure.
+# Other tests measure this code.
 pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
 
 

@@ -24,6 +24,9 @@ from usage.tests.books import (
 from usage.tests.live import Service
 from usage.tests.relay import FaultyRelay
 
+# Other tests measure this code.
+pytestmark = pytest.mark.no_cover
+
 RECORDS, KEPT = 10_000, 9_000
 BILLED = CUSTOMERS[:7]
 

@@ -74,6 +74,7 @@ def slots() -> dict[dt.date, set[int]]:
     return found
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.django_db
 @pytest.mark.parametrize("seed", range(4))
 def test_the_figures_are_exact_whatever_arrives(

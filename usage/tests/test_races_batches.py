@@ -14,7 +14,8 @@ from usage.tests.books import Books, assert_books_balance
 from usage.tests.factories import usage_body
 from usage.tests.live import Answer, Caller, Service, at_once
 
-pytestmark = pytest.mark.live
+# Other tests measure this code.
+pytestmark = [pytest.mark.live, pytest.mark.no_cover]
 BATCHES = 3
 FACTS = 3000
 PRICES = 20

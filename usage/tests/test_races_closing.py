@@ -24,6 +24,9 @@ from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import FactFactory, usage_body
 from usage.tests.live import PATIENCE_SECONDS, Answer, Caller, Service, at_once
 
+# Other tests measure this code.
+pytestmark = pytest.mark.no_cover
+
 CLOSES = 40
 MOST_ROUNDS = 5000
 CALLERS = {"postgresql": 6, "sqlite": 4}  # one at a time writes a file

@@ -108,6 +108,7 @@ def test_every_other_due_bill_is_closed(
     assert closed >= {*bills.values()} - {spoilt}
 
 
+@pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.parametrize("path", ["", "usage/bill/", "usage/bill/export.csv", "usage/customer/"])
 def test_the_pages_of_the_other_bills_are_shown(
     path: str, spoilt: int, bills: Bills, admin_client: Client
