@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,27 +26,57 @@ MARKS = {
     "books_to_copy": "database",
 }
 WAITING = {"live", "browser", "cluster"}
+PROCESS = os.environ.get("PYTEST_XDIST_WORKER")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionstart(session: pytest.Session) -> None:
+def measurement(config: pytest.Config) -> Any:
+    """Return pytest-cov's control of what this process measures, or None."""
+    return getattr(config.pluginmanager.getplugin("_cov"), "cov_controller", None)
+
+
+def imports_unmeasured(config: pytest.Config) -> bool:
+    """Tell whether another process of xdist measures what all of them import."""
+    return measurement(config) is not None and PROCESS not in {None, "gw0"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_sessionstart(session: pytest.Session) -> Iterator[None]:
     """Let one measurement run in a process of xdist, so that tests marked no_cover run without.
 
     There pytest-cov begins one as it is loaded and another before the tests, pauses the second for
     such a test, and coverage goes on with the first.
     """
-    plugin = session.config.pluginmanager.getplugin("_cov")
-    if "PYTEST_XDIST_WORKER" in os.environ and plugin and plugin.cov_controller:
-        plugin.cov_controller.pause()
+    if PROCESS and (first := measurement(session.config)):
+        first.pause()
+    yield
+    if imports_unmeasured(session.config):
+        measurement(session.config).pause()
 
 
-def pytest_collection_finish() -> None:
+@pytest.fixture(autouse=True)
+def _no_cover_of_fixtures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the fixtures of a test marked no_cover unmeasured too; pytest-cov leaves the test."""
+    measured = measurement(request.config)
+    if not measured or not request.node.get_closest_marker("no_cover"):
+        yield
+        return
+    if {"db", "transactional_db"}.intersection(request.fixturenames):
+        request.getfixturevalue("django_db_setup")  # which others share
+    measured.pause()
+    yield
+    if not measured.started:
+        measured.resume()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Let the garbage collector pass over the collected tests, which live until the end.
 
     It need not look after every 700 new objects either, which takes 1 to 2 % of the time.
     """
     gc.freeze()
     gc.set_threshold(20_000)
+    if imports_unmeasured(session.config):
+        measurement(session.config).resume()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
