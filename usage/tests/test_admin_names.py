@@ -11,7 +11,7 @@ from usage.tests.factories import CustomerFactory
 from usage.tests.staff import list_of, page_of, report, text_of
 
 # Other tests measure this code.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = [pytest.mark.django_db, pytest.mark.once, pytest.mark.no_cover]
 
 SCRIPT = "<script>alert(1)</script>"
 NAMES = [

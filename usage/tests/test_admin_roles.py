@@ -12,7 +12,7 @@ from usage.models import AcceptedDuplicates, ApiKey, Bill, Customer, Hold, Usage
 from usage.tests.staff import list_of, logged_in, page_of, report
 
 # Other tests measure this code.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = [pytest.mark.django_db, pytest.mark.once, pytest.mark.no_cover]
 
 ROLES = ["Billing viewers", "Billing staff", "Billing admins"]
 STAFF_AND_ADMINS = ROLES[1:]
