@@ -1,6 +1,7 @@
 """The service's application with a deadline that the test gives, in seconds.
 
-One API key may hold all threads: the tests have one key.
+One API key may hold all threads: the tests have one key. A worker sets that as it starts, so it
+must load this afterwards, and not be a fork of a process that has.
 """
 
 import os

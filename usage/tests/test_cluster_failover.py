@@ -67,7 +67,11 @@ def test_a_record_found_after_a_crash_is_not_acknowledged_before_the_standby_has
     monkeypatch.setenv("HASTY_SECONDS", "3")
     with (
         Service(
-            servers.books, url=servers.url, workers=1, application="usage.tests.hasty"
+            servers.books,
+            url=servers.url,
+            workers=1,
+            application="usage.tests.hasty",
+            preload=False,
         ) as service,
         ThreadPoolExecutor(1) as pool,
     ):

@@ -208,7 +208,9 @@ def test_server_processes_that_were_left_waiting_are_ended_by_the_next_connectio
 @contextlib.contextmanager
 def served(books: Books, monkeypatch: pytest.MonkeyPatch, *, seconds: float) -> Iterator[Service]:
     monkeypatch.setenv("HASTY_SECONDS", str(seconds))
-    with Service(books, workers=1, threads=THREADS, application="usage.tests.hasty") as service:
+    with Service(
+        books, workers=1, threads=THREADS, application="usage.tests.hasty", preload=False
+    ) as service:
         yield service
 
 

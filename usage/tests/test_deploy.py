@@ -59,9 +59,8 @@ def test_each_alert_names_a_section_of_the_runbook() -> None:
 
 def test_every_metric_that_is_named_is_in_a_scrape(own_books: Books) -> None:
     port = free_port()
-    with (
-        Service(own_books, environment={"METRICS_ADDRESS": f"127.0.0.1:{port}"}) as service,
-    ):
+    environment = {"METRICS_ADDRESS": f"127.0.0.1:{port}"}
+    with Service(own_books, environment=environment, preload=False) as service:
         service.caller().post(usage_body(customer_id=1))
         service.caller().post({})
         hold(Bill.objects.latest("pk"), by="Sam", reason="A test.")

@@ -26,7 +26,7 @@ MOST_TRIES = 20
 
 @pytest.fixture
 def service(books: Books, django_db_blocker: DjangoDbBlocker) -> Iterator[Service]:
-    with Service(books) as service:
+    with Service(books, preload=False) as service:
         yield service
     with django_db_blocker.unblock():
         verify_bills(books)

@@ -40,7 +40,10 @@ def scraped(books_to_copy: Books) -> Iterator[Scraped]:
     """A service with metrics, whose counts go on from test to test."""
     port = free_port()
     environment = {"METRICS_ADDRESS": f"127.0.0.1:{port}"}
-    with copied(books_to_copy) as books, Service(books, environment=environment) as service:
+    with (
+        copied(books_to_copy) as books,
+        Service(books, environment=environment, preload=False) as service,
+    ):
         yield Scraped(service, port)
 
 
@@ -93,7 +96,7 @@ def test_a_scrape_is_as_large_and_fast_after_a_thousand_killed_workers(
 ) -> None:
     port, at_once, told, sizes, seconds = free_port(), 8, 0, [], []
     environment = {"METRICS_ADDRESS": f"127.0.0.1:{port}"}
-    with Service(books, workers=at_once, environment=environment) as service:
+    with Service(books, workers=at_once, environment=environment, preload=False) as service:
         scraped = Scraped(service, port)
         for _ in range(1000 // at_once):
             for _ in range(at_once):
@@ -116,7 +119,8 @@ def test_a_scrape_is_as_large_and_fast_after_a_thousand_killed_workers(
 @pytest.mark.live  # starts processes
 def test_the_process_that_serves_metrics_ends_with_the_service(books: Books) -> None:
     port = free_port()
-    with Service(books, environment={"METRICS_ADDRESS": f"127.0.0.1:{port}"}) as service:
+    environment = {"METRICS_ADDRESS": f"127.0.0.1:{port}"}
+    with Service(books, environment=environment, preload=False) as service:
         scraped = Scraped(service, port)
         assert scraped.value("billing_database_up") == 1
         server = service.metrics_server()
