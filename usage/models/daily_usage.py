@@ -9,10 +9,9 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Self
 
 from django.db import models
-from django.db.models import Q, lookups
-from django.db.models.functions import Length
+from django.db.models import Q
 
-from usage.database.constraints import READABLE_DAYS, CleanText, Readable
+from usage.database.constraints import READABLE_DAYS, Readable
 from usage.database.fields import ExactDecimalField
 from usage.database.sums import AmountSum, ExactSum, UncheckedSum
 from usage.models.base import FrozenModel, FrozenQuerySet
@@ -168,13 +167,6 @@ class DailyUsage(FrozenModel):
                 name="daily_usage_slot", condition=models.Q(slot__gte=0, slot__lt=SLOTS)
             ),
             models.CheckConstraint(name="daily_usage_records", condition=models.Q(records__gt=0)),
-            models.CheckConstraint(
-                name="daily_usage_service",
-                condition=models.Q(
-                    CleanText(models.F("service")),
-                    lookups.LessThanOrEqual(Length("service"), SERVICE_LENGTH),
-                ),
-            ),
             models.CheckConstraint(
                 name="daily_usage_price", condition=models.Q(price_per_unit__gte=0)
             ),
