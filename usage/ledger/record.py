@@ -180,7 +180,9 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
         inserted: set[str] = set()
         if records:
             # Sorted by id: transactions that insert in different orders deadlock.
-            rows = sorted((row, keys[i]) for i, row in records.items())
+            rows = sorted(
+                ((row, keys[i]) for i, row in records.items()), key=lambda pair: pair[0].request_id
+            )
             inserted = sql.insert_records(rows, voiding)
         created = {i: row for i, row in records.items() if row.request_id in inserted}
         if opened - {row.bill_id for row in created.values()}:
@@ -252,14 +254,13 @@ def _daily_additions(records: Iterable[StoredRecord], past_until: dt.date) -> li
         else:
             sums[key] = units, 1
     own_slot = slot.process_number() % PAST_SLOT
-    return [
-        DailyAddition(
-            *(customer_id, bill_id, service, price, day),
-            own_slot if day > past_until else PAST_SLOT,
-            *(units, count),
+    additions = []
+    for (bill_id, service, price, day, customer_id), (units, count) in sorted(sums.items()):
+        row_slot = own_slot if day > past_until else PAST_SLOT
+        additions.append(
+            DailyAddition(customer_id, bill_id, service, price, day, row_slot, units, count)
         )
-        for (bill_id, service, price, day, customer_id), (units, count) in sorted(sums.items())
-    ]
+    return additions
 
 
 def _compare(fact: Fact, stored: StoredRecord) -> Outcome:
