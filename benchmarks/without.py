@@ -117,8 +117,9 @@ def _endpoint_first() -> None:
 
 
 def _frozen_heap() -> None:
-    """Let the garbage collector look through all that is loaded."""
+    """Let the garbage collector look through all that is loaded, and as often as by default."""
     gc.freeze = lambda: None
+    gc.set_threshold = lambda *_: None
 
 
 OPTIMISATIONS: dict[str, Callable[[], None]] = {
