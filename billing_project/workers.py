@@ -10,13 +10,14 @@ import selectors
 import socket
 import sys
 import time
+from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
 
-from usage.api.shares import shares
+from usage.api.shares import shares, told
 from usage.database.postgresql.circuit import circuit
 from usage.ledger import slot
 
@@ -26,6 +27,9 @@ _HESITATION, _MOST = 0.00005, 16
 _FULL_SECONDS = 0.05
 # How long a thread stays with the connection that it has answered.
 _STAY_MILLISECONDS = 5
+# How long a connection pauses after a 429: less than its Retry-After, so that whoever waits as told
+# is not held up.
+_PAUSE_SECONDS = 0.5
 # How often the worker looks for callers that are too slow.
 _LOOK_SECONDS = 1.0
 # How long a caller may be silent and not close, once it has its last answer; as in gunicorn.
@@ -49,6 +53,7 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         self.notify()
         self._in_hand: set[Any] = set()  # connections that wait for a thread or have one
         self._leaving: set[Any] = set()  # connections that are to be closed by their callers
+        self._paused: deque[Any] = deque()  # connections with their answers, in the order of `due`
         self._next_look = 0.0
 
     def init_process(self) -> None:
@@ -89,17 +94,33 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
             readable = partial(self.on_pending_socket_readable, conn)
             self.poller.register(conn.sock, selectors.EVENT_READ, readable)
             return
-        conn.due = time.monotonic() + self.cfg.timeout
+        conn.due, conn.pauses = time.monotonic() + self.cfg.timeout, False
         self._in_hand.add(conn)
         super().enqueue_req(conn)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """Take the connection back from its thread."""
         self._in_hand.discard(conn)
-        if fs.cancelled() or fs.exception() or fs.result() is not False:
+        if conn.pauses:
+            conn.due = time.monotonic() + _PAUSE_SECONDS
+            self._paused.append((conn, fs))
+        elif fs.cancelled() or fs.exception() or fs.result() is not False:
             super().finish_request(conn, fs)
         else:
             self._leave(conn)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Wait for what arrives, and read again from connections that have paused long enough.
+
+        What a connection sends meanwhile stays in the kernel, and holds no thread. A worker that
+        is to end waits for none.
+        """
+        if self._paused:
+            timeout = min(timeout, max(0.0, self._paused[0][0].due - time.monotonic()))
+        super().wait_for_and_dispatch_events(timeout)
+        now = time.monotonic()
+        while self._paused and (self._paused[0][0].due <= now or not self.alive):
+            super().finish_request(*self._paused.popleft())
 
     def _leave(self, conn: Any) -> None:
         """Close a connection once its caller has closed it, having read the answer (RFC 9112, 9.6).
@@ -174,15 +195,18 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         thread, which waits for all idle connections, and 11 % of the workers' CPU per single
         record. To measure it, run `python -m benchmarks --without staying`.
         """
+        told.pauses = False
         result = super().handle(conn)
-        while result is True and self._stays(conn):
+        while result is True and not told.pauses and self._stays(conn):
             conn.due = time.monotonic() + self.cfg.timeout
             result = super().handle(conn)
+        conn.pauses = result is True and told.pauses
         return result
 
     def _stays(self, conn: Any) -> bool:
         """Wait a moment for the next request, unless another connection may need the thread."""
-        idle = len(self.keepalived_conns) + len(self.pending_conns) + len(self._leaving)
+        waiting = (self.keepalived_conns, self.pending_conns, self._leaving, self._paused)
+        idle = sum(map(len, waiting))
         if not self.alive or self.nr_conns - idle > self.cfg.threads:
             return False
         if conn.parser.unreader.buf.getvalue():  # read ahead already, which gunicorn looks after

@@ -7,7 +7,13 @@ Without a limit, one key with enough connections holds every thread.
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Mapping
 from threading import Semaphore
+from typing import Any
+
+# A proxy that adds one of these may send the requests of many API clients over one connection.
+_HEADERS_OF_PROXIES = frozenset({"HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_FORWARDED_FOR"})
 
 
 class Shares(dict[int, Semaphore]):
@@ -31,4 +37,20 @@ class Shares(dict[int, Semaphore]):
         )  # one wins, if two come at once
 
 
+class _Told(threading.local):
+    """What the thread that answered a request tells the server of its connection."""
+
+    pauses = False
+
+
+def let_connection_pause(environ: Mapping[str, Any]) -> None:
+    """Let the server read the next request of this connection later, unless a proxy shares it.
+
+    An API client that comes back at once, though it is told to wait, would keep the processors busy
+    with refusals.
+    """
+    told.pauses = _HEADERS_OF_PROXIES.isdisjoint(environ)
+
+
 shares = Shares()
+told = _Told()

@@ -23,7 +23,7 @@ from usage.api.parsing import check_media_type, parse_json, read_body, refuse
 from usage.api.problems import InvalidField, Problem
 from usage.api.remembering import remembered
 from usage.api.serializers import MOST_RECORDS, RecordReader
-from usage.api.shares import shares
+from usage.api.shares import let_connection_pause, shares
 from usage.api.traffic import traffic
 from usage.database.transactions import DatabaseUnavailable, is_unavailable, sqlstate_class
 from usage.ledger import record as recording
@@ -62,6 +62,7 @@ class UsageView(APIView):
         api_key_id = cast("ApiClient", self.api_client).api_key_id
         share = shares[api_key_id]
         if not share.acquire(blocking=False):
+            let_connection_pause(request._request.META)
             raise problems.too_many_requests()
         try:
             check_media_type(request._request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice
@@ -11,14 +12,14 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from usage.api.shares import Shares, shares
+from usage.api.shares import Shares, shares, told
 from usage.api.traffic import traffic
 from usage.ledger import record as recording
 from usage.models import ApiKey, Customer, Traffic, UsageRecord
 from usage.tests.books import Books
 from usage.tests.conftest import Post
 from usage.tests.factories import usage_body
-from usage.tests.live import Service
+from usage.tests.live import Caller, Service
 
 
 @pytest.mark.parametrize(("threads", "requests"), [(16, 8), (5, 2), (2, 1), (1, 1)])
@@ -58,6 +59,27 @@ def test_a_request_over_the_share_is_told_when_to_come_again(busy: None, post: P
     assert response.json()["code"] == "too_many_requests"
     assert int(response["Retry-After"]) >= 1
     assert not UsageRecord.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("headers", "pauses"),
+    [
+        ({}, True),
+        ({"X-Forwarded-For": "203.0.113.9"}, False),
+        ({"Forwarded": "for=203.0.113.9"}, False),
+        ({"Via": "1.1 gateway"}, False),
+    ],
+    ids=str,
+)
+def test_only_a_connection_of_one_caller_is_to_pause(
+    busy: None, post: Post, headers: dict[str, str], pauses: bool
+) -> None:
+    told.pauses = False
+
+    assert post(usage_body(), **headers).status_code == 429
+
+    assert told.pauses is pauses
 
 
 @pytest.mark.django_db
@@ -140,3 +162,24 @@ def test_a_worker_shares_its_threads_between_keys(books: Books) -> None:
     assert [call.result().status for call in refused] == [429] * 4
     assert statuses == [201] * 2
     assert "Too Many Requests" not in log  # a busy key may be told so thousands of times a second
+
+
+@pytest.mark.live
+@pytest.mark.once
+def test_who_comes_back_at_once_is_read_later_and_holds_no_thread(books: Books) -> None:
+    with Service(books, workers=1, threads=2) as service, ThreadPoolExecutor(9) as pool:
+        body = usage_body(customer_id=service.customer())
+
+        def twice(caller: Caller) -> tuple[int, float]:
+            first = caller.post(body)
+            answered = time.monotonic()
+            caller.post(body)
+            return first.status, time.monotonic() - answered
+
+        with locked(books):
+            calls = [pool.submit(twice, caller) for caller in service.callers(9)]
+            refused = [call.result() for call in islice(as_completed(calls), 8)]
+            assert service.caller().get("/livez").status == 200
+
+    assert [status for status, _ in refused] == [429] * 8
+    assert min(seconds for _, seconds in refused) > 0.4

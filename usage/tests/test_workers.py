@@ -120,7 +120,7 @@ def connection() -> Iterator[tuple[Any, socket.socket]]:
     with ours, theirs:
         parser = SimpleNamespace(unreader=SimpleNamespace(buf=io.BytesIO()))
         theirs.sendall(b"first")
-        yield Connection(sock=ours, parser=parser, due=0.0), theirs
+        yield Connection(sock=ours, parser=parser, due=0.0, pauses=False), theirs
 
 
 def threaded_worker(*, connections: int = 1) -> FairThreadWorker:
@@ -128,6 +128,7 @@ def threaded_worker(*, connections: int = 1) -> FairThreadWorker:
     busy.cfg = SimpleNamespace(threads=2, timeout=30)
     busy.keepalived_conns, busy.pending_conns = deque(), deque()
     busy._in_hand, busy._leaving, busy._next_look = set(), set(), 0.0
+    busy._paused = deque()
     busy.alive = True
     return busy
 
@@ -352,6 +353,31 @@ def test_a_connection_that_is_left_is_closed_at_last(
         assert leaves.nr_conns == 0
         assert conn.sock.fileno() == -1
         assert not leaves.poller.get_map()
+
+
+@pytest.mark.parametrize("why", ["half a second is over", "the worker is to end"])
+def test_a_connection_that_pauses_is_read_again_if(
+    why: str, connection: tuple[Any, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conn, _ = connection
+    now = [100.0]
+    monkeypatch.setattr("billing_project.workers.time.monotonic", lambda: now[0])
+    conn.set_timeout = lambda: None
+    conn.pauses, conn.timeout = True, 200.0
+    pausing = threaded_worker()
+    with selectors.DefaultSelector() as pausing.poller:
+        pausing.finish_request(conn, done(True))
+        now[0] += 0.4
+        pausing.wait_for_and_dispatch_events(0)
+        assert not pausing.poller.get_map()
+
+        now[0] += 0.1
+        if why == "the worker is to end":
+            now[0], pausing.alive = 100.0, False
+        pausing.wait_for_and_dispatch_events(0)
+
+        assert [key.fileobj for key in pausing.poller.get_map().values()] == [conn.sock]
+        assert list(pausing.keepalived_conns) == [conn]
 
 
 def done(result: object) -> Future[object]:
