@@ -24,6 +24,8 @@ def browser() -> Iterator[Browser]:
         refuse("No browser: install chromium, or name one with CHROMIUM=/path/to/it.")
     # Chromium's sandbox does not work for root, as which containers run their tests.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    # Without these it draws every page as a graphics processor would, slowly.
+    arguments += ["--disable-gpu", "--disable-software-rasterizer"]
     with pytest.MonkeyPatch.context() as environment, sync_playwright() as playwright:
         # The loop runs in this thread, where Django would refuse to wait for the database.
         environment.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")

@@ -54,8 +54,9 @@ class Staff:
         """Show this page, and those that follow, on one of the screens, without loading it anew."""
         self.page.emulate_media(color_scheme=SCREENS[screen]["color_scheme"])
         self.page.set_viewport_size(SCREENS[screen]["viewport"])
-        # The colours of links change slowly.
-        self.page.evaluate("Promise.all(document.getAnimations().map(it => it.finished))")
+        # The colours of links change slowly. To wait for that would need frames, and a browser
+        # without a window may draw none.
+        self.page.evaluate("document.getAnimations().forEach(it => it.finish())")
 
     def log_in(self, role: str) -> None:
         """Come with the cookie of a session."""
