@@ -72,11 +72,10 @@ class PostgreSQLStatements:
             # Grouped by their dates, which most bills share: so few are made into text and read.
             f"SELECT {NOW['postgresql']}::text, (SELECT name FROM usage_billingtimezone),"
             " (SELECT until::text FROM usage_pastdays),"
-            " array_agg(customer.id), array_agg(bill.id), bill.month::text,"
+            " array_agg(asked.id), array_agg(bill.id), bill.month::text,"
             " bill.period_start::text, bill.period_end::text, bill.closed_at IS NULL"
             " FROM unnest(%s::bigint[]) AS asked(id)"
-            " LEFT JOIN usage_customer customer ON customer.id = asked.id"
-            " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id"
+            " LEFT JOIN usage_bill bill ON bill.customer_id = asked.id"
             f" AND (bill.closed_at IS NULL OR bill.month >= {NOW['postgresql']}::date - %s::int)"
             " GROUP BY bill.month, bill.period_start, bill.period_end, bill.closed_at IS NULL",
             [_array(customer_ids), _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
@@ -86,13 +85,20 @@ class PostgreSQLStatements:
         accounts: dict[int, list[ExistingBill]] = {}
         for _, _, _, customers, ids, month, start, end, is_open in rows:
             if month is None:  # without a bill, or unknown
-                accounts |= {customer_id: [] for customer_id in customers if customer_id}
+                accounts |= {customer_id: [] for customer_id in self._existing(customers)}
                 continue
             alike = _date(month), _instant(start), _instant(end), is_open
             for customer_id, bill_id in zip(customers, ids, strict=True):
                 accounts.setdefault(customer_id, []).append(ExistingBill(bill_id, *alike))
         now, zone, past_until = rows[0][:3]
         return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
+
+    def _existing(self, customer_ids: Collection[int]) -> list[int]:
+        """Return those of these ids that customers have. Almost all need no look: a bill tells."""
+        self.cursor.execute(
+            "SELECT id FROM usage_customer WHERE id = ANY(%s::bigint[])", [_array(customer_ids)]
+        )
+        return [customer_id for (customer_id,) in self.cursor.fetchall()]
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""
