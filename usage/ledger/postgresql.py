@@ -131,13 +131,16 @@ class PostgreSQLStatements:
         prepared.execute(
             self.cursor,
             "usage_insert_records",
-            "INSERT INTO usage_usagerecord (recorded_at, voids_id, void_reason, voided_by,"
-            " request_id, customer_id, service, units, price_per_unit, occurred_at, late,"
-            " bill_id, reported_by_id)"
+            # Answered by one row: the ids are needed only where some were passed over.
+            "WITH new AS (INSERT INTO usage_usagerecord"
+            " (recorded_at, voids_id, void_reason, voided_by, request_id, customer_id, service,"
+            " units, price_per_unit, occurred_at, late, bill_id, reported_by_id)"
             " SELECT %s::timestamptz, %s::text, %s::text, %s::text, given.*"
             " FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::numeric[], %s::numeric[],"
             " %s::timestamptz[], %s::bool[], %s::bigint[], %s::bigint[]) AS given"
-            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id",
+            " ON CONFLICT (request_id) DO NOTHING RETURNING request_id)"
+            " SELECT CASE WHEN count(*) < %s::int THEN coalesce(array_agg(request_id), '{}') END"
+            " FROM new",
             [
                 records[0][0].recorded_at,
                 voiding and voiding.record_id,
@@ -152,9 +155,11 @@ class PostgreSQLStatements:
                 _array(late),
                 _array(bills),
                 _array(key for _, key in records),
+                len(records),
             ],
         )
-        return {request_id for (request_id,) in self.cursor.fetchall()}
+        (inserted,) = self.cursor.fetchone()
+        return set(request_ids if inserted is None else inserted)
 
     def add_to_daily_usage(self, additions: Sequence[DailyAddition]) -> None:
         """Add the units and records of new records to daily usage."""

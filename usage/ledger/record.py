@@ -185,16 +185,15 @@ def transact(requests: Sequence[Request], *, wait: bool = True) -> list[Outcome]
             )
             inserted = sql.insert_records(rows, voiding)
         created = {i: row for i, row in records.items() if row.request_id in inserted}
-        if opened - {row.bill_id for row in created.values()}:
+        if opened and opened - {row.bill_id for row in created.values()}:
             # Another transaction took the ids meanwhile, and this bill would stay empty.
             raise Repeat("A bill was opened for facts that are stored elsewhere.")
         if created:
             sql.add_to_daily_usage(_daily_additions(created.values(), past_until))
 
-        # A new statement, so it sees the records that the insert waited for and passed over.
-        passed_over = [row.request_id for row in records.values() if row.request_id not in inserted]
-        if passed_over:
-            stored |= sql.stored(passed_over)
+        if len(created) < len(records):
+            # A new statement, so it sees the records that the insert waited for and passed over.
+            stored |= sql.stored({row.request_id for row in records.values()} - inserted)
     stored |= {row.request_id: row for row in created.values()}
     return [
         Recorded(created[i], replayed=False)
@@ -213,12 +212,13 @@ def _new_facts(
     new: dict[str, int] = {}
     refused: dict[int, Refused] = {}
     for i, (fact, target) in enumerate(zip(facts, targets, strict=True)):
-        if fact.request_id in stored or fact.request_id in new:
+        request_id = fact.request_id
+        if request_id in stored or request_id in new:
             continue  # a replay or a conflict
         if isinstance(target, Refused):
             refused[i] = target
         else:
-            new[fact.request_id] = i
+            new[request_id] = i
     return list(new.values()), refused
 
 
