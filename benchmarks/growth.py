@@ -32,6 +32,7 @@ _PAGES = {
     "bill list by total": "/admin/usage/bill/?total_from=1000",
     "record list": "/admin/usage/usagerecord/",
     "record list of the bill": "/admin/usage/usagerecord/?bill={bill}",
+    "record list of the customer": f"/admin/usage/usagerecord/?customer={_WHALE}",
     "record list by amount": f"/admin/usage/usagerecord/?customer={_WHALE}&amount=1000",
 }
 _VISITS = 15

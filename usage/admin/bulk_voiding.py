@@ -24,7 +24,7 @@ from django.utils.functional import cached_property
 from usage.admin import exports, formats
 from usage.admin.forms import ReasonForm
 from usage.admin.pages import AdminPage
-from usage.admin.paging import KeysetChangeList
+from usage.admin.record_list import RecordChangeList
 from usage.admin.rows import record_cells, with_cells
 from usage.database.transactions import DatabaseUnavailable, database_now
 from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
@@ -84,12 +84,21 @@ class OfFilteredList(AdminPage):
         return super().dispatch(request, *args, **kwargs)
 
     @cached_property
-    def changelist(self) -> KeysetChangeList:
+    def changelist(self) -> RecordChangeList:
         """The list with the filters of the address; raises Http404 if one is malformed."""
-        found = cast("KeysetChangeList", self.model_admin.get_changelist_instance(self.request))
+        found = cast("RecordChangeList", self.model_admin.get_changelist_instance(self.request))
         if found.refusal:
             raise Http404(found.refusal)
         return found
+
+    def selection(self, up_to: dt.datetime, *, and_voided: bool = False) -> Selection:
+        """Return the records chosen, up to an instant."""
+        return Selection(
+            self.changelist.queryset,
+            up_to,
+            customer=self.changelist.customer,
+            and_voided=and_voided,
+        )
 
 
 class VoidMany(OfFilteredList):
@@ -105,9 +114,6 @@ class VoidMany(OfFilteredList):
     def list_address(self) -> str:
         address = reverse("admin:usage_usagerecord_changelist")
         return f"{address}{self.changelist.export_query}"
-
-    def selection(self, up_to: dt.datetime) -> Selection:
-        return Selection(self.changelist.queryset, up_to)
 
     def get(self, request: HttpRequest) -> HttpResponse:
         up_to = database_now()
@@ -222,7 +228,7 @@ class VoidManyCsv(OfFilteredList):
             instant = _instant(up_to)
         except ValueError as error:
             raise Http404("The address is damaged. Open it from the page again.") from error
-        selection = Selection(self.changelist.queryset, instant, and_voided=True)
+        selection = self.selection(instant, and_voided=True)
         rows = (exports.record_row(record) for chunk in selection.chunks(1000) for record in chunk)
         return exports.csv_response("to-void.csv", exports.RECORD_COLUMNS, rows)
 

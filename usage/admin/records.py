@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from decimal import Decimal
-from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
@@ -26,7 +23,6 @@ from usage.admin.filters import (
     CustomerChoice,
     CustomerFilter,
     LateFilter,
-    ListFilter,
     PriceFilter,
     RecordedSinceFilter,
     RecordedUntilFilter,
@@ -37,79 +33,13 @@ from usage.admin.filters import (
 )
 from usage.admin.forms import ReasonForm
 from usage.admin.pages import ReadOnlyAdmin, column
-from usage.admin.paging import KeysetChangeList, Position
+from usage.admin.record_list import RecordChangeList
 from usage.admin.rows import DOTS, bill_url, record_cells, record_url, with_cells
 from usage.attention.duplicates import twins_of
 from usage.ledger.void import void
 from usage.models import UsageRecord
 from usage.models.usage_record import VOID_PREFIX
-from usage.money import EXACT, exact_amount
 from usage.validators import REQUEST_ID_LENGTH
-
-# With filters that no one index serves, a list reads at most this many records for a page.
-LOOKED_THROUGH = 5_000
-
-
-class RecordChangeList(KeysetChangeList):
-    """Records, newest first.
-
-    With filters that no one index serves, a page looks through a bounded number of records,
-    and the next page goes on from there.
-    """
-
-    def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
-        if position is None and list(ordering) == list(self.model_admin.ordering):
-            rows, self.next_position = self._first_rows
-        else:
-            rows, self.next_position = self._within_bounds(ordering, position)
-        found = list(rows[: self.list_per_page + 1])
-        if self.next_position and len(found) <= self.list_per_page:
-            self.looked_through = LOOKED_THROUGH
-        return found
-
-    def summary(self) -> str:
-        if not self.is_narrowed or self.refusal:
-            return ""
-        rows, stopped_at = self._first_rows
-        amounts = rows.values_list("bill__currency", "units", "price_per_unit")
-        found = list(amounts[: LOOKED_THROUGH + 1])
-        if len(found) > LOOKED_THROUGH:
-            return f"More than {LOOKED_THROUGH:,} records."
-        sums: dict[str, Decimal] = defaultdict(Decimal)
-        for currency, units, price in found:
-            sums[currency] = EXACT.add(sums[currency], exact_amount(units, price))
-        where = f" among the newest {LOOKED_THROUGH:,} looked through" if stopped_at else ""
-        return formats.counted_sums(len(found), f"record{where}", f"records{where}", sums)
-
-    @cached_property
-    def _first_rows(self) -> tuple[QuerySet[Any], Position | None]:
-        """The rows of the first page, and where looking through them stops: its sum is theirs."""
-        return self._within_bounds(self.model_admin.ordering, None)
-
-    def _within_bounds(
-        self, ordering: Sequence[str], position: Position | None
-    ) -> tuple[QuerySet[Any], Position | None]:
-        """Return the rows after a position, and where looking through them stops, if it does."""
-        rows = self.queryset.order_by(*ordering)
-        if position:
-            rows = rows.filter(position.after())
-        specs = cast("list[ListFilter]", self.filter_specs)
-        filters = [spec for spec in specs if spec.applied]
-        indexed = [spec for spec in filters if spec.is_indexed]
-        others = [spec for spec in filters if not spec.is_indexed and not spec.is_range]
-        if self.query or (not others and len(indexed) < 2):
-            return rows, None
-        served = self.root_queryset.order_by(*ordering)
-        for spec in [*indexed[:1], *(spec for spec in filters if spec.is_range)]:
-            served = served.filter(spec.applied)
-        if position:
-            served = served.filter(position.after())
-        fields = (name.removeprefix("-") for name in ordering)
-        last_and_next = served.values_list(*fields)[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1]
-        if len(last_and_next) < 2:
-            return rows, None
-        stops_at = Position(ordering, last_and_next[0])
-        return rows.filter(stops_at.up_to()), stops_at
 
 
 class VoidRecord(ConfirmedAct):

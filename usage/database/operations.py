@@ -7,6 +7,7 @@ from typing import Any
 
 from django.contrib.postgres import operations
 from django.db import IntegrityError, transaction
+from django.db.migrations.operations import RemoveIndex
 from django.db.migrations.operations.models import AddConstraint
 from django.db.models import CheckConstraint, Q
 
@@ -61,3 +62,29 @@ class ValidateCheck(operations.ValidateConstraint):
                 super().database_forwards(app_label, schema_editor, from_state, to_state)
         except IntegrityError as error:
             sys.stderr.write(f"\n{error}Run manage.py verify_bills, which names the rows.\n")
+
+
+class DropIndex(operations.RemoveIndexConcurrently):
+    """Removes an index; on PostgreSQL without waiting in front of everybody who uses the table."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Remove the index."""
+        self._operation(schema_editor).database_forwards(
+            self, app_label, schema_editor, from_state, to_state
+        )
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+    ) -> None:
+        """Add the index again."""
+        self._operation(schema_editor).database_backwards(
+            self, app_label, schema_editor, from_state, to_state
+        )
+
+    @staticmethod
+    def _operation(schema_editor: Any) -> type[RemoveIndex]:
+        if schema_editor.connection.vendor == "postgresql":
+            return operations.RemoveIndexConcurrently
+        return RemoveIndex

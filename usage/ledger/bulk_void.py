@@ -17,7 +17,7 @@ from usage.database.transactions import lift_statement_timeout, repeatable
 from usage.ledger.facts import DailyUsageOverflow, Recorded, Voiding
 from usage.ledger.record import NO_ROOM
 from usage.ledger.void import VoidRefused, checked_reason, void_in_transaction
-from usage.models import HistoryEntry, UsageRecord
+from usage.models import Bill, HistoryEntry, UsageRecord
 from usage.models.base import actor_of
 from usage.models.usage_record import VOID_PREFIX
 from usage.money import EXACT
@@ -48,7 +48,8 @@ class Selection:
     """Records to void: those of a queryset up to an instant that no void cancels yet.
 
     Records that arrive later change nothing. With `patience` a statement may take as long as it
-    needs, on PostgreSQL. With `and_voided` the voided ones are chosen too, to be listed.
+    needs, on PostgreSQL. With `and_voided` the voided ones are chosen too, to be listed. Those of a
+    `customer` are read bill by bill, since no index has them all.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Selection:
         records: QuerySet[Any, Any],
         up_to: dt.datetime,
         *,
+        customer: int | None = None,
         patience: bool = False,
         and_voided: bool = False,
     ) -> None:
@@ -66,6 +68,7 @@ class Selection:
             .select_related("bill", "customer", "reported_by")
             .order_by("recorded_at", "request_id")
         )
+        self.customer = customer
         self.up_to = up_to
         self.patience = patience
 
@@ -73,9 +76,20 @@ class Selection:
         return f"selection up to {self.up_to:%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
 
     def chunks(self, size: int) -> Iterator[list[UsageRecord]]:
-        """Yield the records in the order of their recording; each chunk may be voided at once."""
+        """Yield the records, each bill's in the order of their recording.
+
+        Each chunk may be voided at once.
+        """
+        if self.customer is None:
+            yield from self._chunks(self.records, size)
+            return
+        bills = Bill.objects.filter(customer=self.customer).order_by("period_start")
+        for bill_id in bills.values_list("pk", flat=True):
+            yield from self._chunks(self.records.filter(bill=bill_id), size)
+
+    def _chunks(self, records: QuerySet[Any, Any], size: int) -> Iterator[list[UsageRecord]]:
         after = Q()
-        while chunk := self._read(after, size):
+        while chunk := self._read(records.filter(after)[:size]):
             yield chunk
             last = chunk[-1]
             # The first condition is implied; with it the database finds the start in an index.
@@ -83,12 +97,12 @@ class Selection:
                 Q(recorded_at__gt=last.recorded_at) | Q(request_id__gt=last.request_id)
             )
 
-    def _read(self, after: Q, size: int) -> list[UsageRecord]:
+    def _read(self, records: QuerySet[Any, Any]) -> list[UsageRecord]:
         if not self.patience:
-            return list(self.records.filter(after)[:size])
+            return list(records)
         with transaction.atomic():
             lift_statement_timeout()
-            return list(self.records.filter(after)[:size])
+            return list(records)
 
 
 def summary(selections: Iterable[Selection], *, most: float = math.inf) -> Summary:

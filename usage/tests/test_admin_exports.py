@@ -13,7 +13,7 @@ from django.urls import reverse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usage.admin import exports, records
+from usage.admin import exports, record_list
 from usage.admin.formats import money
 from usage.database.deadline import DatabaseUnavailable
 from usage.ledger.close import close
@@ -184,7 +184,7 @@ def test_the_export_of_a_list_has_its_filters_and_every_page(
 def test_an_export_goes_on_after_what_it_looked_through(
     admin_client: Client, bill: Bill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 2)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 2)
 
     assert len(records_at(admin_client, bill=bill.pk, service="Storage")) == 3
 

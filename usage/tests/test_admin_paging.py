@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from usage.admin import paging, records
+from usage.admin import paging, record_list
 from usage.admin.pages import BillingAdmin
 from usage.ledger.void import void
 from usage.models import Customer, UsageRecord
@@ -91,7 +91,7 @@ def test_later_pages_lead_back_to_the_first(admin_client: Client, customer: Cust
 def test_more_filters_than_an_index_serves_look_through_a_bounded_number(
     admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 4)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 4)
     report(1, request_id="a")
     void(UsageRecord.objects.get(), reason="A test.", by="Sam")
     report(10)
@@ -107,7 +107,7 @@ def test_more_filters_than_an_index_serves_look_through_a_bounded_number(
 def test_a_bounded_page_that_is_full_goes_on_after_its_last_row(
     admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 8)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 8)
     bill = report(10)
 
     shown = pages(admin_client, list_of("usagerecord", customer=123, bill=bill.pk))
@@ -120,7 +120,7 @@ def test_a_page_that_long_names_cut_short_goes_on_after_its_last_row(
     admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(paging, "NAMES_BYTES", 1000)
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 8)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 8)
     bill = report(2, service="short")
     for number in range(5):
         report(service="x" * 100, request_id=f"{number}" * 128)
@@ -146,7 +146,7 @@ def test_a_row_too_long_for_a_page_is_alone_on_one(
 def test_the_previous_pages_are_those_that_were_shown(
     admin_client: Client, customer: Customer, monkeypatch: pytest.MonkeyPatch, query: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 8)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 8)
     report(10)
     base = list_of("usagerecord")
     changelist = admin_client.get(list_of("usagerecord", **query)).context["cl"]

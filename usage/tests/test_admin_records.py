@@ -9,7 +9,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils.html import escape
 
-from usage.admin import records
+from usage.admin import record_list
 from usage.ledger.close import close
 from usage.ledger.void import void
 from usage.models import ApiKey, Customer, UsageRecord
@@ -267,7 +267,7 @@ def test_a_result_is_counted_and_added_up_by_currency(
     assert summary() == ""
     assert summary(customer=123) == "3 records: $8.70"
     assert summary(service="Database Hosting") == "4 records: ¥2.9, $8.70"
-    monkeypatch.setattr(records, "LOOKED_THROUGH", 2)
+    monkeypatch.setattr(record_list, "LOOKED_THROUGH", 2)
     assert summary(customer=123) == "More than 2 records."
     assert summary(customer=123, service="Database Hosting") == (
         "2 records among the newest 2 looked through: $5.80"
