@@ -149,7 +149,6 @@ def repeatable(
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
             with _in_time(give_up), transaction.atomic(durable=True):
-                _check_fit()
                 return work()
         except Repeat:
             if attempt >= attempts:
@@ -187,14 +186,11 @@ def ask_first(read: Callable[[], T]) -> T:
     return read()
 
 
-def _check_fit() -> None:
-    """Write nothing into a database that could not hold all that is written."""
-    if refusal := getattr(connection, "refusal", ""):  # our PostgreSQL backend has it
-        raise DatabaseUnavailable(refusal)
-
-
 def _in_time(last_start: float) -> contextlib.AbstractContextManager[None]:
-    """Let no statement begin after `last_start`; raises CircuitOpen while the server is silent."""
+    """Let no statement begin after `last_start`; raises CircuitOpen while the server is silent.
+
+    Nor is one sent to a database that could not hold all that is written.
+    """
     if connection.vendor == "sqlite":
         return contextlib.nullcontext()  # a file is never silent, and only the beginning waits
     circuit.check()
@@ -202,6 +198,8 @@ def _in_time(last_start: float) -> contextlib.AbstractContextManager[None]:
     def check(execute: Callable[..., Any], *others: Any) -> Any:
         if time.monotonic() > last_start:
             raise DatabaseUnavailable("The database took too long over one transaction.")
+        if refusal := getattr(connection, "refusal", ""):  # our PostgreSQL backend has it
+            raise DatabaseUnavailable(refusal)
         return execute(*others)
 
     return connection.execute_wrapper(check)
