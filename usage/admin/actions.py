@@ -76,7 +76,7 @@ class ConfirmedAct(View):
         return self.form_class(data=data, initial=initial)
 
     def act(self, data: dict[str, Any]) -> None:
-        """Act, log it and say so. May raise AskAgain, one of REFUSALS, or DatabaseUnavailable."""
+        """Act and say so. May raise AskAgain, one of REFUSALS, or DatabaseUnavailable."""
         raise NotImplementedError
 
     def refusal(self) -> str:

@@ -100,7 +100,6 @@ class RevokeKey(ConfirmedAct):
         if not self.row.revoke(by=self.request.user, reason=data["reason"]):
             messages.info(self.request, "The key was revoked already; nothing was changed.")
             return
-        self.model_admin.log_change(self.request, self.row, "Revoked.")
         messages.success(self.request, "The key is revoked.")
 
 
@@ -150,7 +149,6 @@ class ApiKeyAdmin(WithHistory, ReadOnlyAdmin):
             return HttpResponseRedirect(
                 reverse("admin:usage_apikey_change", args=[twice.api_key.pk])
             )
-        self.log_addition(request, api_key, "Issued.")
         return self.page(
             request, "usage/admin/api_key_issued.html", api_key, key=key, title="API key issued"
         )

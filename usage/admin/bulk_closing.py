@@ -190,7 +190,6 @@ class ToClose(AdminPage):
                     expected_flags=one.flags,
                     began=began,
                 ):
-                    self.model_admin.log_change(self.request, bill, "Closed with others.")
                     closed += 1
                 else:
                     already += 1

@@ -88,7 +88,6 @@ class CloseBill(ConfirmedAct):
             messages.info(self.request, "The bill was closed already; nothing was changed.")
             return
         total = formats.money(self.row.closed_total, self.row.currency)
-        self.model_admin.log_change(self.request, self.row, f"Closed at {total}.")
         messages.success(self.request, f"The bill is closed. Its total is {total}.")
 
 
@@ -110,7 +109,6 @@ class HoldBill(ConfirmedAct):
 
     def act(self, data: dict[str, Any]) -> None:
         hold(self.row, by=self.request.user, reason=data["reason"])
-        self.model_admin.log_change(self.request, self.row, f"Put on hold: {data['reason']}")
         messages.success(self.request, "The bill is on hold.")
 
 
@@ -136,5 +134,4 @@ class ReleaseBill(ConfirmedAct):
 
     def act(self, data: dict[str, Any]) -> None:
         release(self.row, by=self.request.user, reason=data["reason"])
-        self.model_admin.log_change(self.request, self.row, "Released from hold.")
         messages.success(self.request, "The bill is no longer on hold.")

@@ -66,9 +66,6 @@ class VoidRecord(ConfirmedAct):
 
     def act(self, data: dict[str, Any]) -> None:
         negative = void(self.row, reason=data["reason"], by=self.request.user)
-        self.model_admin.log_change(
-            self.request, self.row, f"Voided on bill {negative.bill_id}: {data['reason']}"
-        )
         messages.success(self.request, f"The record is voided on bill {negative.bill_id}.")
 
 

@@ -1,13 +1,11 @@
 """Voiding a record is a POST behind a page that says what will happen."""
 
 import pytest
-from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import User
 from django.test import Client
 
 from usage.ledger.close import close
 from usage.ledger.void import void
-from usage.models import Customer, UsageRecord
+from usage.models import Customer, HistoryEntry, UsageRecord
 from usage.tests.conftest import DatabaseClock
 from usage.tests.staff import messages_of, page_of, report, staff, text_of
 
@@ -22,9 +20,7 @@ def record(customer: Customer, database_clock: DatabaseClock) -> UsageRecord:
     return UsageRecord.objects.get()
 
 
-def test_a_post_with_a_reason_voids_the_record(
-    admin_client: Client, admin_user: User, record: UsageRecord
-) -> None:
+def test_a_post_with_a_reason_voids_the_record(admin_client: Client, record: UsageRecord) -> None:
     response = admin_client.post(page_of(record, "void"), REASON, follow=True)
 
     assert response.redirect_chain == [(page_of(record), 302)]
@@ -33,8 +29,8 @@ def test_a_post_with_a_reason_voids_the_record(
     assert void is not None
     assert (void.void_reason, void.voided_by) == ("Counted twice.", "admin")
     assert record.bill.total == 0
-    entry = LogEntry.objects.get()
-    assert (entry.user, entry.object_id) == (admin_user, record.pk)
+    entry = HistoryEntry.objects.get()
+    assert (entry.actor, entry.record_id) == ("admin", record.pk)
 
 
 def test_the_page_before_says_what_will_happen_and_changes_nothing(
@@ -45,7 +41,7 @@ def test_the_page_before_says_what_will_happen_and_changes_nothing(
     assert "−$2.90" in page
     assert f"record's bill {record.bill_id}, which is open" in page
     assert record.void_record is None
-    assert not LogEntry.objects.exists()
+    assert not HistoryEntry.objects.exists()
 
 
 def test_the_page_before_says_that_a_closed_bill_stays(
@@ -77,7 +73,7 @@ def test_voiding_twice_changes_nothing(admin_client: Client, record: UsageRecord
     assert "voided already" in page
     assert messages_of(response)[-1] == f"Nothing was changed: {record.pk} is voided already."
     assert UsageRecord.objects.count() == 2
-    assert LogEntry.objects.count() == 1
+    assert HistoryEntry.objects.count() == 1
 
 
 def test_a_void_cannot_be_voided(admin_client: Client, record: UsageRecord) -> None:
