@@ -9,10 +9,11 @@ from decimal import Decimal
 from django.core.exceptions import ValidationError
 from django.db import connection, models
 from django.db.models import Exists, OuterRef, Subquery
+from django.db.models.expressions import RawSQL
 
 from usage.attention.bills import examine
 from usage.attention.findings import Examined, Kind
-from usage.database.transactions import confirm_on_standby, database_now, repeatable
+from usage.database.transactions import NOW, confirm_on_standby, instant, repeatable
 from usage.ledger.statements import STATEMENTS
 from usage.metrics import instruments
 from usage.models import Bill, BillingTimeZone, DailyUsage, HistoryEntry
@@ -76,16 +77,16 @@ def _close(
         sql.take_close_lock([bill.customer_id], exclusive=True)
         if instruments is not None:
             instruments.close_lock_seconds.labels("close").observe(time.perf_counter() - asked)
-    now = database_now()
     # New statements: they see the rows of the transactions that the lock waited for.
+    clock = RawSQL(NOW[connection.vendor], (), models.DateTimeField())  # noqa: S611 - our own text
+    zones = BillingTimeZone.objects.values("name")
     unreadable = DailyUsage.objects.filter(bill=OuterRef("pk")).unreadable()
-    zone, held, is_unreadable = (
+    clock_time, zone, held, is_unreadable = (
         Bill._base_manager.filter(pk=bill.pk)
-        .values_list(
-            Subquery(BillingTimeZone.objects.values("name")), "hold__reason", Exists(unreadable)
-        )
+        .values_list(clock, Subquery(zones), "hold__reason", Exists(unreadable))
         .get()
     )
+    now = instant(clock_time)
     confirm_zone(zone)
     # The customer too, whose name the bill keeps.
     bill.refresh_from_db(from_queryset=Bill._base_manager.select_related("customer"))

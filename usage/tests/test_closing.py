@@ -1,13 +1,14 @@
 """Closing fixes a bill's total once and for ever."""
 
 import datetime as dt
+from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any
 
 import pytest
 from django.db import connection
 
-from usage.database.transactions import database_now
+from usage.database import transactions
 from usage.ledger.close import BillNotBegun, BillTotalTooLarge, close
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
@@ -111,16 +112,17 @@ def test_closing_takes_the_close_lock_before_it_looks_at_the_clock(
         steps.append(f"lock of {customer_ids}, exclusive: {exclusive}")
         take(sql, customer_ids, exclusive=exclusive)
 
-    def clock() -> dt.datetime:
-        steps.append("clock")
-        return database_now()
+    def statement(execute: Callable[..., Any], sql: str, *others: Any) -> Any:
+        if transactions.NOW[connection.vendor] in sql:
+            steps.append("clock")
+        return execute(sql, *others)
 
     engine = STATEMENTS[connection.vendor]
     take = engine.take_close_lock
     monkeypatch.setattr(engine, "take_close_lock", lock)
-    monkeypatch.setattr("usage.ledger.close.database_now", clock)
 
-    assert close(bill, by="Sam")
+    with connection.execute_wrapper(statement):
+        assert close(bill, by="Sam")
     assert steps == [f"lock of [{bill.customer_id}], exclusive: True", "clock"]
 
 

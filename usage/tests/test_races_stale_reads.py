@@ -227,7 +227,7 @@ def test_a_close_waits_for_the_record_that_took_the_close_lock_first(meanwhile: 
 
 def test_a_record_waits_for_the_close_that_took_the_close_lock_first(meanwhile: Any) -> None:
     recorded(fact())
-    started = meanwhile(closing, "database_now", lambda: recorded(fact()))
+    started = meanwhile(closing, "instant", lambda: recorded(fact()))
 
     close(Bill.objects.get(), by="Sam")
 
@@ -251,7 +251,7 @@ def test_a_close_waits_for_the_hold_that_took_the_close_lock_first(meanwhile: An
 def test_a_hold_waits_for_the_close_that_took_the_close_lock_first(meanwhile: Any) -> None:
     recorded(fact())
     started = meanwhile(
-        closing, "database_now", lambda: hold(Bill.objects.get(), by="Kim", reason="Disputed.")
+        closing, "instant", lambda: hold(Bill.objects.get(), by="Kim", reason="Disputed.")
     )
 
     close(Bill.objects.get(), by="Sam")
