@@ -1,8 +1,11 @@
-"""Django's SQLite backend, with writers that wait fairly for the one write lock.
+"""Django's SQLite backend, with fair waiting for the one write lock, and with exact sums.
 
 SQLite's own busy handler asks less and less often, ten times a second in the end. Among writers
 that hardly pause, those that have waited longest then find the file free least often. So a
 connection of ours asks again every few milliseconds, for as long as the option `timeout` says.
+
+SQLite's own SUM() fails beyond 64 bits. The aggregates here add Python's integers, which are scaled
+numbers; their results are text, since SQLite has no wider number.
 """
 
 from __future__ import annotations
@@ -10,13 +13,12 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from typing import Any
+from typing import Any, cast
 
 from django.db.backends.sqlite3 import base
 
 from usage.database.amounts import amount_at_least
 from usage.database.names import casefold
-from usage.database.sqlite import sums
 
 _LONGEST_PAUSE_SECONDS = 0.004
 
@@ -28,7 +30,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """Return a connection without SQLite's own busy handler."""
         connection = super().get_new_connection(conn_params)
         connection.execute("PRAGMA busy_timeout = 0")
-        sums.register(connection)
+        connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
+        connection.create_aggregate("amount_sum", 2, cast("Any", _AmountSum))
         connection.create_function("casefold", 1, casefold, deterministic=True)
         connection.create_function("amount_at_least", 3, amount_at_least, deterministic=True)
         return connection
@@ -72,3 +75,28 @@ def _pause(error: sqlite3.OperationalError, give_up: float) -> None:
     if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
         raise error
     time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
+
+
+class _Sum:
+    """What both aggregates share; without a value the sum is null, as SUM()'s is."""
+
+    total: int | None = None
+
+    def finalize(self) -> str | None:
+        return None if self.total is None else str(self.total)
+
+
+class _ExactSum(_Sum):
+    """The sum of a column."""
+
+    def step(self, number: int | None) -> None:
+        if number is not None:
+            self.total = number + (self.total or 0)
+
+
+class _AmountSum(_Sum):
+    """The sum of the products of two columns."""
+
+    def step(self, units: int | None, price: int | None) -> None:
+        if units is not None and price is not None:
+            self.total = units * price + (self.total or 0)
