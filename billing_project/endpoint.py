@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.exception import convert_exception_to_response
-from django.core.handlers.wsgi import WSGIHandler
+from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.http import HttpRequest, HttpResponse
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.security import SecurityMiddleware
+from django.utils.http import parse_header_parameters
 from django.utils.log import log_response
 
 from billing_project.middleware import GetResponse, content_security_policy, name_request
@@ -24,6 +25,21 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 PATHS = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
+
+
+class Request(WSGIRequest):
+    """A request that can be made with any Content-Type, so that the API can refuse it.
+
+    Django's own decodes the query string at once, with the charset of the body, and fails if that
+    is wrong or a parameter of the header is malformed (RFC 2231).
+    """
+
+    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
+        try:
+            parsed = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
+        except ValueError:
+            parsed = "", {}
+        self.content_type, self.content_params = parsed
 
 
 class Endpoint:

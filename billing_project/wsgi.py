@@ -4,9 +4,7 @@ import gc
 import os
 from typing import TYPE_CHECKING, Any
 
-from django.core.handlers.wsgi import WSGIRequest
 from django.core.wsgi import get_wsgi_application
-from django.utils.http import parse_header_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,27 +12,11 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "billing_project.settings")
 
-
-class Request(WSGIRequest):
-    """A request that can be made with any Content-Type, so that the API can refuse it.
-
-    Django's own decodes the query string at once, with the charset of the body, and fails if that
-    is wrong or a parameter of the header is malformed (RFC 2231).
-    """
-
-    def _set_content_type_params(self, meta: dict[str, Any]) -> None:
-        try:
-            parsed = parse_header_parameters(meta.get("CONTENT_TYPE", ""))
-        except ValueError:
-            parsed = "", {}
-        self.content_type, self.content_params = parsed
-
-
 django_application = get_wsgi_application()
-django_application.request_class = Request
 
 from billing_project import endpoint  # noqa: E402 - only now are its models loaded
 
+django_application.request_class = endpoint.Request
 answer_endpoint = endpoint.Endpoint(django_application)
 
 # Optimisation: what is loaded by now stays for ever, so the garbage collector need not look through

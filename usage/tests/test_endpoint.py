@@ -12,8 +12,7 @@ from django.dispatch import Signal
 from django.test import RequestFactory
 from pytest_django.fixtures import Settings
 
-from billing_project.endpoint import Endpoint
-from billing_project.wsgi import Request
+from billing_project.endpoint import Endpoint, Request
 from usage.ledger import record as recording
 from usage.models import Customer
 from usage.tests.factories import usage_body
