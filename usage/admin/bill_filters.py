@@ -11,7 +11,8 @@ from typing import Any
 
 from django.db.models import Q
 
-from usage.admin.filters import ListFilter, amount_of
+from usage.admin.filters import ListFilter
+from usage.admin.formats import amount_of
 from usage.database.transactions import database_now
 from usage.models import Bill
 from usage.money import EXACT

@@ -28,7 +28,7 @@ from usage.admin.attention import (
     finding_cells,
     last_check,
 )
-from usage.admin.filters import amount_of, number_of
+from usage.admin.filters import number_of
 from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import AdminPage
 from usage.admin.paging import fitting
@@ -59,7 +59,7 @@ class Shown(NamedTuple):
         number, total, flags = text.split(":")
         if (bill_id := number_of(number)) is None:
             raise ValueError(f"{number!r} is not the id of a bill.")
-        return cls(bill_id, amount_of(total), tuple(flags.split(",")))
+        return cls(bill_id, formats.amount_of(total), tuple(flags.split(",")))
 
     def __str__(self) -> str:
         return f"{self.bill_id}:{plain(self.total)}:{','.join(self.flags)}"

@@ -11,7 +11,6 @@ from django.contrib import messages
 from usage.admin import formats
 from usage.admin.actions import AskAgain, ConfirmedAct
 from usage.admin.attention import comparison_cells, finding_cells
-from usage.admin.filters import amount_of
 from usage.admin.forms import CloseForm, OptionalReasonForm, ReasonForm
 from usage.attention.bills import examine
 from usage.attention.findings import Examined, Kind, flag_of
@@ -71,7 +70,7 @@ class CloseBill(ConfirmedAct):
 
     def act(self, data: dict[str, Any]) -> None:
         try:
-            expected_total = amount_of(data["expected_total"])
+            expected_total = formats.amount_of(data["expected_total"])
         except ValueError as error:
             raise AskAgain("The total that the page showed is missing.") from error
         try:

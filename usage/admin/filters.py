@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 from django import forms
 from django.contrib import admin
@@ -16,17 +16,14 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
+from usage.admin import formats
 from usage.database.amounts import AmountAtLeast
-from usage.database.names import normal
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
 from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds
 from usage.validators import fit_price, normal_service
 
 _NAMED = 10
-# Larger amounts do not exist; the database could not compare them.
-_AMOUNT_LIMIT = 10**25
-_PLACES_LIMIT = 60
 _LONGEST_ID = len(str(LARGEST_ID))
 
 
@@ -241,7 +238,7 @@ class AmountFilter(ListFilter):
     example = "1000.50"
 
     def condition(self, text: str) -> Q:
-        return Q(AmountAtLeast(amount_of(text)))
+        return Q(AmountAtLeast(formats.amount_of(text)))
 
 
 class DayFilter(ListFilter):
@@ -308,18 +305,6 @@ def _day(text: str) -> dt.date:
     if not 1900 <= day.year <= 9000:
         raise ValueError(f"{day} is too far away to count days from it.")
     return day
-
-
-def amount_of(text: str) -> Decimal:
-    """Return an amount that was typed in; raises ValueError if it is none."""
-    try:
-        amount = Decimal(normal(text).replace("−", "-"))
-    except InvalidOperation as error:
-        raise ValueError(f"{text!r} is not an amount.") from error
-    is_usual = amount.is_finite() and abs(cast("int", amount.as_tuple().exponent)) < _PLACES_LIMIT
-    if not (is_usual and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
-        raise ValueError(f"{text!r} is not an amount that occurs.")
-    return amount
 
 
 class LateFilter(ListFilter):

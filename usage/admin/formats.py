@@ -1,11 +1,11 @@
-"""How amounts, numbers, times and names read on a page."""
+"""How amounts, numbers, times and names read on a page, and how an amount is typed in."""
 
 from __future__ import annotations
 
 import datetime as dt
 import re
 from collections.abc import Mapping
-from decimal import Decimal, localcontext
+from decimal import Decimal, InvalidOperation, localcontext
 from typing import cast
 
 from babel.numbers import format_currency
@@ -14,11 +14,15 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from usage.currencies import digits_of
+from usage.database.names import normal
 from usage.models import ApiKey, Customer
 from usage.money import EXACT
 
 # CLDR puts a space between a currency's code and the number; Babel does not.
 _CODE = re.compile(r"[A-Z]{3}(?=\d)")
+# Larger amounts do not exist; the database could not compare them.
+_AMOUNT_LIMIT = 10**25
+_PLACES_LIMIT = 60
 
 
 def exact_money(amount: Decimal, currency: str) -> str:
@@ -44,6 +48,18 @@ def money(amount: Decimal, currency: str, *, exact: bool = False) -> str:
             decimal_quantization=not exact,
         )
     return _CODE.sub("\\g<0>\N{NO-BREAK SPACE}", text).replace("-", "−")
+
+
+def amount_of(text: str) -> Decimal:
+    """Return an amount that was typed in; raises ValueError if it is none."""
+    try:
+        amount = Decimal(normal(text).replace("−", "-"))
+    except InvalidOperation as error:
+        raise ValueError(f"{text!r} is not an amount.") from error
+    is_usual = amount.is_finite() and abs(cast("int", amount.as_tuple().exponent)) < _PLACES_LIMIT
+    if not (is_usual and abs(amount) < _AMOUNT_LIMIT and len(text) < 60):
+        raise ValueError(f"{text!r} is not an amount that occurs.")
+    return amount
 
 
 def number(value: Decimal | int) -> str:
