@@ -102,7 +102,6 @@ class BillAdmin(ReadOnlyAdmin):
     )
     list_display_links = ("id", _customer)
     list_filter = (StateFilter, CustomerFilter, MonthFilter, LeastTotalFilter, MostTotalFilter)
-    list_select_related = ("customer", "hold")
     search_fields = ("customer__name",)
     export_name = "admin:usage_bill_export"
     search_help_text = "A part of the customer's name, the customer id, or the number of a bill"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ from usage.attention.findings import Examined, Kind, flag_of
 from usage.database.transactions import database_now
 from usage.ledger.close import BillChanged, close
 from usage.ledger.hold import hold, release
-from usage.models import Bill, Hold
+from usage.models import Bill
 from usage.money import plain
 from usage.periods import is_open_to_usage
 
@@ -33,8 +34,12 @@ class CloseBill(ConfirmedAct):
     row: Bill
 
     @cached_property
+    def now(self) -> dt.datetime:
+        return database_now()
+
+    @cached_property
     def examined(self) -> Examined:
-        return examine([self.row], database_now())[self.row.pk]
+        return examine([self.row], self.now)[self.row.pk]
 
     def form(self, *, data: Any = None, initial: Any = None) -> forms.Form:
         if data is None:
@@ -48,14 +53,14 @@ class CloseBill(ConfirmedAct):
     def refusal(self) -> str:
         if self.row.is_closed:
             return "The bill is closed already and cannot change."
-        if held := Hold.objects.filter(bill=self.row).first():
-            return f"The bill is on hold: release it before you close it. Reason: {held.reason}"
-        if database_now() <= self.row.period_start:
+        if hasattr(self.row, "hold"):
+            reason = self.row.hold.reason
+            return f"The bill is on hold: release it before you close it. Reason: {reason}"
+        if self.now <= self.row.period_start:
             return "The bill's period has not begun. Close it after that."
         return ""
 
     def context(self) -> dict[str, Any]:
-        now = database_now()
         largest = max(self.examined.lines, key=lambda line: line.amount, default=None)
         return {
             "month": f"{self.row.month:%B %Y}",
@@ -64,8 +69,8 @@ class CloseBill(ConfirmedAct):
             "largest": largest and formats.name(largest.service),
             "largest_amount": largest and formats.money(largest.amount, self.row.currency),
             "findings": [finding_cells(finding, self.row) for finding in self.examined.findings],
-            "ends_early": now < self.row.period_end,
-            "month_open": is_open_to_usage(self.row.month, now),
+            "ends_early": self.now < self.row.period_end,
+            "month_open": is_open_to_usage(self.row.month, self.now),
         }
 
     def act(self, data: dict[str, Any]) -> None:
@@ -102,7 +107,7 @@ class HoldBill(ConfirmedAct):
     def refusal(self) -> str:
         if self.row.is_closed:
             return "The bill is closed already, so it cannot be put on hold."
-        if Hold.objects.filter(bill=self.row).exists():
+        if hasattr(self.row, "hold"):
             return "The bill is on hold already."
         return ""
 
@@ -121,10 +126,10 @@ class ReleaseBill(ConfirmedAct):
     row: Bill
 
     def refusal(self) -> str:
-        return "" if Hold.objects.filter(bill=self.row).exists() else "The bill is not on hold."
+        return "" if hasattr(self.row, "hold") else "The bill is not on hold."
 
     def context(self) -> dict[str, Any]:
-        held = Hold.objects.get(bill=self.row)
+        held = self.row.hold
         return {
             "held_at": formats.moment(held.at),
             "held_by": formats.name(held.by),
