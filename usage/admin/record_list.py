@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from usage.admin import formats
 from usage.admin.filters import CustomerFilter, ListFilter
 from usage.admin.paging import KeysetChangeList, Position
-from usage.models.usage_record import of_customer
+from usage.models.usage_record import first_of_customer
 from usage.money import EXACT, exact_amount
 
 # With filters that no one index serves, a list reads at most this many records for a page.
@@ -28,9 +28,12 @@ class RecordChangeList(KeysetChangeList):
     """
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
+        rows, self.next_position = self._within_bounds(ordering, position)
         count = self.list_per_page + 1
-        rows, self.next_position = self._within_bounds(ordering, position, count)
-        found = list(rows[:count])
+        if self.customer:
+            ids = [row[1] for row in first_of_customer(rows, self.customer, ordering, count)]
+            rows = self.root_queryset.filter(pk__in=ids)
+        found = list(rows.order_by(*ordering)[:count])
         if self.next_position and len(found) < count:
             self.looked_through = LOOKED_THROUGH
         return found
@@ -38,36 +41,29 @@ class RecordChangeList(KeysetChangeList):
     def summary(self) -> str:
         if not self.is_narrowed or self.refusal:
             return ""
-        count = LOOKED_THROUGH + 1
-        rows, stopped_at = self._within_bounds(self.model_admin.ordering, None, count)
-        found = list(rows.values_list("bill__currency", "units", "price_per_unit")[:count])
+        rows, stopped_at = self._within_bounds(self.model_admin.ordering, None)
+        amounts = ("bill__currency", "units", "price_per_unit")
+        found = self._values(rows, self.model_admin.ordering, 0, LOOKED_THROUGH + 1, *amounts)
         if len(found) > LOOKED_THROUGH:
             return f"More than {LOOKED_THROUGH:,} records."
         sums: dict[str, Decimal] = defaultdict(Decimal)
-        for currency, units, price in found:
+        for _, _, currency, units, price in found:
             sums[currency] = EXACT.add(sums[currency], exact_amount(units, price))
         where = f" among the newest {LOOKED_THROUGH:,} looked through" if stopped_at else ""
         return formats.counted_sums(len(found), f"record{where}", f"records{where}", sums)
 
     def _within_bounds(
-        self, ordering: Sequence[str], position: Position | None, count: int
+        self, ordering: Sequence[str], position: Position | None
     ) -> tuple[QuerySet[Any], Position | None]:
-        """Return the rows after a position, of which `count` are wanted.
-
-        With them, return where looking through them stops, if it does.
-        """
-        rows = self.queryset.filter(position.after()) if position else self.queryset
-        if self.query:
-            return rows.order_by(*ordering), None
-        if self._served is None:
-            return self._in_order(rows, ordering, count), None
-        if position is None and list(ordering) == list(self.model_admin.ordering):
+        """Return the rows after a position, and where looking through them stops, if it does."""
+        if self.query or self._served is None:
+            stops_at = None
+        elif position is None and list(ordering) == list(self.model_admin.ordering):
             stops_at = self._first_stop
         else:
             stops_at = self._stop(ordering, position)
-        if stops_at:
-            rows = rows.filter(stops_at.up_to())
-        return self._in_order(rows, ordering), stops_at
+        rows = self.queryset.filter(position.after()) if position else self.queryset
+        return rows.filter(stops_at.up_to()) if stops_at else rows, stops_at
 
     @cached_property
     def _first_stop(self) -> Position | None:
@@ -78,18 +74,22 @@ class RecordChangeList(KeysetChangeList):
         rows = self.root_queryset.filter(self._served)
         if position:
             rows = rows.filter(position.after())
-        fields = (name.removeprefix("-") for name in ordering)
-        rows = self._in_order(rows, ordering, LOOKED_THROUGH + 1).values_list(*fields)
-        last_and_next = rows[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1]
+        last_and_next = self._values(rows, ordering, LOOKED_THROUGH - 1, LOOKED_THROUGH + 1)
         return Position(ordering, last_and_next[0]) if len(last_and_next) == 2 else None
 
-    def _in_order(
-        self, rows: QuerySet[Any], ordering: Sequence[str], count: int | None = None
-    ) -> QuerySet[Any]:
-        """Return rows in order; the first `count` are wanted, or all if there are few."""
+    def _values(
+        self,
+        rows: QuerySet[Any],
+        ordering: Sequence[str],
+        start: int,
+        stop: int,
+        *values: str,
+    ) -> list[tuple[Any, ...]]:
+        """Return recorded_at, request_id and `values` of a part of the rows in order."""
         if self.customer:
-            return of_customer(rows, self.customer, ordering, count)
-        return rows.order_by(*ordering)
+            return first_of_customer(rows, self.customer, ordering, stop, *values)[start:]
+        fields = (*(name.removeprefix("-") for name in ordering), *values)
+        return list(rows.order_by(*ordering).values_list(*fields)[start:stop])
 
     @property
     def customer(self) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from operator import gt, itemgetter, lt
 from typing import Any, Self
 
 from django.db import models
-from django.db.models import F, Max, Min, OuterRef, Q, QuerySet, Subquery, Value, lookups
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value, lookups
 from django.db.models.functions import Concat, Length
 
 from usage.database.constraints import (
@@ -82,7 +83,7 @@ class UsageRecord(FrozenModel):
         indexes = (
             # Ascending, so that they grow at one end, and without the ids, which only put in order
             # records of the same instant: every record is written into the first two. One by
-            # customer would take an eighth of PostgreSQL's time: see `of_customer`.
+            # customer would take an eighth of PostgreSQL's time: see `first_of_customer`.
             models.Index(name="record_by_time", fields=("recorded_at",)),
             models.Index(name="record_by_bill", fields=("bill", "recorded_at")),
             models.Index(name="record_late", fields=("recorded_at",), condition=Q(late=True)),
@@ -152,37 +153,27 @@ class UsageRecord(FrozenModel):
         return type(self).objects.filter(pk=VOID_PREFIX + self.pk).first()
 
 
-class _WithoutIndex(models.Func):
-    """The same instant, which the database does not look up in an index."""
+def first_of_customer(
+    records: QuerySet[Any, Any], customer_id: int, ordering: Sequence[str], count: int, *values: str
+) -> list[tuple[Any, ...]]:
+    """Return recorded_at, request_id and `values` of a customer's first `count` records in order.
 
-    arity = 1
-    template = "(%(expressions)s + interval '0')"
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> tuple[str, Any]:
-        return self.as_sql(compiler, connection, template="+%(expressions)s", **context)
-
-
-def of_customer(
-    records: QuerySet[Any, Any],
-    customer_id: int,
-    ordering: Sequence[str],
-    count: int | None = None,
-) -> QuerySet[Any, Any]:
-    """Return a customer's records in order, for whoever reads the first `count` of them.
-
-    Only their bills' records are in an index in the order of their recording. Where one bill alone
-    has `count` records, no record beyond the last of those is among the first of all bills.
+    No index has a customer's records in the order of their recording, but each bill's are in one.
+    The bills are read in the order of their first records until no other bill's can be among those
+    found. `ordering` is by recorded_at, then by request_id.
     """
-    recorded_at, *others = ordering
-    is_descending = recorded_at.startswith("-")
-    if count:
-        of_bill = records.filter(bill=OuterRef("pk")).order_by(recorded_at).values("recorded_at")
-        nearest = (Max if is_descending else Min)(Subquery(of_bill[count - 1 : count]))
-        if bound := Bill.objects.filter(customer=customer_id).aggregate(at=nearest)["at"]:
-            side = "gte" if is_descending else "lte"
-            records = records.filter(**{f"recorded_at__{side}": bound})
-    # In the order of the index by time, the database would read the records of all customers.
-    instant = _WithoutIndex("recorded_at")
-    return records.filter(bill__customer=customer_id).order_by(
-        instant.desc() if is_descending else instant.asc(), *others
-    )
+    by_time, by_id = (name.startswith("-") for name in ordering)
+    is_beyond = lt if by_time else gt
+    first = records.filter(bill=OuterRef("pk")).order_by(ordering[0]).values("recorded_at")[:1]
+    bills = Bill.objects.filter(customer=customer_id).order_by().annotate(first_at=Subquery(first))
+    ids = [(first_at, pk) for first_at, pk in bills.values_list("first_at", "pk") if first_at]
+    found: list[tuple[Any, ...]] = []
+    for first_at, bill_id in sorted(ids, reverse=by_time):
+        if len(found) == count and is_beyond(first_at, found[-1][0]):
+            break
+        of_bill = records.filter(bill=bill_id).order_by(*ordering)
+        found += of_bill.values_list("recorded_at", "request_id", *values)[:count]
+        found.sort(key=itemgetter(1), reverse=by_id)
+        found.sort(key=itemgetter(0), reverse=by_time)
+        del found[count:]
+    return found
