@@ -357,7 +357,7 @@ FORWARDED_ALLOW_IPS = setting(
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = dt.timedelta(minutes=15)
 AXES_RESET_ON_SUCCESS = True
-AXES_DISABLE_ACCESS_LOG = True  # the admin's own log and the bills' history have the acts
+AXES_DISABLE_ACCESS_LOG = True  # the history has the acts of whoever logged in
 AXES_VERBOSE = False
 AXES_LOCKOUT_TEMPLATE = "usage/admin/locked.html"
 AXES_ENABLE_ADMIN = False  # two of its three lists would always be empty: usage/admin/locks.py

@@ -192,7 +192,7 @@ class ApiKeyFilter(ListFilter):
             )
         return Q(reported_by__in=[api_key.pk for api_key in self.keys])
 
-    def _keys(self, text: str) -> QuerySet[ApiKey]:
+    def _keys(self, text: str) -> QuerySet[ApiKey, ApiKey]:
         if (number := number_of(text)) and (of_id := ApiKey.objects.filter(pk=number)):
             return of_id
         return ApiKey.objects.filter(Q(prefix=text) | Q(name__iexact=text))
