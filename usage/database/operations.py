@@ -65,7 +65,7 @@ class ValidateCheck(operations.ValidateConstraint):
 
 
 class DropIndex(operations.RemoveIndexConcurrently):
-    """Removes an index; on PostgreSQL without waiting in front of everybody who uses the table."""
+    """Removes an index; on PostgreSQL without blocking those who use the table."""
 
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
