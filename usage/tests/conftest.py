@@ -6,10 +6,11 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
@@ -24,13 +25,24 @@ from usage.ledger.close import close
 from usage.ledger.record import record
 from usage.models import ApiKey, Bill, Customer
 from usage.tests import cluster
-from usage.tests.books import Books, copied, default_database, new_books
+from usage.tests.books import (
+    Books,
+    copied,
+    create_database,
+    database_url,
+    default_database,
+    drop_database,
+    filled,
+)
 from usage.tests.factories import CustomerFactory, FactFactory
 from usage.tests.live import Service
 from usage.tests.staff import logged_in
 
 # A migration made the roles, and later tests need them.
 KEPT_TABLES = ("auth_group_permissions", "auth_group", "auth_permission", "django_content_type")
+
+# On PostgreSQL, the database that the processes of a run copy.
+MIGRATED = f"migrated_{os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid()}"
 
 
 class DatabaseClock:
@@ -160,14 +172,25 @@ def made_once(
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Path:
-    """A migrated file without a row of usage, on SQLite."""
+def migrated(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Books:
+    """A migrated database without a row of usage and without a key."""
+    on_postgresql = connection.vendor == "postgresql"
 
     def migrate(file: Path) -> None:
-        with default_database(f"sqlite:///{file}"):
+        url = create_database(MIGRATED) if on_postgresql else f"sqlite:///{file}"
+        with default_database(url):
             call_command("migrate", verbosity=0)
+        file.touch()
 
-    return made_once("migrated.sqlite3", migrate, tmp_path_factory, django_db_blocker)
+    file = made_once("migrated", migrate, tmp_path_factory, django_db_blocker)
+    return Books(database_url(MIGRATED) if on_postgresql else f"sqlite:///{file}", key="")
+
+
+def pytest_sessionfinish() -> None:
+    """Drop the migrated database once the last process of a run has ended."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and connection.vendor == "postgresql":
+        with suppress(psycopg2.OperationalError):  # of a run that only lists its tests
+            drop_database(MIGRATED)
 
 
 @pytest.fixture(scope="session")
@@ -182,25 +205,24 @@ def django_db_modify_db_settings(
     django_db_modify_db_settings: None, request: pytest.FixtureRequest
 ) -> Iterator[None]:
     """Give pytest-django a migrated database, so that not every process migrates its own."""
-    if connection.vendor != "sqlite":
+    migrated: Books = request.getfixturevalue("migrated")
+    if connection.vendor == "postgresql":
+        connection.settings_dict["TEST"]["TEMPLATE"] = migrated.path
         yield
         return
-    file = request.getfixturevalue("migrated")
     creation: Any = connection.creation
     with closing(sqlite3.connect(creation._get_test_db_name(), uri=True)) as memory:
-        with closing(sqlite3.connect(file)) as source:
+        with closing(sqlite3.connect(migrated.path)) as source:
             source.backup(memory)
         yield
 
 
 @pytest.fixture(scope="session")
-def books_to_copy(
-    request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
-) -> Iterator[Books]:
-    migrated = request.getfixturevalue("migrated") if connection.vendor == "sqlite" else None
-    with django_db_blocker.unblock(), new_books(migrated) as books:
+def books_to_copy(migrated: Books, django_db_blocker: DjangoDbBlocker) -> Iterator[Books]:
+    with django_db_blocker.unblock(), copied(migrated) as books:
+        filled_books = filled(books.url)
         django_db_blocker.block()
-        yield books
+        yield filled_books
         django_db_blocker.restore()
 
 
