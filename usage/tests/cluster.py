@@ -235,7 +235,7 @@ def cluster(
 
     A copy of what `make` made takes a fraction of the time of a new primary and its books.
     """
-    with postgresql.folder() as folder:
+    with postgresql.folder(durable=durable) as folder:
         folder.chmod(0o755)
         running = Cluster(folder, copy_of, synchronous=synchronous, durable=durable)
         try:
