@@ -113,7 +113,7 @@ def summary(selections: Iterable[Selection], *, most: float = math.inf) -> Summa
     count = 0
     for chunk in (chunk for selection in selections for chunk in selection.chunks(1000)):
         count += len(chunk)
-        examples = examples or chunk[:EXAMPLES]
+        examples += chunk[: EXAMPLES - len(examples)]
         for record in chunk:
             currency = record.bill.currency
             amounts[currency] = EXACT.add(amounts[currency], record.amount)

@@ -58,6 +58,14 @@ def test_the_preview_says_what_would_be_voided(admin_client: Client, wrong: Bill
     assert voided() == 0
 
 
+def test_the_preview_of_a_customer_has_examples_from_several_bills(
+    admin_client: Client, wrong: Bill
+) -> None:
+    examples = admin_client.get(f"{VOID_MANY}&customer=123").context["examples"]
+
+    assert len(examples) == 7
+
+
 def test_typing_the_number_voids_each_record(admin_client: Client, wrong: Bill) -> None:
     response = admin_client.post(VOID_MANY, form_of(admin_client), follow=True)
 
