@@ -114,3 +114,11 @@ def test_all_records_of_a_customer_are_voided_whatever_their_bills(bills: list[B
     voided = UsageRecord.objects.filter(customer=123, voids__isnull=False)
     assert sorted(void.voids_id for void in voided) == sorted(record.pk for record in records)
     assert not UsageRecord.objects.filter(customer=456, voids__isnull=False)
+
+
+def test_of_one_bill_the_records_on_others_are_not_read(bills: list[Bill]) -> None:
+    options = ["--customer", "123", "--bill", f"{bills[0].pk}", "--reason", "A test."]
+    with queries() as statements:
+        call_command("void_records", *options)
+
+    assert len(about_records(statements)) == 2  # the records, and that none are left

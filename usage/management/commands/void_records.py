@@ -93,7 +93,8 @@ def _selections(options: dict[str, Any], up_to: dt.datetime) -> list[Selection]:
     if not (path := options["ids"]):
         if not records.query.has_filters():
             raise CommandError("Say which records to void: give --ids or a filter.")
-        return [Selection(records, up_to, customer=options["customer"], patience=True)]
+        customer = None if options["bill"] else options["customer"]
+        return [Selection(records, up_to, customer=customer, patience=True)]
     try:
         text = path.read_text(encoding="ascii")
     except OSError as error:
