@@ -83,8 +83,8 @@ class Selection:
         if self.customer is None:
             yield from self._chunks(self.records, size)
             return
-        bills = Bill.objects.filter(customer=self.customer).order_by("period_start")
-        for bill_id in bills.values_list("pk", flat=True):
+        bills = Bill.objects.with_unreadable().filter(customer=self.customer)
+        for bill_id in bills.order_by("period_start").values_list("pk", flat=True):
             yield from self._chunks(self.records.filter(bill=bill_id), size)
 
     def _chunks(self, records: QuerySet[Any, Any], size: int) -> Iterator[list[UsageRecord]]:

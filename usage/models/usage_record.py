@@ -164,9 +164,12 @@ def first_of_customer(
     """
     by_time, by_id = (name.startswith("-") for name in ordering)
     is_beyond = lt if by_time else gt
+    # One whose instant cannot be read would hide all of its bill; `verify_bills` names it.
+    records = records.filter(Readable(instants=("recorded_at",)))
     first = records.filter(bill=OuterRef("pk")).order_by(ordering[0]).values("recorded_at")[:1]
-    bills = Bill.objects.filter(customer=customer_id).order_by().annotate(first_at=Subquery(first))
-    ids = [(first_at, pk) for first_at, pk in bills.values_list("first_at", "pk") if first_at]
+    bills = Bill.objects.with_unreadable().filter(customer=customer_id).order_by()
+    firsts = bills.annotate(first_at=Subquery(first)).values_list("first_at", "pk")
+    ids = [(first_at, pk) for first_at, pk in firsts if first_at]
     found: list[tuple[Any, ...]] = []
     for first_at, bill_id in sorted(ids, reverse=by_time):
         if len(found) == count and is_beyond(first_at, found[-1][0]):

@@ -16,7 +16,8 @@ from usage.ledger.close import BillUnreadable, close
 from usage.models import Bill
 from usage.tests.billed import Bills, make_bills
 from usage.tests.conftest import DatabaseClock
-from usage.tests.guarded import run
+from usage.tests.guarded import on_sqlite, run
+from usage.tests.staff import list_of
 from usage.verification import Verification
 
 pytestmark = pytest.mark.django_db
@@ -118,6 +119,26 @@ def test_the_pages_of_the_other_bills_are_shown(
     assert response.status_code == 200
     if response.streaming:
         assert str(bills["bob"]) in b"".join(response).decode()
+
+
+@on_sqlite  # PostgreSQL's driver refuses such a row
+def test_the_list_of_a_customer_has_the_records_beside_it(
+    spoilt: int, bills: Bills, admin_client: Client
+) -> None:
+    shown = admin_client.get(list_of("usagerecord", customer=123)).context["cl"].result_list
+
+    assert {record.pk for record in shown} >= {"old:1", "old:2", "new:2", "late"}
+
+
+@on_sqlite
+def test_the_records_on_it_are_among_those_of_the_customer_to_void(
+    bills: Bills, without_checks: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(f"UPDATE usage_bill SET month = 'garbage' WHERE id = {bills['new']}")()
+
+    call_command("void_records", "--customer", "123", "--reason", "A test.")
+
+    assert capsys.readouterr().out.startswith("3 records to void")
 
 
 def test_a_bill_with_daily_usage_that_cannot_be_read_is_not_closed(
