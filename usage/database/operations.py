@@ -78,10 +78,11 @@ class DropIndex(operations.RemoveIndexConcurrently):
     def database_backwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
-        """Add the index again."""
-        self._operation(schema_editor).database_backwards(
-            self, app_label, schema_editor, from_state, to_state
-        )
+        """Add the index again, in place of what an interrupted try has left of it."""
+        operation = self._operation(schema_editor)
+        if schema_editor.connection.vendor == "postgresql":
+            operation.database_forwards(self, app_label, schema_editor, to_state, from_state)
+        operation.database_backwards(self, app_label, schema_editor, from_state, to_state)
 
     @staticmethod
     def _operation(schema_editor: Any) -> type[RemoveIndex]:

@@ -218,3 +218,15 @@ def test_a_row_that_breaks_a_new_check_is_named(old_books: OldBooks) -> None:
 
     with pytest.raises(IntegrityError, match=f"usage_bill has .* bill_readable: {bill.pk}. Corr"):
         migrate()
+
+
+@on_postgresql
+def test_an_index_is_added_again_where_an_interrupted_try_left_one(old_books: OldBooks) -> None:
+    migrate()
+    run("CREATE INDEX record_by_customer ON usage_usagerecord (late)")()
+
+    call_command("migrate", "usage", "0012", verbosity=0)
+
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_indexdef('record_by_customer'::regclass)")
+        assert cursor.fetchone()[0].endswith("(customer_id, recorded_at)")
