@@ -167,17 +167,20 @@ class VoidMany(OfFilteredList):
 
     def command(self) -> str:
         """Return the command that voids the same; "" if it has no such filter."""
-        words = ["manage.py", "void_records"]
-        for name, value in self.changelist.params.items():
-            if not value or (name, value) == ("voids", "none"):  # the command never voids those
+        words = []
+        for given in self.changelist.filters:
+            name = given.parameter_name
+            if (name, given.text) == ("voids", "none"):  # the command never voids those
                 continue
             if name == "late":
                 words.append("--late")
-            elif name in _OPTIONS:
-                words += [_OPTIONS[name], shlex.quote(str(value))]
+            elif name in _OPTIONS and (option := given.as_option):
+                words += [_OPTIONS[name], shlex.quote(option)]
             else:
                 return ""
-        return " ".join([*words, "--reason", "…"]) if len(words) > 2 else ""
+        if self.changelist.query or not words:
+            return ""
+        return " ".join(["manage.py", "void_records", *words, "--reason", "…"])
 
     def page(self, template: str, **context: Any) -> HttpResponse:
         return self.model_admin.page(

@@ -95,6 +95,11 @@ class ListFilter(admin.SimpleListFilter):
         """The meaning of the value, if that is not plain."""
         return ""
 
+    @property
+    def as_option(self) -> str:
+        """The value as the option of a command takes it; empty if none takes it."""
+        return self.text
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.text:
             return queryset
@@ -147,6 +152,10 @@ class CustomerFilter(ListFilter):
         raise IncorrectLookupParameters(
             f"Several customers have {text!r} in the name: {names}{more}. Type the id of one."
         )
+
+    @property
+    def as_option(self) -> str:
+        return str(self.found)
 
     @cached_property
     def widget(self) -> str:
@@ -201,6 +210,10 @@ class ApiKeyFilter(ListFilter):
     def note(self) -> str:
         return ", ".join(str(api_key) for api_key in getattr(self, "keys", [])[:3])
 
+    @property
+    def as_option(self) -> str:
+        return str(self.keys[0].pk) if len(self.keys) == 1 else ""
+
 
 class ServiceFilter(ListFilter):
     """Shows one service, by its exact name in any Unicode form."""
@@ -214,6 +227,10 @@ class ServiceFilter(ListFilter):
             return Q(service=normal_service(text))
         except ValidationError as error:
             raise ValueError(f"{text!r} is not a service.") from error
+
+    @property
+    def as_option(self) -> str:
+        return normal_service(self.text)
 
 
 class PriceFilter(ListFilter):

@@ -100,15 +100,16 @@ class RecordChangeList(KeysetChangeList):
     @cached_property
     def _served(self) -> Q | None:
         """The condition that an index serves; None if it serves all filters."""
-        ranges = [spec for spec in self._filters if spec.is_range]
-        if len(self._indexed[:1]) + len(ranges) == len(self._filters):
+        ranges = [spec for spec in self.filters if spec.is_range]
+        if len(self._indexed[:1]) + len(ranges) == len(self.filters):
             return None
         return Q(*(spec.applied for spec in [*self._indexed[:1], *ranges]))
 
     @cached_property
     def _indexed(self) -> list[ListFilter]:
-        return [spec for spec in self._filters if spec.is_indexed]
+        return [spec for spec in self.filters if spec.is_indexed]
 
     @cached_property
-    def _filters(self) -> list[ListFilter]:
+    def filters(self) -> list[ListFilter]:
+        """The filters that have a value."""
         return [spec for spec in cast("list[ListFilter]", self.filter_specs) if spec.applied]

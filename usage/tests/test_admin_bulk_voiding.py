@@ -166,9 +166,30 @@ def test_more_than_a_page_voids_are_left_to_the_command(
     page = text_of(admin_client.get(f"{VOID_MANY}&customer=123"))
     admin_client.post(VOID_MANY, form)
 
-    assert "manage.py void_records --service Wrong --customer 123 --reason …" in page
+    assert "manage.py void_records --customer 123 --service Wrong --reason …" in page
     assert "Void the records" not in page
     assert voided() == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("customer=Alice", "--customer 123"),
+        ("reported_by=CDN", "--key {key}"),
+        ("service=+Wrong&voids=none&late=", "--service Wrong"),
+        ("service=Wrong&q=nothing", ""),
+        ("service=Wrong&amount=1", ""),
+    ],
+)
+def test_the_command_takes_the_options_that_the_page_shows(
+    admin_client: Client, wrong: Bill, query: str, options: str
+) -> None:
+    key = ApiKey.objects.get().pk
+
+    command = admin_client.get(f"/admin/usage/usagerecord/void-many/?{query}").context["command"]
+
+    expected = f"manage.py void_records {options.format(key=key)} --reason …"
+    assert command == (expected if options else "")
 
 
 def test_the_records_are_downloaded_before_and_after(admin_client: Client, wrong: Bill) -> None:
