@@ -57,11 +57,15 @@ test: $(VENV)/development
 	@$(RUN) coverage combine --quiet
 	@$(RUN) coverage report
 
-test-sqlite:
-	@echo "Every test on SQLite:"
-	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 3 $(COVERED) -m "not cluster" $(ARGS)
+# In a fresh clone each process of the tests would compile all of them; ruff and mypy go on beside.
+usage/tests/__pycache__: | $(VENV)/development
+	@$(SQLITE) $(RUN) pytest --collect-only --quiet --no-cov >/dev/null || true
 
-test-postgresql:
+test-sqlite: | usage/tests/__pycache__
+	@echo "Every test on SQLite:"
+	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 4 $(COVERED) -m "not cluster" $(ARGS)
+
+test-postgresql: | usage/tests/__pycache__
 	@echo "What touches the database on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
 		$(PYTEST) --numprocesses 3 $(COVERED) \

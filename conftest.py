@@ -97,7 +97,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    # Files whose tests wait for processes go first, then large ones, so that the end is even.
+    # `make test` runs both databases at once: on SQLite files whose tests wait for processes go
+    # first, on PostgreSQL last, so that some compute while others wait. Large ones go before small
+    # ones, so that the end is even.
     tests = Counter(item.path for item in items)
     waiting = {item.path for item in items if WAITING & {mark.name for mark in item.iter_markers()}}
-    items.sort(key=lambda item: (item.path not in waiting, -tests[item.path], item.path))
+    items.sort(
+        key=lambda item: ((item.path in waiting) == on_postgresql, -tests[item.path], item.path)
+    )
