@@ -166,7 +166,8 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
 ) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
-            "DELETE FROM django_migrations WHERE app = 'usage' AND name = '0012_drop_check'"
+            "DELETE FROM django_migrations"
+            " WHERE app = 'usage' AND name = '0013_drop_customer_index'"
         )
 
     done = manage(command, books.url)
@@ -174,7 +175,8 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "CommandError: Migrations are not applied (usage.0012_drop_check): run manage.py migrate.\n"
+        "CommandError: Migrations are not applied (usage.0013_drop_customer_index):"
+        " run manage.py migrate.\n"
     )
 
 
