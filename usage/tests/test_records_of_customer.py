@@ -56,8 +56,10 @@ def test_of_a_long_history_only_the_newest_bill_is_read(bills: list[Bill]) -> No
     assert len(statements) == 2  # the bills, and one of them
 
 
-@pytest.mark.parametrize("looked_through", [4, 5_000])
-@pytest.mark.parametrize("query", [{}, {"service": "Database Hosting"}, {"late": 1}])
+@pytest.mark.parametrize(
+    ("query", "looked_through"),
+    [({}, 5_000), ({"service": "Database Hosting"}, 14), ({"late": 1}, 5_000)],
+)
 def test_the_list_of_a_customer_has_each_record_once(
     admin_client: Client,
     bills: list[Bill],
@@ -65,7 +67,7 @@ def test_the_list_of_a_customer_has_each_record_once(
     query: dict[str, object],
     looked_through: int,
 ) -> None:
-    monkeypatch.setattr(BillingAdmin, "list_per_page", 5)
+    monkeypatch.setattr(BillingAdmin, "list_per_page", 9)
     monkeypatch.setattr(record_list, "LOOKED_THROUGH", looked_through)
     late = {"late": True} if "late" in query else {}
     everything = UsageRecord.objects.filter(customer=123, **late).order_by(*NEWEST_FIRST)
