@@ -45,9 +45,9 @@ demo: $(VENV)/development
 check: $(VENV)/development
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint check-tests
 
-# Three processes of each run for two cores: many tests wait for a deadline.
+# Two processes for two cores: another would only load Django and collect the tests once more.
 check-tests:
-	@$(SQLITE) $(PYTEST) --numprocesses 3 --no-cov --hypothesis-profile few \
+	@$(SQLITE) $(PYTEST) --numprocesses 2 --no-cov --hypothesis-profile few \
 		-m "not (live or browser or cluster)" $(ARGS)
 
 # All at once: while one run waits for processes, others work.
