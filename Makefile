@@ -50,7 +50,8 @@ check-tests:
 	@$(SQLITE) $(PYTEST) --numprocesses 2 --no-cov --hypothesis-profile few \
 		-m "not (live or browser or cluster)" $(ARGS)
 
-# All at once: while one run waits for processes, others work.
+# All at once: while one run waits for processes, others work. Five processes leave two cores no time
+# to idle; each more costs them ten seconds for loading Django and collecting the tests.
 test: $(VENV)/development
 	@$(RUN) coverage erase
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync=target lint test-sqlite test-postgresql
@@ -63,12 +64,12 @@ usage/tests/__pycache__: | $(VENV)/development
 
 test-sqlite: | usage/tests/__pycache__
 	@echo "Every test on SQLite:"
-	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 4 $(COVERED) -m "not cluster" $(ARGS)
+	@$(SQLITE) COVERAGE_FILE=.coverage.sqlite $(PYTEST) --numprocesses 3 $(COVERED) -m "not cluster" $(ARGS)
 
 test-postgresql: | usage/tests/__pycache__
 	@echo "What touches the database on PostgreSQL:"
 	@COVERAGE_FILE=.coverage.postgresql $(RUN) usage.tests.postgresql -- \
-		$(PYTEST) --numprocesses 3 $(COVERED) \
+		$(PYTEST) --numprocesses 2 $(COVERED) \
 		-m "(database or cluster) and not (browser or once)" $(ARGS)
 
 soak: $(VENV)/soak mutants

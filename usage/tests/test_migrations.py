@@ -220,6 +220,7 @@ def test_a_row_that_breaks_a_new_check_is_named(old_books: OldBooks) -> None:
         migrate()
 
 
+@pytest.mark.measured
 @on_postgresql
 def test_an_index_is_added_again_where_an_interrupted_try_left_one(old_books: OldBooks) -> None:
     migrate()
