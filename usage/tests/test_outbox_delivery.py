@@ -15,6 +15,7 @@ from billing_client import BillingClient, OutboxWarning, Usage
 from billing_client.outbox import outbox
 from billing_client.outbox.directory import Directory
 from billing_client.tests.faulty import Exchange, FaultyServer, message, reset
+from billing_client.tests.outboxes import eventually
 from usage.tests.books import assert_books_balance
 from usage.tests.live import Service
 
@@ -93,16 +94,17 @@ def test_every_fact_is_recorded_once_whatever_becomes_of_the_answers(
                 "ignore", OutboxWarning
             )  # of records that the proxy has not let through
             client.close(0)
-        during = client.stats()
         proxy.healthy = True
         # The next process, with time enough for a busy machine to answer in.
         with BillingClient(proxy.url, "k" * 40, outbox=tmp_path) as patient:
             patient.flush(300)
-            after = patient.stats()
-    assert (during.sent + after.sent, during.rejected + after.rejected) == (RECORDS, 0)
+            rejected = patient.stats().rejected
+    # A request of the first process may have been under way when it closed its outbox: then either
+    # may have sent those records, or both.
+    eventually(lambda: not Directory(tmp_path).segments())
+    assert client.stats().rejected + rejected == 0
     assert len(set(proxy.faults)) > 4
     rows = live_service.books.table("usage_usagerecord")
     stored = {row["request_id"]: row["units"] for row in rows if row["customer_id"] == customer}
     assert stored == units
     assert_books_balance(live_service.books, of=[customer])
-    assert Directory(tmp_path).segments() == []
