@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self, TypeVar
@@ -86,6 +87,7 @@ class Service:
         self.port = 0
         self._url = url or books.url
         self._application = application
+        self._workers = workers
         self._options = ["--workers", str(workers), "--threads", str(threads)]
         self._options += ["--preload"] * preload
         self._customers = iter(CUSTOMERS)
@@ -99,6 +101,10 @@ class Service:
             # The socket listens already, so this waits until the first worker answers.
             answer = self.caller().ready()
             assert answer.status == 200, f"{answer.body!r}\n{self.log()}"
+            # The others are started a little later.
+            ends = time.monotonic() + PATIENCE_SECONDS
+            while len(self.workers()) < self._workers and time.monotonic() < ends:
+                time.sleep(0.01)
             self._stack = self._stack.pop_all()
         return self
 
