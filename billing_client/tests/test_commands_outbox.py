@@ -108,7 +108,7 @@ def test_drain_says_why_it_cannot(
     server.script.clear()
     server.script.extend([refuse(503, "service_unavailable")] * 900)
     key.setattr(outbox, "EXIT_SECONDS", 0.1)
-    code, out = run(left, "--url", server.url, "drain", "--timeout", "2")
+    code, out = run(left, "--url", server.url, "drain", "--timeout", "0.3")
     assert code == 1
     assert "Not all was sent: The service answered 503" in out
     assert contents(left) == ["one", "two"]

@@ -30,6 +30,7 @@ from billing_client.tests.faulty import (
 )
 from billing_client.transport import Transport
 
+pytestmark = pytest.mark.live  # waits for servers
 FACT: dict[str, Any] = {
     "customer_id": 123,
     "service": "Database Hosting",

@@ -31,6 +31,7 @@ from billing_client.tests.outboxes import (
     sent_ids,
 )
 
+pytestmark = pytest.mark.live  # waits for servers
 CLIENTS = 50
 BATCH = MOST_RECORDS
 
