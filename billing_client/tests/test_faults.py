@@ -104,6 +104,7 @@ def _small_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("billing_client.transport.LARGEST_ANSWER", 200_000)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_one_fault_costs_the_caller_nothing(
     stubborn: BillingClient, server: FaultyServer, fault: Behaviour

@@ -311,6 +311,7 @@ def test_flush_waits_for_no_chance(
         assert billing.flush(20).sent == 1
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     "fault",
     [

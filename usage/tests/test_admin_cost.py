@@ -107,6 +107,7 @@ def test_the_first_page_takes_at_most_17_queries_with_something_in_every_section
     assert len(asked) <= 17  # one asks for the time zone of the books, one for past days
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("path", ["/admin/", "bill", "usagerecord"])
 def test_a_page_of_much_stays_below_60_kilobytes(
     admin_client: Client, customer: Customer, path: str

@@ -38,6 +38,8 @@ def errors(document: dict[str, Any]) -> dict[str, str]:
     return {error["field"]: error["code"] for error in document["errors"]}
 
 
+@pytest.mark.once
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("field", "value", "code"),
     [

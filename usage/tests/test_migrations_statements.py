@@ -61,6 +61,7 @@ def upgraded(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
         yield
 
 
+@pytest.mark.no_cover
 def test_a_bill_closed_before_has_the_name_of_the_upgrades_day(upgraded: None) -> None:
     bill = Bill.objects.get()
     assert (bill.closed_name, bill.closed_reference) == ("Müller", "")

@@ -22,7 +22,7 @@ from usage.tests.conftest import Post
 from usage.tests.factories import usage_body
 
 # Other tests measure this code.
-pytestmark = [pytest.mark.django_db, pytest.mark.no_cover]
+pytestmark = [pytest.mark.django_db, pytest.mark.once, pytest.mark.no_cover]
 
 
 def with_what_words_say(described: dict[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,7 @@ class Proxy(FaultyServer):
         return answer
 
 
+@pytest.mark.no_cover
 @pytest.mark.timeout(900)
 def test_every_fact_is_recorded_once_whatever_becomes_of_the_answers(
     live_service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

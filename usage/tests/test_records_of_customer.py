@@ -56,6 +56,7 @@ def test_of_a_long_history_only_the_newest_bill_is_read(bills: list[Bill]) -> No
     assert len(statements) == 2  # the bills, and one of them
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("query", "looked_through"),
     [({}, 5_000), ({"service": "Database Hosting"}, 14), ({"late": 1}, 5_000)],

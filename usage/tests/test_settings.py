@@ -341,6 +341,7 @@ def test_a_postgresql_connection_has_its_limits(name: str, value: str) -> None:
         assert cursor.fetchone() == (value,)
 
 
+@pytest.mark.no_cover
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_probes_are_not_redirected_to_https(settings: Settings, path: str) -> None:

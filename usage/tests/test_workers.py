@@ -227,6 +227,7 @@ def test_a_connection_without_a_request_does_not_hold_up_a_stop(books: Books) ->
         assert service.process.wait(20) == 0  # gunicorn's patience is 30 seconds
 
 
+@pytest.mark.no_cover
 @pytest.mark.live
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives up by itself")
 def test_callers_that_read_no_answers_hold_no_thread_for_ever(books: Books) -> None:
