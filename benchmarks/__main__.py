@@ -47,14 +47,26 @@ def main() -> int:
         nargs="+",
         help="only measure what these cost; writes nothing",
     )
+    parser.add_argument(
+        "--beside",
+        metavar="REVISION",
+        help="only measure this tree beside that of a Git revision; writes nothing",
+    )
     arguments = parser.parse_args()
     load.require_wrk()
     seconds = arguments.seconds or (2 if arguments.quick else 10)
     lines = [f"# Measured on {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC", ""]
     with server() as url:
-        if name := arguments.without or arguments.cost_of:
-            beside = gain.measure if arguments.without else gain.cost
-            figures, results = beside(url, name, rounds=arguments.rounds, seconds=seconds, say=_say)
+        for name, measure in (
+            (arguments.without, gain.measure),
+            (arguments.cost_of, gain.cost),
+            (arguments.beside, gain.beside),
+        ):
+            if name is None:
+                continue
+            figures, results = measure(
+                url, name, rounds=arguments.rounds, seconds=seconds, say=_say
+            )
             lines += [*report.figures(figures), "", *report.rounds(results)]
             sys.stdout.write("\n" + "\n".join(lines) + "\n")
             return 0

@@ -149,16 +149,17 @@ def database(server_url: str, name: str, table: str) -> Iterator[Database]:
         on_server.rows(f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def manage(url: str, *arguments: str) -> str:
+def manage(url: str, *arguments: str, root: Path = ROOT) -> str:
     """What a command of the service prints, on the database with this DATABASE_URL."""
-    return run([sys.executable, "manage.py", *arguments], {"DATABASE_URL": url, "DEBUG": "1"})
+    command = [sys.executable, "manage.py", *arguments]
+    return run(command, {"DATABASE_URL": url, "DEBUG": "1"}, root=root)
 
 
-def run(command: list[str], environment: dict[str, str]) -> str:
+def run(command: list[str], environment: dict[str, str], *, root: Path = ROOT) -> str:
     """What a command prints on its standard output; raises RuntimeError if it fails."""
     done = subprocess.run(  # noqa: S603 - our own commands
         command,
-        cwd=ROOT,
+        cwd=root,
         env=os.environ | environment,
         capture_output=True,
         text=True,

@@ -1,11 +1,17 @@
-"""The service beside itself: what one optimisation gains, and what one variable costs."""
+"""The service beside itself: without an optimisation, with a variable, and as it was earlier."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from benchmarks import ingest, load, neighbours
+from benchmarks import ingest, load, neighbours, others
+from benchmarks.databases import ROOT
 from benchmarks.figures import Bound, Figure, Rounds, ratio
 from benchmarks.load import Load, Result
 from benchmarks.neighbours import Observed
@@ -38,7 +44,8 @@ def measure(
             for side in sides:  # warm: bills open, connections made, pages in memory
                 load.make(side, 1)
             results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
-            figures += _figures(label, *(results[side.label] for side in sides))
+            with_it, without_it = (results[side.label] for side in sides)
+            figures += _figures(label, "without ÷ with", without_it, with_it)
         figures += _quiet_keys((ours, without), rounds=rounds, say=say)
     return figures, results
 
@@ -72,7 +79,52 @@ def cost(
     return figures, results
 
 
-def _figures(label: str, ours: list[Result], without: list[Result]) -> list[Figure]:
+def beside(
+    server_url: str, revision: str, *, rounds: int, seconds: float, say: Callable[[str], None]
+) -> tuple[list[Figure], Rounds]:
+    """Make each load on this tree and on that of a Git revision in turns; return the ratios.
+
+    Both run with the libraries that are installed now, on a database of their own.
+    """
+    starts: dict[str, Callable[[Path], contextlib.AbstractContextManager[Server]]] = {
+        "PostgreSQL": lambda root: ingest.ours(server_url, root=root),
+        "SQLite": lambda root: others.on_sqlite(root=root),
+    }
+    results = Rounds()
+    figures = []
+    with _tree_of(revision) as earlier, contextlib.ExitStack() as stack:
+        for engine, start in starts.items():
+            now, then = (stack.enter_context(start(root)) for root in (ROOT, earlier))
+            for kind, size in SIZES.items():
+                label = f"{kind} on {engine}"
+                sides = [Load(label, now, size), Load(f"{label}, {revision}", then, size)]
+                for side in sides:
+                    load.make(side, 1)
+                results |= ingest.in_turns(sides, rounds=rounds, seconds=seconds, say=say)
+                figures += _figures(
+                    label, f"now ÷ {revision}", *(results[side.label] for side in sides)
+                )
+    return figures, results
+
+
+@contextlib.contextmanager
+def _tree_of(revision: str) -> Iterator[Path]:
+    """The files of a Git revision, in a folder of their own."""
+    archive = subprocess.run(  # noqa: S603 - our own command
+        ["git", "archive", "--end-of-options", revision],  # noqa: S607 - from the PATH
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+            files.extractall(folder, filter="data")
+        yield Path(folder)
+
+
+def _figures(
+    label: str, what: str, numerators: list[Result], denominators: list[Result]
+) -> list[Figure]:
     def rates(results: list[Result]) -> list[float]:
         return [result.records_per_second for result in results]
 
@@ -80,11 +132,11 @@ def _figures(label: str, ours: list[Result], without: list[Result]) -> list[Figu
         return [result.worker_cpu + result.database_cpu for result in results]
 
     return [
-        ratio(f"{label}: records/s, without ÷ with", rates(without), rates(ours)),
+        ratio(f"{label}: records/s, {what}", rates(numerators), rates(denominators)),
         ratio(
-            f"{label}: CPU per record of workers and PostgreSQL, without ÷ with",
-            costs(without),
-            costs(ours),
+            f"{label}: CPU per record of workers and PostgreSQL, {what}",
+            costs(numerators),
+            costs(denominators),
         ),
     ]
 

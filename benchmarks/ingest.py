@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -49,10 +50,10 @@ def sides(server_url: str) -> Iterator[Sides]:
         )
 
 
-def prepare(url: str) -> str:
-    """Make the service's tables and customers; return what its callers show."""
-    manage(url, "migrate", "--verbosity", "0")
-    key = manage(url, "create_api_key", "benchmark").strip()
+def prepare(url: str, *, root: Path = ROOT) -> str:
+    """Make the service's tables and an API key; return what its callers show."""
+    manage(url, "migrate", "--verbosity", "0", root=root)
+    key = manage(url, "create_api_key", "benchmark", root=root).strip()
     return f"Bearer {key}"
 
 
@@ -72,13 +73,20 @@ def ours(
     *,
     threads: int = 32,
     environment: Mapping[str, str] = MappingProxyType({}),
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """Start the service on a database with customers and no usage."""
     with database(server_url, "ours", "usage_usagerecord") as books:
-        authorization = prepare(books.url)
+        authorization = prepare(books.url, root=root)
         add_customers(books)
         with serving(
-            "ours", application, books, authorization, threads=threads, environment=environment
+            "ours",
+            application,
+            books,
+            authorization,
+            threads=threads,
+            environment=environment,
+            root=root,
         ) as server:
             yield server
 

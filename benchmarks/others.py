@@ -61,11 +61,11 @@ class File(NamedTuple):
 
 
 @contextlib.contextmanager
-def on_sqlite() -> Iterator[Server]:
+def on_sqlite(*, root: Path = ROOT) -> Iterator[Server]:
     """Start the service on a new SQLite file, with its durability as in production."""
     with tempfile.TemporaryDirectory(prefix="billing-bench-") as folder:
         file = File(Path(folder) / "books.sqlite3")
-        authorization = ingest.prepare(file.url)
+        authorization = ingest.prepare(file.url, root=root)
         numbers = (
             f"WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n LIMIT {CUSTOMERS})"
         )
@@ -73,7 +73,7 @@ def on_sqlite() -> Iterator[Server]:
             "INSERT INTO usage_customer (id, name, currency)"
             f" {numbers} SELECT id, 'Customer ' || id, 'USD' FROM n"
         )
-        with serving("SQLite", "billing_project.wsgi", file, authorization) as server:
+        with serving("SQLite", "billing_project.wsgi", file, authorization, root=root) as server:
             yield server
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -58,11 +59,15 @@ def serving(
     # One API key, which may hold half of a worker's threads, has all 16 connections of a load.
     threads: int = 32,
     environment: Mapping[str, str] = MappingProxyType({}),
+    root: Path = ROOT,
 ) -> Iterator[Server]:
-    """A server with gunicorn.conf.py, the same number of workers and threads for each side."""
+    """A server with gunicorn.conf.py, the same number of workers and threads for each side.
+
+    `root` is the folder of the code.
+    """
     port = free_port()
     settings = {"DEBUG": "0", "SECRET_KEY": "x" * 50, "ALLOWED_HOSTS": "127.0.0.1"}
-    settings |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(ROOT)}
+    settings |= {"SECURE_SSL_REDIRECT": "0", "SECURE_COOKIES": "0", "PYTHONPATH": str(root)}
     command = [sys.executable, "-W", "ignore:No directory at", "-m", "gunicorn", application]
     command += ["--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)]
     command += ["--threads", str(threads)]
@@ -70,7 +75,7 @@ def serving(
         started = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
-            cwd=ROOT,
+            cwd=root,
             env={**os.environ, **settings, **database.environment, **environment},
             stderr=log,
             start_new_session=True,
