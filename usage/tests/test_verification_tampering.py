@@ -8,11 +8,11 @@ import pytest
 from django.db import connection, transaction
 
 from usage.database import triggers
+from usage.money import plain
 from usage.tests.billed import Bills, make_bills, use
 from usage.tests.conftest import DatabaseClock
 from usage.tests.factories import CustomerFactory
 from usage.verification import Verification
-from usage.verification.difference import plain
 
 pytestmark = pytest.mark.django_db
 

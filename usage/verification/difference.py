@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import NamedTuple
 
-from usage.money import EXACT
+from usage.money import plain
 
 
 class Difference(NamedTuple):
@@ -22,14 +22,10 @@ class Difference(NamedTuple):
         return f"{about}: {self.invariant}: {self.detail}"
 
 
-def plain(number: Decimal) -> str:
-    """Return a number without exponent and trailing zeros."""
-    return f"{EXACT.normalize(number):f}"
-
-
 def signed(number: Decimal) -> str:
     """Return a number like `plain`, with its sign."""
-    return f"{EXACT.normalize(number):+f}"
+    text = plain(number)
+    return text if text.startswith("-") else f"+{text}"
 
 
 def counted(number: Decimal | int, noun: str) -> str:

@@ -8,8 +8,8 @@ from decimal import Decimal
 
 from usage.models import DailyUsage, PastDays
 from usage.models.daily_usage import Amount, LineSum
-from usage.money import EXACT
-from usage.verification.difference import Difference, counted, plain, signed
+from usage.money import EXACT, plain
+from usage.verification.difference import Difference, counted, signed
 
 _NONE = Decimal(0)
 

@@ -15,9 +15,9 @@ from django.db.models import Count, F, Min, OuterRef, Q, QuerySet, Subquery, loo
 from usage.database.sums import ExactSum
 from usage.models import Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
 from usage.models.usage_record import VOID_PREFIX
-from usage.money import EXACT, exact_amount
+from usage.money import EXACT, exact_amount, plain
 from usage.periods import CLOCK_SKEW, Period, month_bounds
-from usage.verification.difference import Difference, counted, plain
+from usage.verification.difference import Difference, counted
 
 
 def states(bills: QuerySet[Bill]) -> Iterator[Difference]:

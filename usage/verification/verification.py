@@ -18,9 +18,9 @@ from django.db.models import Q, QuerySet
 from usage.database.transactions import snapshot
 from usage.models import Bill, BillingTimeZone, DailyUsage, UsageRecord
 from usage.models.bill import BillQuerySet
-from usage.money import EXACT, exact_amount, round_amount
+from usage.money import EXACT, exact_amount, plain, round_amount
 from usage.verification import placement
-from usage.verification.difference import Difference, counted, plain, signed
+from usage.verification.difference import Difference, counted, signed
 from usage.verification.past_days import past_sums
 from usage.verification.sums import Day, folded, recorded, side_by_side
 from usage.verification.unreadable import unreadable_rows
