@@ -18,13 +18,14 @@ from django.utils.log import log_response
 from billing_project.middleware import GetResponse, content_security_policy, name_request
 from billing_project.observe import observe
 from usage.api.middleware import api_problems, endpoint
-from usage.api.problems import USAGE_PATH
+from usage.api.problems import USAGE_PATHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-PATHS = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
+# A name of its own, which `benchmarks.without` replaces.
+PATHS = USAGE_PATHS
 
 
 class Request(WSGIRequest):

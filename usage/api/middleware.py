@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from usage.api import problems
 from usage.api.parsing import refuse
 from usage.api.probes import PROBES
-from usage.api.problems import USAGE_PATH
+from usage.api.problems import USAGE_PATHS
 from usage.api.views import UsageView
 from usage.database.postgresql import waiting
 from usage.database.postgresql.circuit import CircuitOpen, circuit
@@ -56,11 +56,10 @@ def endpoint(get_response: GetResponse) -> GetResponse:
     resolver. Left out, the address in `billing_project.urls` answers the same.
     """
     record_usage = UsageView.as_view()
-    paths = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
     waiting.install()
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
-        if request.path_info not in paths:
+        if request.path_info not in USAGE_PATHS:
             return get_response(request)
         try:
             with circuit.attempt():

@@ -13,6 +13,7 @@ from django.views.decorators.csrf import csrf_exempt
 CONTENT_TYPE = "application/problem+json"
 # The path of the endpoint, which is answered without the last slash too.
 USAGE_PATH = "/api/v1/usage/"
+USAGE_PATHS = frozenset({USAGE_PATH, USAGE_PATH.rstrip("/")})
 
 
 class InvalidField(NamedTuple):
