@@ -19,15 +19,13 @@ from usage.currencies import digits_sql
 from usage.database import prepared
 from usage.database.transactions import NOW, ON_STANDBY, instant
 from usage.ledger.facts import CloseLockBusy, DailyAddition, StoredRecord, Voiding
-from usage.ledger.target_bill import ExistingBill, MissingBill
+from usage.ledger.target_bill import TWO_MONTHS_IN_DAYS, ExistingBill, MissingBill
 
 # One of as many advisory locks stands for each customer, by its id: few enough to take in one
 # statement for any batch. Recording takes them shared and closing exclusively.
 CLOSE_LOCKS = 64
 # The first of PostgreSQL's two advisory lock keys. Nothing else in the database locks under it.
 CLOSE_LOCK_KEY = 0x0B111
-# Every month that may be open to usage began within this, beside the days of grace.
-_TWO_MONTHS_IN_DAYS = 62
 # A search is planned again after this: planned while a table was small, it reads all of it.
 _PLANNED_SECONDS = 10.0
 
@@ -78,7 +76,7 @@ class PostgreSQLStatements:
             " LEFT JOIN usage_bill bill ON bill.customer_id = asked.id"
             f" AND (bill.closed_at IS NULL OR bill.month >= {NOW['postgresql']}::date - %s::int)"
             " GROUP BY bill.month, bill.period_start, bill.period_end, bill.closed_at IS NULL",
-            [_array(customer_ids), _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
+            [_array(customer_ids), TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
             seconds=_PLANNED_SECONDS,
         )
         rows = self.cursor.fetchall()

@@ -22,12 +22,10 @@ from django.db.backends.utils import CursorWrapper
 from usage.currencies import digits_sql
 from usage.database.transactions import NOW, instant
 from usage.ledger.facts import DailyAddition, DailyUsageOverflow, StoredRecord, Voiding
-from usage.ledger.target_bill import ExistingBill, MissingBill
+from usage.ledger.target_bill import TWO_MONTHS_IN_DAYS, ExistingBill, MissingBill
 from usage.money import EXACT
 from usage.validators import PRICE_DIGITS, UNITS_DIGITS
 
-# Every month that may be open to usage began within this, beside the days of grace.
-_TWO_MONTHS_IN_DAYS = 62
 # The scales of the ExactDecimalFields: SQLite keeps their values as whole numbers.
 _UNITS_PLACES = UNITS_DIGITS["decimal_places"]
 _PRICE_PLACES = PRICE_DIGITS["decimal_places"]
@@ -63,7 +61,7 @@ class SQLiteStatements:
             f" IS NULL OR bill.month >= date({NOW['sqlite']}, '-' || %s || ' days'))",
             [
                 json.dumps(list(customer_ids)),
-                _TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS,
+                TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS,
             ],
         )
         rows = self.cursor.fetchall()

@@ -19,6 +19,9 @@ from usage.periods import (
     next_month,
 )
 
+# Every month that may be open to usage began within this, beside the days of grace.
+TWO_MONTHS_IN_DAYS = 62
+
 
 class ExistingBill(NamedTuple):
     """A stored bill, as far as recording needs it."""
