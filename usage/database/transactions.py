@@ -1,7 +1,7 @@
 """Transactions as billing needs them.
 
-Repeated when the database asks for it, gated against closing, dated by the database's clock, and
-read as one snapshot. Beside the write path and the migrations this is the only raw SQL.
+They are repeated when the database asks for it, dated by the database's clock, and read as one
+snapshot.
 """
 
 from __future__ import annotations

@@ -248,14 +248,14 @@ def _assert_sums(
         key = _key(record, record["occurred_at"].date())
         recomputed[key] += 1
         units[key] = _WIDE.add(units[key], record["units"])
-    folded: Counter[Any] = Counter()
-    folded_units: dict[Any, Decimal] = defaultdict(Decimal)
+    daily_records: Counter[Any] = Counter()
+    daily_units: dict[Any, Decimal] = defaultdict(Decimal)
     for row in daily:
         key = _key(row, row["day"])
-        folded[key] += row["records"]
-        folded_units[key] = _WIDE.add(folded_units[key], row["units"])
-    assert folded == recomputed
-    assert folded_units == units
+        daily_records[key] += row["records"]
+        daily_units[key] = _WIDE.add(daily_units[key], row["units"])
+    assert daily_records == recomputed
+    assert daily_units == units
     assert {record["bill_id"] for record in records} == set(bills)  # no bill is empty
 
 

@@ -172,8 +172,8 @@ def test_a_connection_cut_at_any_statement_stores_the_fact_once(
 
 
 @contextlib.contextmanager
-def folds_held_up(books: Books) -> Iterator[Callable[[], None]]:
-    """Keep transactions from folding; the block gets a function that waits until one is there."""
+def additions_held_up(books: Books) -> Iterator[Callable[[], None]]:
+    """Hold up what adds to daily usage; the block gets a function that waits for a transaction."""
     with contextlib.closing(books.connect()) as stranger:
         cursor = stranger.cursor()
         cursor.execute("BEGIN")
@@ -182,10 +182,12 @@ def folds_held_up(books: Books) -> Iterator[Callable[[], None]]:
         yield lambda: wait_for_waiter(books, "relation")
 
 
-def test_workers_killed_between_insert_and_fold_leave_nothing_behind(service: Service) -> None:
+def test_workers_killed_before_they_add_to_daily_usage_leave_nothing_behind(
+    service: Service,
+) -> None:
     customer = service.customer()
     body = [usage_body(customer_id=customer) for _ in range(20)]
-    with ThreadPoolExecutor(1) as pool, folds_held_up(service.books) as wait:
+    with ThreadPoolExecutor(1) as pool, additions_held_up(service.books) as wait:
         lost = pool.submit(service.caller().post, body)
         wait()
         service.kill_workers()

@@ -233,7 +233,7 @@ def test_a_lock_timeout_is_repeated(before: Any, other: Any) -> None:
 
 def test_a_locked_file_is_tried_again(own_books: Books, before: Any, other: Any) -> None:
     if not own_books.is_sqlite:
-        pytest.skip("PostgreSQL locks rows and gates: see the lock timeout.")
+        pytest.skip("PostgreSQL locks rows and not the file: see the lock timeout.")
     other.execute("ROLLBACK")
     other.execute("BEGIN IMMEDIATE")
     with default_database(own_books.url, **HASTY):

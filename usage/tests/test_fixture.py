@@ -78,7 +78,7 @@ def test_loaded_again_it_changes_nothing(samples: DatabaseClock) -> None:
     assert dump() == before
 
 
-def test_usage_folded_into_the_same_day_stays(samples: DatabaseClock) -> None:
+def test_usage_added_to_the_same_day_stays(samples: DatabaseClock) -> None:
     occurred_at = UsageRecord.objects.get(pk="sample:1").occurred_at
     for slot in range(PAST_SLOT):
         with pytest.MonkeyPatch.context() as patch:

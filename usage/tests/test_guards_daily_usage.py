@@ -25,7 +25,7 @@ def test_daily_usage_of_a_closed_bill_never_changes(column: str, closed: Bill) -
 
 def test_daily_usage_does_not_land_on_a_closed_bill(closed: Bill) -> None:
     refused(run(inserted_day(closed.pk, OTHER)), "usage goes on an open bill")
-    refused(run(inserted_day(closed.pk, SAME, conflict=FOLD)), "usage goes on an open bill")
+    refused(run(inserted_day(closed.pk, SAME, conflict=ADD_UNITS)), "usage goes on an open bill")
 
 
 def test_a_refusal_by_the_database_is_not_taken_for_an_overflow(closed: Bill) -> None:
@@ -52,7 +52,7 @@ def test_daily_usage_does_not_land_on_a_bill_that_is_not_there(opened: Bill) -> 
 
 
 SAME, OTHER = "slot", "3 - slot"
-FOLD = (
+ADD_UNITS = (
     " ON CONFLICT (bill_id, service, price_per_unit, day, slot)"
     " DO UPDATE SET units = usage_dailyusage.units + excluded.units"
 )

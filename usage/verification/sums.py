@@ -41,12 +41,12 @@ class Day(NamedTuple):
     price: Decimal
     day: dt.date
     recorded: DaySum
-    folded: DaySum
+    daily_usage: DaySum
 
     @property
     def units(self) -> Decimal:
         """How many units daily usage has too many."""
-        return EXACT.subtract(self.folded.units, self.recorded.units)
+        return EXACT.subtract(self.daily_usage.units, self.recorded.units)
 
 
 _Key = tuple[int, str, Decimal, dt.date]
@@ -102,8 +102,8 @@ def recorded(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[tuple[_Key
         yield key, DaySum(units, count)
 
 
-def folded(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[tuple[_Key, DaySum]]:
-    """Yield what daily usage adds up to over its slots, sorted by key."""
+def summed(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[tuple[_Key, DaySum]]:
+    """Yield the sums of daily usage over its slots, sorted by key."""
     keys = ("bill_id", "name", "price_per_unit", "day")
     rows = (
         daily_usage.annotate(name=_sortable("service"))
@@ -120,12 +120,12 @@ def _sortable(name: str) -> Collate:
 
 
 def side_by_side(
-    recorded: Iterator[tuple[_Key, DaySum]], folded: Iterator[tuple[_Key, DaySum]]
+    recorded: Iterator[tuple[_Key, DaySum]], summed: Iterator[tuple[_Key, DaySum]]
 ) -> Iterator[Day]:
     """Yield each day that either knows, sorted by key."""
     sources = (
         ((key, 0, found) for key, found in recorded),
-        ((key, 1, found) for key, found in folded),
+        ((key, 1, found) for key, found in summed),
     )
     for key, found in groupby(merge(*sources, key=itemgetter(0)), key=itemgetter(0)):
         sums = [_NOTHING, _NOTHING]

@@ -22,7 +22,7 @@ from usage.money import EXACT, exact_amount, plain, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, signed
 from usage.verification.past_days import past_sums
-from usage.verification.sums import Day, folded, recorded, side_by_side
+from usage.verification.sums import Day, recorded, side_by_side, summed
 from usage.verification.unreadable import unreadable_rows
 
 _BILLS_AT_ONCE = 500
@@ -67,7 +67,7 @@ class Verification:
         records: QuerySet[UsageRecord, UsageRecord],
         daily_usage: QuerySet[DailyUsage, DailyUsage],
     ) -> Iterator[Difference]:
-        usage = side_by_side(recorded(records), folded(daily_usage))
+        usage = side_by_side(recorded(records), summed(daily_usage))
         by_bill = attrgetter("bill_id")
         parts: Iterator[Shown | Day] = merge(_shown(bills), usage, key=by_bill)
         for _, found in groupby(parts, key=by_bill):
@@ -113,7 +113,7 @@ def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
         for day in line:
             units = EXACT.add(units, day.recorded.units)
             records += day.recorded.records
-            if day.recorded != day.folded:
+            if day.recorded != day.daily_usage:
                 yield _off_day(day, bill.currency)
         amount = exact_amount(units, price[1])
         total = EXACT.add(total, round_amount(amount, digits))
@@ -165,9 +165,10 @@ def _off_day(day: Day, currency: str) -> Difference:
         day.bill_id,
         "I5",
         f"daily usage of {day.service!r} at {plain(day.price)} on {day.day} has"
-        f" {counted(day.folded.units, 'unit')} in {counted(day.folded.records, 'record')}, the"
-        f" records have {plain(day.recorded.units)} in {day.recorded.records}: off by"
-        f" {signed(day.units)} in units, {day.folded.records - day.recorded.records:+d} in records,"
+        f" {counted(day.daily_usage.units, 'unit')} in"
+        f" {counted(day.daily_usage.records, 'record')}, the records have"
+        f" {plain(day.recorded.units)} in {day.recorded.records}: off by {signed(day.units)} in"
+        f" units, {day.daily_usage.records - day.recorded.records:+d} in records,"
         f" {signed(amount)} {currency}.",
         day.units,
         amount,
@@ -188,10 +189,10 @@ def _off_total(shown: Shown, stated: Decimal, other: Decimal, source: str) -> Di
 def _no_bill(bill_id: int, days: Iterator[Day]) -> Difference:
     units, amount, records, rows = Decimal(0), Decimal(0), 0, 0
     for day in days:
-        found = day.recorded if day.recorded.records else day.folded
+        found = day.recorded if day.recorded.records else day.daily_usage
         units = EXACT.add(units, found.units)
         amount = EXACT.add(amount, exact_amount(found.units, day.price))
-        records, rows = records + day.recorded.records, rows + day.folded.records
+        records, rows = records + day.recorded.records, rows + day.daily_usage.records
     return Difference(
         bill_id,
         "I8",
