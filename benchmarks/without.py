@@ -30,7 +30,7 @@ def _group_commit() -> None:
         commit.submit = lambda request: None  # type: ignore[method-assign]
 
 
-def _large_in_turn() -> None:
+def _large_request_limit() -> None:
     """Let two large requests record at once, also while small ones come."""
     from usage.ledger.record import _large_requests  # noqa: PLC0415 - after django.setup()
 
@@ -131,7 +131,7 @@ def _frozen_heap() -> None:
 
 OPTIMISATIONS: dict[str, Callable[[], None]] = {
     "group-commit": _group_commit,
-    "large-in-turn": _large_in_turn,
+    "large-request-limit": _large_request_limit,
     "prepared-statements": _prepared_statements,
     "fair-worker": _fair_worker,
     "staying": _staying,

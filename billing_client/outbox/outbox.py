@@ -178,16 +178,16 @@ class Outbox:
         self._scan_due = 0.0
         self._attempts.hurry()
         self._customers.hurry()
-        turns: list[bool | None] = [None]
+        ended: list[bool | None] = [None]
 
         def work() -> None:
-            while turn := self._turn():
+            while more := self._send_once():
                 pass
-            turns.append(turn)
+            ended.append(more)
 
         # Not where a finalizer, a signal handler or on_event would wait for its own thread.
         while not log.closed and self._worker != get_ident() and (left := deadline.left()) > 0:
-            if turns[-1] is False or (self._attempts.left() and self._paused_reason is not None):
+            if ended[-1] is False or (self._attempts.left() and self._paused_reason is not None):
                 break
             if not (self._worker or self._attempts.left()):
                 # In a thread, so that a request has its whole time, whatever this call has.
@@ -259,12 +259,12 @@ class Outbox:
         try:
             while not log.closed:
                 sleep(LINGER_SECONDS)
-                while self._turn():
+                while self._send_once():
                     pass
         finally:
             self._started = False
 
-    def _turn(self) -> bool | None:
+    def _send_once(self) -> bool | None:
         """Send what there is; whether there may be more, None if it was not the time to send."""
         log, me, is_early = self._log, get_ident(), self._attempts.left() > 0
         # No call between a reading and its writing, where another thread might do the same; nor

@@ -6,7 +6,8 @@ run. More would only wait for each other's rows of daily usage.
 While small requests come, it is one: several batches at a time take the processors, the rows and
 the disk from them. This is an optimisation; recording is right without it. Beside one key with 64
 connections of batches of 1000, other keys wait 1.7 times as long without it in the median, and 1.2
-times at the 99th percentile. To measure it, run `python -m benchmarks --without large-in-turn`.
+times at the 99th percentile. To measure it, run
+`python -m benchmarks --without large-request-limit`.
 """
 
 from __future__ import annotations
