@@ -166,7 +166,7 @@ class BillingClient:
                      next requests need them, in the caller's thread
         connections  how many requests may be under way at once
         on_progress  is called in the caller's thread with the receipts of each request, in order
-        on_invalid   "raise" ends the call at the first mapping that is no valid usage; "reject"
+        on_invalid   "raise" ends the call at the first mapping that is not a usage; "reject"
                      gives it a rejected receipt and goes on
 
         Returns one receipt per usage, in the order given; a rejected record raises nothing and

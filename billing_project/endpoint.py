@@ -81,7 +81,7 @@ class Endpoint:
         return _Body(response)
 
     def _is_turned_away(self, request: HttpRequest) -> bool:
-        """Tell whether the host is none of ours, or only HTTPS is answered."""
+        """Tell whether the host is not one of ours, or only HTTPS is answered."""
         try:
             request.get_host()
             return self._security.process_request(request) is not None

@@ -111,7 +111,7 @@ class OneLineFormatter(logging.Formatter):
 
 
 def hide_keys(record: logging.LogRecord) -> bool:
-    """Filters records that others format, such as gunicorn's of a line that is no header."""
+    """Filters records that others format, such as gunicorn's of a line that is not a header."""
     record.msg, record.args = _without_keys(record.getMessage()), None
     return True
 

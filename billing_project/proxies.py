@@ -7,7 +7,7 @@ from django.http import HttpRequest
 
 
 def client_address(request: HttpRequest) -> str | None:
-    """The address that a proxy of ours saw, or that of the connection if it is no such proxy.
+    """The address that a proxy of ours saw, or the connection's if that is not a proxy.
 
     A proxy appends the address it saw to X-Forwarded-For; what comes before may be made up.
     Returns None on a Unix socket without an address in that header.

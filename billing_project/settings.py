@@ -82,7 +82,7 @@ def proxies(text: str) -> IPv4Network | IPv6Network | str:
     try:
         return ip_network(text.strip())
     except ValueError as error:
-        raise ValidationError(f"{text!r} is no network.") from error
+        raise ValidationError(f"{text!r} is not a network.") from error
 
 
 # Who may reach the service, and how
@@ -146,7 +146,7 @@ def time_zone(name: str) -> str:
     try:
         return ZoneInfo(name).key
     except (OSError, ValueError, KeyError) as error:
-        raise ValidationError(f"{name!r} is no time zone.") from error
+        raise ValidationError(f"{name!r} is not a time zone.") from error
 
 
 env.add_parser("time_zone", time_zone)
@@ -247,7 +247,7 @@ def database(url: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = {**dj_database_url.parse(url)}
     except ValueError as error:
-        raise ValidationError("This is no address of a database.") from error
+        raise ValidationError("This is not the address of a database.") from error
     options = config.pop("OPTIONS", {})
     config |= {"CONN_MAX_AGE": 600, "CONN_HEALTH_CHECKS": True}
     match config["ENGINE"], config["NAME"]:
@@ -264,7 +264,7 @@ def database(url: str) -> dict[str, Any]:
             except ProgrammingError as error:
                 raise ValidationError("It has an option that PostgreSQL does not know.") from error
             return config | {"ENGINE": engine, "OPTIONS": POSTGRESQL | options}
-    raise ValidationError("This is no address of an SQLite file or a PostgreSQL database.")
+    raise ValidationError("This is not the address of an SQLite file or a PostgreSQL database.")
 
 
 env.add_parser("database", database)

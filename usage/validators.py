@@ -31,7 +31,7 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def normal_service(value: str) -> str:
-    """Return `value` trimmed and in Unicode's NFC; ValidationError if it is no service name."""
+    """Return `value` trimmed and in Unicode's NFC; ValidationError if it cannot be a service."""
     service = value.strip()
     if len(service) <= _LONGEST_SPELLING:
         service = unicodedata.normalize("NFC", service)

@@ -71,7 +71,7 @@ class Server:
 
 
 class Node(Server):
-    """Patroni with its PostgreSQL, which is no child of Patroni's."""
+    """Patroni with its PostgreSQL, which is not a child of Patroni."""
 
     def processes(self) -> list[psutil.Process]:
         """Return Patroni, the server of its data folder, and what that started."""

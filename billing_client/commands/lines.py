@@ -109,7 +109,7 @@ def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any
         raise ConfigurationError("The file has no header in its first line.")
     if header.startswith("{"):
         raise ConfigurationError(
-            "The first line is an object and no header; pass --format ndjson for a file with one"
+            "The first line is an object, not a header; pass --format ndjson for a file with one"
             " JSON object per line."
         )
     delimiter = max(",;\t", key=header.count)

@@ -203,7 +203,9 @@ def _usage(sent: Any) -> Usage:
         if name is None:
             faults.append(FieldError(key[:40], "unknown", f"Fields: {', '.join(_FIELDS)}."))
         elif name in given:
-            faults.append(FieldError(name, "twice", f"{name} is given in both spellings."))
+            faults.append(
+                FieldError(name, "twice", f"{name} is sent as both snake_case and camelCase.")
+            )
         else:
             given[name] = value
     missing = [name for name in _REQUIRED if name not in given]

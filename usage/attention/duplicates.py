@@ -48,7 +48,7 @@ class _Repetitions:
 def find_duplicates(bill: Bill) -> int:
     """Read each record of the bill once and keep its possible duplicates; return the records read.
 
-    Voids and voided records are no duplicates. Memory grows by some 100 bytes for each record.
+    Voids and voided records are not duplicates. Memory grows by some 100 bytes for each record.
     """
     voided = set(
         UsageRecord.objects.filter(bill=bill, voids__isnull=False).values_list(

@@ -89,9 +89,9 @@ class DailyUsageQuerySet(FrozenQuerySet["DailyUsage"]):
         return self.all() if until is None else self.filter(Q(day__gt=until) | Q(slot=PAST_SLOT))
 
     def line_sums(self) -> Iterable[LineSum]:
-        """Return the units of each bill, service and unit price, without any that are no number.
+        """Return the units of each bill, service and unit price, leaving out NaN and infinity.
 
-        It joins nothing, and is no cursor, so that PostgreSQL may use several processes.
+        Without a join and a cursor, so that PostgreSQL may use several processes.
         """
         rows = self.values_list("bill_id", "service", "price_per_unit")
         summed = map(LineSum._make, rows.annotate(UncheckedSum("units")).order_by())

@@ -67,7 +67,7 @@ def _off_period(bill: Bill, start: dt.datetime, end: dt.datetime) -> Difference:
         bill.pk,
         "I7",
         f"its period is {bill.period_start} to"
-        f" {bill.period_end}, of the month {bill.month:%Y-%m} it takes"
+        f" {bill.period_end}, but should be, in {bill.month:%Y-%m},"
         f" {start} to {end}: off by"
         f" {(bill.period_start - start).total_seconds():+.3f} s and"
         f" {(bill.period_end - end).total_seconds():+.3f} s.",
@@ -76,16 +76,16 @@ def _off_period(bill: Bill, start: dt.datetime, end: dt.datetime) -> Difference:
 
 _OTHER_CUSTOMER = ~Q(customer=F("bill__customer"))
 _MISPLACED = (
-    ("I8", _OTHER_CUSTOMER, "of another customer than the bill"),
+    ("I8", _OTHER_CUSTOMER, "of a customer other than the bill's"),
     ("I6", Q(recorded_at__gt=F("bill__closed_at")), "recorded after the bill was closed"),
-    ("late", Q(late=True, occurred_at__gte=F("bill__period_start")), "marked late, and not so"),
+    ("late", Q(late=True, occurred_at__gte=F("bill__period_start")), "marked late, but not late"),
     (
         "late",
         Q(late=False, occurred_at__lt=F("bill__period_start")),
-        "late, and not marked so",
+        "late, but not marked late",
     ),
 )
-# What a bill's month, whatever its period says, does not admit.
+# Records that do not belong in the bill's month, whatever its period is.
 _OFF_MONTH: tuple[tuple[Callable[[Period], Q], str], ...] = (
     (lambda month: Q(occurred_at__gte=month.end), "occurred after the bill's month"),
     (
@@ -121,10 +121,10 @@ def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[D
 def _off_month(
     records: QuerySet[UsageRecord, UsageRecord],
 ) -> Iterator[tuple[str, Q, str]]:
-    """Yield the rules of the months of those bills that could break one, in conditions like above.
+    """Yield the rules of months, in conditions like those above, for the bills that may break one.
 
-    When a month begins and ends, Python alone says; so the months are asked for first. A bill
-    whose period leaves its month is found by that.
+    Only Python knows when a month begins and ends, so the months are read first. `periods` finds
+    a bill whose period leaves its month.
     """
     suspects = records.filter(
         Q(occurred_at__gte=F("bill__period_end"))
@@ -138,7 +138,7 @@ def _off_month(
 
 
 def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[Difference]:
-    """Find the daily usage of another customer than its bill's."""
+    """Find the daily usage of a customer other than its bill's."""
     for row in daily_usage.filter(_OTHER_CUSTOMER).order_by("bill_id", "pk").iterator():
         what = (
             f"daily usage of {row.service!r} at {plain(row.price_per_unit)} on {row.day}"

@@ -86,9 +86,7 @@ def _read(file: Path) -> list[Row]:
     except UnicodeDecodeError as error:
         raise CommandError(f"{file} is not in UTF-8: save it as UTF-8.") from error
     except csv.Error as error:
-        raise CommandError(
-            f"Line {lines.line_num} of {file} and what follows is no CSV: {error}."
-        ) from error
+        raise CommandError(f"{file} is not CSV from line {lines.line_num} on: {error}.") from error
 
 
 def _header(cells: Sequence[str]) -> list[str]:
@@ -125,7 +123,7 @@ def _row(number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
         raise ValidationError(f"it has {len(cells)} values where the first line has {len(header)}.")
     values = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
     if not _ID.fullmatch(values["id"]):
-        raise ValidationError(f"the id {values['id']!r} is no positive whole number.")
+        raise ValidationError(f"the id {values['id']!r} is not a positive whole number.")
     row = Row(
         number,
         int(values["id"]),
