@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import Mock
 
@@ -14,11 +15,13 @@ from django.db import OperationalError
 from pytest_django.plugin import DjangoDbBlocker
 
 import manage as manage_py
+from usage import migrations
 from usage.database.postgresql.circuit import circuit
 from usage.tests.books import Books, default_database
 from usage.tests.live import PATIENCE_SECONDS
 
 NOWHERE = "postgres://nobody@127.0.0.1:9/nowhere"
+NEWEST_MIGRATION = max(path.stem for path in Path(migrations.__path__[0]).glob("[0-9]*.py"))
 
 
 class Done(NamedTuple):
@@ -166,8 +169,7 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
 ) -> None:
     with books.connect() as connection:
         connection.cursor().execute(
-            "DELETE FROM django_migrations"
-            " WHERE app = 'usage' AND name = '0013_drop_customer_index'"
+            f"DELETE FROM django_migrations WHERE app = 'usage' AND name = '{NEWEST_MIGRATION}'"
         )
 
     done = manage(command, books.url)
@@ -175,7 +177,7 @@ def test_a_command_of_a_version_whose_migrations_are_not_applied_says_so(
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "CommandError: Migrations are not applied (usage.0013_drop_customer_index):"
+        f"CommandError: Migrations are not applied (usage.{NEWEST_MIGRATION}):"
         " run manage.py migrate.\n"
     )
 

@@ -109,7 +109,8 @@ def test_a_constraint_without_its_condition_is_changed() -> None:
 
 
 # Changing the SQL? Add a migration that ends with `install_in_migration`, take that step out of the
-# others whose tables the SQL does not fit, and state the new migration and digests.
+# others whose tables the SQL does not fit, and state the new migration and digests. A migration
+# that only installs the same SQL again is stated too.
 INSTALLED_BY = "0012_drop_check"
 DIGESTS = {"postgresql": "eebbb550d1f6e000", "sqlite": "41f61a155c3bf06a"}
 
