@@ -115,6 +115,15 @@ def test_an_example_runs_where_only_the_wheel_is_installed(
     getattr(shell, example.language)(example.code)
 
 
+def test_whoever_tries_the_commands_one_after_the_other_meets_no_conflict(
+    installed: Path, tmp_path: Path, server: FaultyServer
+) -> None:
+    shell = Shell(installed, tmp_path, server)
+    for example in EXAMPLES:
+        if example.language == "console":
+            shell.console(example.code)
+
+
 def test_each_job_has_an_example() -> None:
     headings = {example.heading for example in EXAMPLES}
     jobs = re.findall(r"^### (.*)$", README[: README.index("### Another language")], re.MULTILINE)
