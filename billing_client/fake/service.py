@@ -289,7 +289,8 @@ def _text(at: datetime) -> str:
 _NAMES = {alias: name for name in _FIELDS for alias in (name, camel_case(name))}
 _DECODER = json.JSONDecoder(
     object_pairs_hook=unique_keys,
-    parse_int=lambda text: int(text) if len(text) <= _LONGEST_INTEGER else Decimal(text),
+    # The beginning of a longer one is out of every field's bounds too.
+    parse_int=lambda text: int(text[:_LONGEST_INTEGER]),
     parse_float=_number,
     parse_constant=no_constant,
 )

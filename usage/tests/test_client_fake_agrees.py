@@ -53,6 +53,7 @@ SENT: dict[str, list[Any]] = {
     "a customer as a string of digits": [{**SOUND, "customer_id": "123"}, SOUND],
     "a customer with leading zeros": [{**SOUND, "customer_id": "0123"}],
     "a customer above the bounds": [{**SOUND, "customer_id": str(2**63)}],
+    "a customer of many digits": [{**SOUND, "customer_id": 10**60}],
     "a late record": [at(NOW - timedelta(days=60))],
     "a time ahead": [at(NOW + timedelta(days=1))],
     "a time too long ago": [at(NOW - timedelta(days=367))],
