@@ -104,7 +104,7 @@ class RawCaller(Caller):
 
 
 class ClientCaller(Caller):
-    """By the client library; what it could not record it sends again, under the same ids."""
+    """By the client library; usage that was not recorded is sent again, under the same ids."""
 
     def __init__(self, name: str, key: str, records: int) -> None:
         super().__init__(name, key)

@@ -8,7 +8,7 @@ The outcome of a record is kept in place: the first byte of its line turns from 
 torn, and it can be anywhere in the file, so a record that waits holds no other back. A mark that
 is lost in a power failure means a replay.
 
-The lock is a flock on the only descriptor, which is closed when nobody uses the segment any more:
+The lock is a flock on the only descriptor, which is closed when the segment is no longer used:
 a number that is closed too early may be given to another file. A forked child inherits the lock,
 and would keep it alive: it closes its copy first of all, and never releases it.
 """

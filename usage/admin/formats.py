@@ -51,7 +51,7 @@ def money(amount: Decimal, currency: str, *, exact: bool = False) -> str:
 
 
 def amount_of(text: str) -> Decimal:
-    """Return an amount that was typed in; raises ValueError if it is none."""
+    """Return an amount that was typed in; raises ValueError if it is not one."""
     try:
         amount = Decimal(normal(text).replace("−", "-"))
     except InvalidOperation as error:

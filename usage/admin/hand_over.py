@@ -68,7 +68,7 @@ class ControlRow(NamedTuple):
 
 
 class _OfMonth(AdminPage):
-    """Something about the closed bills of the month in the address, for who may see bills."""
+    """Something about the closed bills of the month in the address, for users who may see bills."""
 
     month: dt.date
 

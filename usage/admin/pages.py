@@ -188,7 +188,7 @@ class ReadOnlyAdmin(BillingAdmin):
 
 
 class AdminPage(View):
-    """A page beside an admin's lists, for who may view its rows."""
+    """A page beside an admin's lists, for users who may view its rows."""
 
     http_method_names = ["get", "head"]
 

@@ -117,7 +117,7 @@ def of_status(status: int) -> Problem:
 
 @csrf_exempt
 def unknown_address(_request: HttpRequest) -> HttpResponse:
-    """Answer for every address under /api/ that is none, without the page that people get."""
+    """Answer an unknown address under /api/ with a problem instead of a page."""
     return of_status(404).response()
 
 

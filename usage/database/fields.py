@@ -32,7 +32,7 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
     NUMERIC on PostgreSQL. On SQLite, whose NUMERIC is a float, a 64-bit integer counting
     units of the last decimal place, with a CHECK that refuses what does not fit.
 
-    It is no `DecimalField`, so arithmetic raises `FieldError` instead of being off by a power of
+    It is not a `DecimalField`, so arithmetic raises `FieldError` instead of being off by a power of
     ten; only sums and differences of one scale are read, with their `output_field` given.
     """
 

@@ -1,4 +1,4 @@
-"""Operations of migrations that hold up nobody for long while tables are large."""
+"""Operations of migrations that block others only briefly, however large the tables."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class ExactSum(_Exact):
 
 
 class UncheckedSum(ExactSum):
-    """The exact sum of very many rows: on PostgreSQL not a number if one of them is none.
+    """The exact sum of very many rows: on PostgreSQL NaN if a row has one.
 
     It takes 0.8 of the processor time of ExactSum, which looks at each row.
     """

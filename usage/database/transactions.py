@@ -136,9 +136,9 @@ def repeatable(
 
     Deadlocks, lock timeouts and lost connections run the whole transaction again, with jitter,
     all within 8 s; then DatabaseUnavailable is raised. Other errors pass through, and so does a
-    Repeat that repeating does not mend, which is a bug and no excuse. The seconds
-    count from `began`, of the monotonic clock, if the caller has waited already. Work of many
-    statements that nobody waits for has more `patience`: the seconds within which the last begins.
+    Repeat that repeating does not mend, which is a bug. The seconds count from `began`, of the
+    monotonic clock, if the caller has waited already. Work of many statements that no caller waits
+    for has more `patience`: the seconds within which the last begins.
     """
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + patience

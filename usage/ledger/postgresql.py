@@ -92,7 +92,7 @@ class PostgreSQLStatements:
         return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
 
     def _existing(self, customer_ids: Collection[int]) -> list[int]:
-        """Return those of these ids that customers have. Almost all need no look: a bill tells."""
+        """Return the ids that customers have; only ids without a bill need this look."""
         self.cursor.execute(
             "SELECT id FROM usage_customer WHERE id = ANY(%s::bigint[])", [_array(customer_ids)]
         )

@@ -1,7 +1,7 @@
 """Which rows of daily usage this process adds to.
 
 Processes that add to the same row wait for each other's commits, so each has a slot of its own as
-far as there are slots. The ids of two processes say nothing about that: the server numbers its
+far as there are slots. Process ids would not do, since two may share a slot: the server numbers its
 workers.
 """
 

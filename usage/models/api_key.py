@@ -64,10 +64,10 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         made_before = self.live().filter(created_at__lt=midnight(day))
         return made_before.exclude(traffic__day__gte=day)
 
-    def in_turn(self, ids: Iterable[int]) -> set[int]:
+    def lock(self, ids: Iterable[int]) -> set[int]:
         """Return those of these ids that exist; others that ask for them wait for this transaction.
 
-        They are locked in one order, so nobody waits in a circle, and in a way that neither
+        They are locked in one order, so that no two wait for each other, and in a way that neither
         recording nor a look at the key waits for.
         """
         asked = self.filter(pk__in=set(ids)).order_by("pk")

@@ -56,7 +56,7 @@ class FrozenQuerySet(models.QuerySet[Row]):
     def readable(self) -> Self:
         """Return the rows that hold their table's check of what Python can read.
 
-        All do, unless they were there before the check, or somebody took it away.
+        All do, unless they were there before the check, or the check was dropped.
         """
         return self.filter(_readable(self.model))
 

@@ -71,7 +71,7 @@ class TrafficQuerySet(models.QuerySet["Traffic"]):
 
         Keys that do not exist are left out.
         """
-        known = ApiKey.objects.in_turn(api_key_id for api_key_id, _ in counts)
+        known = ApiKey.objects.lock(api_key_id for api_key_id, _ in counts)
         days = {day for _, day in counts}
         rows = {
             (row.api_key_id, row.day): row for row in self.filter(api_key__in=known, day__in=days)
@@ -151,7 +151,7 @@ class RefusalQuerySet(models.QuerySet["Refusal"]):
 
         In a transaction of the caller's; keys that do not exist are left out.
         """
-        known = ApiKey.objects.in_turn(notes)
+        known = ApiKey.objects.lock(notes)
         if not known:
             return
         self.bulk_create(

@@ -1,4 +1,4 @@
-"""Prepares a new service on somebody's own machine, for `make run`."""
+"""Prepares a new service on your own machine, for `make run`."""
 
 import secrets
 from typing import Any
