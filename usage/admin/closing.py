@@ -16,8 +16,8 @@ from usage.admin.forms import CloseForm, OptionalReasonForm, ReasonForm
 from usage.attention.bills import examine
 from usage.attention.findings import Examined, Kind, flag_of
 from usage.database.transactions import database_now
-from usage.ledger.close import BillChanged, close
-from usage.ledger.hold import hold, release
+from usage.ledger.close import BillChanged, BillOnHold, close
+from usage.ledger.hold import CLOSED_ALREADY, HELD_ALREADY, NOT_HELD, hold, release
 from usage.models import Bill
 from usage.money import plain
 from usage.periods import is_open_to_usage
@@ -54,8 +54,7 @@ class CloseBill(ConfirmedAct):
         if self.row.is_closed:
             return "The bill is closed already and cannot change."
         if hasattr(self.row, "hold"):
-            reason = self.row.hold.reason
-            return f"The bill is on hold: release it before you close it. Reason: {reason}"
+            return str(BillOnHold(self.row.hold.reason))
         if self.now <= self.row.period_start:
             return "The bill's period has not begun. Close it after that."
         return ""
@@ -106,9 +105,9 @@ class HoldBill(ConfirmedAct):
 
     def refusal(self) -> str:
         if self.row.is_closed:
-            return "The bill is closed already, so it cannot be put on hold."
+            return CLOSED_ALREADY
         if hasattr(self.row, "hold"):
-            return "The bill is on hold already."
+            return HELD_ALREADY
         return ""
 
     def act(self, data: dict[str, Any]) -> None:
@@ -126,7 +125,7 @@ class ReleaseBill(ConfirmedAct):
     row: Bill
 
     def refusal(self) -> str:
-        return "" if hasattr(self.row, "hold") else "The bill is not on hold."
+        return "" if hasattr(self.row, "hold") else NOT_HELD
 
     def context(self) -> dict[str, Any]:
         held = self.row.hold

@@ -40,6 +40,9 @@ class BillUnreadable(CloseRefused):
 class BillOnHold(CloseRefused):
     """The bill is on hold, so it cannot be closed; nothing was changed."""
 
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The bill is on hold: release it before you close it. Reason: {reason}")
+
 
 class BillChanged(CloseRefused):
     """The bill is not as it was shown before closing; nothing was changed."""
@@ -99,7 +102,7 @@ def _close(
             " close it after that."
         )
     if held is not None:
-        raise BillOnHold(f"The bill is on hold: release it before you close it. Reason: {held}")
+        raise BillOnHold(held)
     if is_unreadable:
         raise BillUnreadable(
             f"The bill has daily usage that cannot be read: run manage.py verify_bills --bill"

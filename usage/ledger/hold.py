@@ -9,6 +9,11 @@ from usage.ledger.statements import STATEMENTS
 from usage.models import Bill, HistoryEntry, Hold
 from usage.models.base import actor_of
 
+# Pages show these too, before they ask.
+CLOSED_ALREADY = "The bill is closed already, so it cannot be put on hold."
+HELD_ALREADY = "The bill is on hold already."
+NOT_HELD = "The bill is not on hold."
+
 
 class HoldRefused(Exception):
     """The bill is closed, or on hold already, or not on hold; nothing was changed."""
@@ -35,14 +40,14 @@ def _hold(bill: Bill, *, by: object, reason: str) -> None:
     now = database_now()
     bill.refresh_from_db()
     if bill.is_closed:
-        raise HoldRefused("The bill is closed already, so it cannot be put on hold.")
+        raise HoldRefused(CLOSED_ALREADY)
     if not reason:
         raise HoldRefused("Give a reason for the hold.")
     _, is_new = Hold.objects.get_or_create(
         bill=bill, defaults={"reason": reason, "by": actor_of(by), "at": now}
     )
     if not is_new:
-        raise HoldRefused("The bill is on hold already.")
+        raise HoldRefused(HELD_ALREADY)
     HistoryEntry.objects.keep(
         HistoryEntry.Action.HELD, bill_id=bill.pk, by=by, at=now, reason=reason
     )
@@ -51,7 +56,7 @@ def _hold(bill: Bill, *, by: object, reason: str) -> None:
 def _release(bill: Bill, *, by: object, reason: str) -> None:
     deleted, _ = Hold.objects.filter(bill=bill).delete()
     if not deleted:
-        raise HoldRefused("The bill is not on hold.")
+        raise HoldRefused(NOT_HELD)
     HistoryEntry.objects.keep(
         HistoryEntry.Action.RELEASED, bill_id=bill.pk, by=by, at=database_now(), reason=reason
     )
