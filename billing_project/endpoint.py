@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PATHS = USAGE_PATHS
 
 
-class Request(WSGIRequest):
+class LenientRequest(WSGIRequest):
     """A request that can be made with any Content-Type, so that the API can refuse it.
 
     Django's own decodes the query string at once, with the charset of the body, and fails if that

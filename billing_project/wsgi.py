@@ -16,7 +16,7 @@ django_application = get_wsgi_application()
 
 from billing_project import endpoint  # noqa: E402 - only now are its models loaded
 
-django_application.request_class = endpoint.Request
+django_application.request_class = endpoint.LenientRequest
 answer_endpoint = endpoint.Endpoint(django_application)
 
 # Optimisation: what is loaded by now stays for ever, so the garbage collector need not look through

@@ -21,37 +21,37 @@ _SKEW_SECONDS = 60.0
 _FREE_BYTES = 256 * 1024**2
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """One thing that was looked at, in a sentence that says what to do if it is not fine."""
 
     fine: bool
     text: str
 
 
-def examine(directory: Path, url: str | None) -> Iterator[Finding]:
+def examine(directory: Path, url: str | None) -> Iterator[Diagnosis]:
     """Look at directory, disk, URL, key and clock, in this order; nothing is recorded."""
     try:
         usable(directory)
     except BillingError as error:
-        yield Finding(False, str(error))  # noqa: FBT003 - Finding's first word is whether it is fine
+        yield Diagnosis(False, str(error))  # noqa: FBT003 - a Diagnosis begins with whether it is fine
         return
     yield _privacy(directory)
     free = shutil.disk_usage(directory).free
-    yield Finding(free > _FREE_BYTES, f"The disk of {directory} has {free // 1024**2} MiB free.")
+    yield Diagnosis(free > _FREE_BYTES, f"The disk of {directory} has {free // 1024**2} MiB free.")
     try:
         answer = _asked(url)
     except BillingError as error:
-        yield Finding(False, str(error))  # noqa: FBT003 - as above
+        yield Diagnosis(False, str(error))  # noqa: FBT003 - as above
         return
     yield _welcome(answer)
     yield _clock(answer)
 
 
-def _privacy(directory: Path) -> Finding:
+def _privacy(directory: Path) -> Diagnosis:
     found = directory.stat()
     mode = found.st_mode & 0o777
     private = not mode & 0o077 and found.st_uid == os.getuid()
-    return Finding(
+    return Diagnosis(
         private, f"{directory} has mode {mode:o}; only its user should see usage: chmod 700."
     )
 
@@ -67,22 +67,22 @@ def _asked(url: str | None) -> Answer:
         transport.close()
 
 
-def _welcome(answer: Answer) -> Finding:
+def _welcome(answer: Answer) -> Diagnosis:
     """An empty batch is refused, but only to those who showed a key."""
     error = refusal(answer)
     if isinstance(error, ValidationError):
-        return Finding(True, "The service is there and accepts the key.")  # noqa: FBT003 - as above
+        return Diagnosis(True, "The service is there and accepts the key.")  # noqa: FBT003 - as above
     what = "key" if isinstance(error, AuthenticationError) else "URL"
-    return Finding(False, f"Correct the {what}: {error}")  # noqa: FBT003 - as above
+    return Diagnosis(False, f"Correct the {what}: {error}")  # noqa: FBT003 - as above
 
 
-def _clock(answer: Answer) -> Finding:
+def _clock(answer: Answer) -> Diagnosis:
     try:
         there = parsedate_to_datetime(answer.headers.get("Date", ""))
     except ValueError:
-        return Finding(True, "The service does not say what time it is.")  # noqa: FBT003 - as above
+        return Diagnosis(True, "The service does not say what time it is.")  # noqa: FBT003 - as above
     skew = (datetime.now(UTC) - there).total_seconds()
-    return Finding(
+    return Diagnosis(
         abs(skew) < _SKEW_SECONDS,
         f"This machine's clock is {skew:+.0f} s off the service's; usage stamped more than 5"
         " minutes ahead waits: set it by NTP.",

@@ -65,7 +65,7 @@ class Shown(NamedTuple):
         return f"{self.bill_id}:{plain(self.total)}:{','.join(self.flags)}"
 
 
-class Row(NamedTuple):
+class DueBill(NamedTuple):
     """A due bill in the list; `shown` is the total on a page before, if that was another."""
 
     value: str
@@ -236,8 +236,8 @@ def _count(text: str | None) -> int:
     return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 0
 
 
-def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> Row:
-    return Row(
+def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> DueBill:
+    return DueBill(
         value=str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
         bill=cells_of_bill(bill, found.total, now),
         comparison=comparison_cells(found.comparison, bill),

@@ -14,7 +14,7 @@ from django.urls import reverse
 from usage.admin import formats
 from usage.admin.exports import csv_response, text
 from usage.admin.pages import AdminPage
-from usage.admin.statement import number_of
+from usage.admin.statement import statement_number
 from usage.currencies import cldr_digits, digits_of
 from usage.database.sums import AmountSum, ExactSum
 from usage.models import Bill, DailyUsage, HistoryEntry
@@ -178,7 +178,7 @@ def _closed_rows(month: dt.date) -> Iterator[Sequence[Any]]:
             exact = exact_sum(line.exact_amount for line in of_bill)
             yield (
                 bill.pk,
-                number_of(bill),
+                statement_number(bill),
                 bill.customer_id,
                 text(bill.closed_name),
                 text(bill.closed_reference),

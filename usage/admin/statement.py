@@ -22,7 +22,7 @@ LINES_SHOWN = 500
 VOIDS_SHOWN = 100
 
 
-class LineRow(NamedTuple):
+class StatementLine(NamedTuple):
     """A line as the statement shows it, or all lines of a service, at several prices."""
 
     service: str
@@ -51,14 +51,14 @@ class Statement(AdminPage):
             request,
             "usage/admin/statement.html",
             bill,
-            title=f"Statement {number_of(bill)}",
+            title=f"Statement {statement_number(bill)}",
             row_url=self.model_admin.url_back(request, bill),
             row_name=self.model_admin.row_name(bill),
             **_context(bill),
         )
 
 
-def number_of(bill: Bill) -> str:
+def statement_number(bill: Bill) -> str:
     """Return the number of a bill's statement: its month and id, such as 2026-11-4711."""
     return f"{bill.month:%Y-%m}-{bill.pk}"
 
@@ -69,7 +69,7 @@ def _context(bill: Bill) -> dict[str, Any]:
     total = bill.total if bill.is_closed else bill.total_of(lines)
     return {
         "seller": settings.SELLER,
-        "number": number_of(bill),
+        "number": statement_number(bill),
         "name": formats.name(bill.customer_name),
         "reference": bill.customer_reference,
         "period": dates_of(bill),
@@ -84,11 +84,11 @@ def _context(bill: Bill) -> dict[str, Any]:
     }
 
 
-def _rows(bill: Bill, lines: list[Line]) -> list[LineRow]:
+def _rows(bill: Bill, lines: list[Line]) -> list[StatementLine]:
     if len(lines) > LINES_SHOWN:
         return _rows_by_service(bill, lines)
     return [
-        LineRow(
+        StatementLine(
             line.service,
             formats.exact_money(line.price_per_unit, bill.currency),
             formats.number(line.units),
@@ -98,7 +98,7 @@ def _rows(bill: Bill, lines: list[Line]) -> list[LineRow]:
     ]
 
 
-def _rows_by_service(bill: Bill, lines: list[Line]) -> list[LineRow]:
+def _rows_by_service(bill: Bill, lines: list[Line]) -> list[StatementLine]:
     """Return one row for each service; the smallest share the last one, if they are too many."""
     by_service: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
@@ -113,15 +113,15 @@ def _rows_by_service(bill: Bill, lines: list[Line]) -> list[LineRow]:
     elif others:
         rest = [line for service in others for line in by_service[service]]
         amount = formats.money(bill.total_of(rest), bill.currency)
-        rows.append(LineRow(f"{len(others)} other services", "", "", amount))
+        rows.append(StatementLine(f"{len(others)} other services", "", "", amount))
     return rows
 
 
-def _service_row(bill: Bill, service: str, lines: list[Line]) -> LineRow:
+def _service_row(bill: Bill, service: str, lines: list[Line]) -> StatementLine:
     prices = {line.price_per_unit for line in lines}
     price = formats.exact_money(prices.pop(), bill.currency) if len(prices) == 1 else "several"
     units = formats.number(exact_sum(line.units for line in lines))
-    return LineRow(service, price, units, formats.money(bill.total_of(lines), bill.currency))
+    return StatementLine(service, price, units, formats.money(bill.total_of(lines), bill.currency))
 
 
 def _voids(bill: Bill) -> list[VoidRow]:

@@ -12,7 +12,7 @@ from django.dispatch import Signal
 from django.test import RequestFactory
 from pytest_django.fixtures import Settings
 
-from billing_project.endpoint import Endpoint, Request
+from billing_project.endpoint import Endpoint, LenientRequest
 from usage.ledger import record as recording
 from usage.models import Customer
 from usage.tests.factories import usage_body
@@ -45,7 +45,7 @@ def applications(
 ) -> Callable[[], tuple[Application, Application]]:
     def applications() -> tuple[Application, Application]:
         django = WSGIHandler()
-        django.request_class = Request
+        django.request_class = LenientRequest
         return Endpoint(django), django
 
     settings.ALLOWED_HOSTS = ["127.0.0.1"]

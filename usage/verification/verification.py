@@ -69,25 +69,25 @@ class Verification:
     ) -> Iterator[Difference]:
         usage = side_by_side(recorded(records), summed(daily_usage))
         by_bill = attrgetter("bill_id")
-        parts: Iterator[Shown | Day] = merge(_shown(bills), usage, key=by_bill)
+        parts: Iterator[ShownBill | Day] = merge(_shown(bills), usage, key=by_bill)
         for _, found in groupby(parts, key=by_bill):
             yield from self._compared(found)
 
-    def _compared(self, found: Iterator[Shown | Day]) -> Iterator[Difference]:
+    def _compared(self, found: Iterator[ShownBill | Day]) -> Iterator[Difference]:
         # Of what belongs to one bill the bill itself comes first: its stream was named first.
         first = next(found)
-        if isinstance(first, Shown):
+        if isinstance(first, ShownBill):
             self.bills += 1
             return _off_bill(first, self._counted(found))
         return iter([_no_bill(first.bill_id, self._counted(chain([first], found)))])
 
-    def _counted(self, days: Iterable[Shown | Day]) -> Iterator[Day]:
+    def _counted(self, days: Iterable[ShownBill | Day]) -> Iterator[Day]:
         for day in cast("Iterable[Day]", days):
             self.records += day.recorded.records
             yield day
 
 
-class Shown(NamedTuple):
+class ShownBill(NamedTuple):
     """A bill with the sum of the lines it shows."""
 
     bill_id: int
@@ -95,15 +95,15 @@ class Shown(NamedTuple):
     lines_total: Decimal
 
 
-def _shown(bills: QuerySet[Bill]) -> Iterator[Shown]:
+def _shown(bills: QuerySet[Bill]) -> Iterator[ShownBill]:
     ordered = bills.select_related("customer").order_by("pk").iterator()
     while some := list(islice(ordered, _BILLS_AT_ONCE)):
         lines = DailyUsage.objects.lines_of(some)
         for bill in some:
-            yield Shown(bill.pk, bill, bill.total_of(lines[bill.pk]))
+            yield ShownBill(bill.pk, bill, bill.total_of(lines[bill.pk]))
 
 
-def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
+def _off_bill(shown: ShownBill, days: Iterator[Day]) -> Iterator[Difference]:
     """Compare a bill's days, total and currency with its records and its customer."""
     bill = shown.bill
     digits, customers_digits = bill.digits, bill.customer.digits
@@ -125,7 +125,7 @@ def _off_bill(shown: Shown, days: Iterator[Day]) -> Iterator[Difference]:
     yield from _off_totals(shown, total)
 
 
-def _off_totals(shown: Shown, total: Decimal) -> Iterator[Difference]:
+def _off_totals(shown: ShownBill, total: Decimal) -> Iterator[Difference]:
     """Compare what a bill states with the `total` of its records, and with its lines."""
     closed_total = shown.bill.closed_total
     if shown.bill.is_closed != (closed_total is not None):
@@ -175,7 +175,7 @@ def _off_day(day: Day, currency: str) -> Difference:
     )
 
 
-def _off_total(shown: Shown, stated: Decimal, other: Decimal, source: str) -> Difference:
+def _off_total(shown: ShownBill, stated: Decimal, other: Decimal, source: str) -> Difference:
     amount = EXACT.subtract(stated, other)
     return Difference(
         shown.bill_id,
