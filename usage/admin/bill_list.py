@@ -37,7 +37,7 @@ class BillChangeList(KeysetChangeList):
         per_page, self.list_per_page = self.list_per_page, LOOKED_THROUGH
         bills = super().rows(ordering, position)
         self.list_per_page = per_page
-        found = self._of_total(bills[:LOOKED_THROUGH])
+        found = [bill for bill, _ in self._of_total(bills[:LOOKED_THROUGH])]
         self.next_position = None
         if len(bills) > LOOKED_THROUGH:
             self.next_position = Position.of(bills[LOOKED_THROUGH - 1], ordering)
@@ -49,25 +49,25 @@ class BillChangeList(KeysetChangeList):
             return ""
         bills = list(self.queryset.order_by(*self.model_admin.ordering)[: COUNTED + 1])
         where = ""
-        if self._total_filters():
-            if len(bills) > LOOKED_THROUGH:
-                where = f" among the first {LOOKED_THROUGH:,} looked through"
-            bills = self._of_total(bills[:LOOKED_THROUGH])
+        if self._total_filters() and len(bills) > LOOKED_THROUGH:
+            where = f" among the first {LOOKED_THROUGH:,} looked through"
+            bills = bills[:LOOKED_THROUGH]
         if len(bills) > COUNTED:
             return f"More than {COUNTED:,} bills."
         if sum(not bill.is_closed for bill in bills) > LOOKED_THROUGH:
             return f"{len(bills):,} bills, of which too many are open to add up their totals."
-        totals = DailyUsage.objects.totals_of(bills)
+        found = self._of_total(bills)
         sums: dict[str, Decimal] = defaultdict(Decimal)
-        for bill in bills:
-            sums[bill.currency] = EXACT.add(sums[bill.currency], totals[bill.pk])
-        return formats.counted_sums(len(bills), f"bill{where}", f"bills{where}", sums)
+        for bill, total in found:
+            sums[bill.currency] = EXACT.add(sums[bill.currency], total)
+        return formats.counted_sums(len(found), f"bill{where}", f"bills{where}", sums)
 
     def _total_filters(self) -> list[TotalFilter]:
         return [spec for spec in self.filter_specs if isinstance(spec, TotalFilter) and spec.text]
 
-    def _of_total(self, bills: list[Bill]) -> list[Bill]:
-        """Return those of these bills whose totals the filters admit."""
+    def _of_total(self, bills: list[Bill]) -> list[tuple[Bill, Decimal]]:
+        """Return those of these bills whose totals the filters admit, each with its total."""
         totals = DailyUsage.objects.totals_of(bills)
         filters = self._total_filters()
-        return [bill for bill in bills if all(spec.admits(totals[bill.pk]) for spec in filters)]
+        found = ((bill, totals[bill.pk]) for bill in bills)
+        return [pair for pair in found if all(spec.admits(pair[1]) for spec in filters)]
