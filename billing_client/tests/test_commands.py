@@ -61,7 +61,7 @@ def exported(directory: Path, stdout: int, **environment: str) -> tuple[int, str
 
 
 @pytest.mark.live  # starts processes
-def test_a_reader_that_went_away_is_no_traceback(tmp_path: Path) -> None:
+def test_a_reader_that_went_away_causes_no_traceback(tmp_path: Path) -> None:
     """As in ``export | head``."""
     reading, writing = os.pipe()
     os.close(reading)

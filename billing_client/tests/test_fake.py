@@ -289,14 +289,14 @@ def test_too_few_facts_are_refused(facts: str) -> None:
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_what_is_no_port_is_refused(port: str) -> None:
+def test_an_invalid_port_is_refused(port: str) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fake", "--port", port])
     assert ended.value.code == 2
 
 
 @pytest.mark.parametrize("body", [b"nonsense", b"[" * 100_000, b'{"ids": ["a"]}', b"[7]"])
-def test_what_is_no_array_of_ids_is_refused(body: bytes) -> None:
+def test_anything_but_an_array_of_ids_is_refused(body: bytes) -> None:
     with FakeServer(facts=FACTS, times=QUICK) as fake:
         client = Client(fake.port)
         client.connection.request("POST", READ_ELSEWHERE, body)

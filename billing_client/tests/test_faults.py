@@ -233,7 +233,7 @@ def test_a_lost_answer_stays_ambiguous_whatever_comes_later(
     assert failed(twice).ambiguous is True
 
 
-def test_it_stays_ambiguous_when_nobody_is_there_any_more(server: FaultyServer) -> None:
+def test_the_outcome_stays_unknown_when_the_service_has_gone(server: FaultyServer) -> None:
     with BillingClient(server.url, KEY, attempts=2) as billing:
         server.script.append(cut_and_leave)
         error = failed(billing)

@@ -46,7 +46,7 @@ from billing_client.tests.outboxes import (
 NOVEMBER = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
-def test_what_was_enqueued_is_sent_by_itself(outbox: BillingClient, server: FaultyServer) -> None:
+def test_enqueued_usage_is_sent_by_itself(outbox: BillingClient, server: FaultyServer) -> None:
     for usage in facts(1200):
         outbox.enqueue(usage)
     eventually(lambda: outbox.stats().sent == 1200)

@@ -87,7 +87,7 @@ def test_a_full_disk_drops_nothing_and_is_drained(
 
 
 @pytest.mark.parametrize("filler", [0, 200])
-def test_what_was_delivered_goes_before_a_disk_is_full(
+def test_delivered_records_go_before_a_disk_is_full(
     server: FaultyServer, small_disk: Path, filler: int
 ) -> None:
     """Also while enqueueing goes on, and beside the files of others."""
@@ -169,7 +169,7 @@ def test_a_write_that_the_disk_refuses_or_cuts_spoils_no_other(
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EDQUOT])
-def test_what_could_not_be_synced_is_not_sent(
+def test_records_that_could_not_be_synced_are_not_sent(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """The caller was told that it was not written."""
@@ -284,7 +284,7 @@ def deliver(directory: Path, server: FaultyServer, name: str) -> None:
         eventually(lambda: billing.flush(20).pending == 0)
 
 
-def test_what_was_delivered_is_kept_for_forty_days(server: FaultyServer, tmp_path: Path) -> None:
+def test_delivered_records_are_kept_for_forty_days(server: FaultyServer, tmp_path: Path) -> None:
     deliver(tmp_path, server, "old")
     for days, left in ((39, True), (41, False)):
         with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
@@ -307,7 +307,7 @@ def test_the_oldest_is_removed_beyond_the_bytes_to_keep(
     assert Directory(tmp_path).removed_until() == today + timedelta(seconds=1)
 
 
-def test_what_was_delivered_goes_before_the_outbox_is_full(
+def test_delivered_records_go_before_the_outbox_is_full(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     deliver(tmp_path, server, "delivered")
@@ -320,7 +320,7 @@ def test_what_was_delivered_goes_before_the_outbox_is_full(
     assert contents(tmp_path) == ["n0", "n1", "n2"]
 
 
-def test_what_was_delivered_is_kept_while_there_is_room(
+def test_delivered_records_are_kept_while_there_is_room(
     server: FaultyServer, tmp_path: Path
 ) -> None:
     """The size that is counted only grows until the next look at the disk."""

@@ -63,7 +63,7 @@ ACTS: dict[str, Callable[[BillingClient], object]] = {
 
 @pytest.mark.parametrize("at", ["before write", "after write", "before pwrite", "after pwrite"])
 @pytest.mark.parametrize("name", ACTS)
-def test_what_interrupts_enqueue_or_the_thread_loses_nothing(
+def test_an_interrupt_of_enqueue_or_the_thread_loses_nothing(
     server: FaultyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, name: str
 ) -> None:
     """A finalizer runs in whatever thread happens to free its object."""

@@ -112,7 +112,7 @@ def test_a_clock_that_jumps_stops_nothing(
     assert len(server.service.stored) == 601
 
 
-def test_the_end_of_summer_time_is_no_event(
+def test_the_end_of_summer_time_changes_nothing(
     outbox: BillingClient, server: FaultyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Europe/Berlin")

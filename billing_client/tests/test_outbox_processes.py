@@ -54,7 +54,7 @@ def ids_in(file: Path) -> set[str]:
 @pytest.mark.no_cover  # other tests measure this code
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("url", [NO_SERVICE, None])
-def test_what_enqueue_returned_for_survives_kill_9(
+def test_enqueued_usage_survives_kill_9(
     server: FaultyServer, tmp_path: Path, url: str | None
 ) -> None:
     """Also while a thread drains to a service that lives."""

@@ -57,7 +57,7 @@ def test_all_that_was_delivered_is_sent_again(
     assert progress == [1000, 1201]
 
 
-def test_only_what_was_delivered_is_sent_again(server: FaultyServer, tmp_path: Path) -> None:
+def test_only_delivered_records_are_sent_again(server: FaultyServer, tmp_path: Path) -> None:
     """Not records that were refused and then discarded, nor waiting ones."""
     with hurried(server.url, tmp_path) as billing:
         billing.enqueue(fact("good"))

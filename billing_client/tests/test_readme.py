@@ -115,7 +115,7 @@ def test_an_example_runs_where_only_the_wheel_is_installed(
     getattr(shell, example.language)(example.code)
 
 
-def test_whoever_tries_the_commands_one_after_the_other_meets_no_conflict(
+def test_the_commands_in_their_order_cause_no_conflict(
     installed: Path, tmp_path: Path, server: FaultyServer
 ) -> None:
     shell = Shell(installed, tmp_path, server)

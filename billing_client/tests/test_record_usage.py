@@ -134,7 +134,7 @@ def test_a_key_that_is_refused(billing: BillingClient, server: FaultyServer, sta
 @pytest.mark.parametrize(
     "status", [400, 402, 404, 405, 407, 409, 410, 411, 413, 414, 415, 421, 422, 426, 431, 451]
 )
-def test_what_no_service_of_ours_says_is_a_wrong_address(
+def test_an_answer_that_is_not_the_services_is_a_wrong_address(
     billing: BillingClient, server: FaultyServer, status: int
 ) -> None:
     server.script.append(reply(status, b"<html>nginx</html>", Content_Type="text/html"))
@@ -145,7 +145,7 @@ def test_what_no_service_of_ours_says_is_a_wrong_address(
     assert (caught.value.attempts, caught.value.status_code) == (1, status)
 
 
-def test_a_host_that_is_none_of_the_services_is_a_wrong_address(
+def test_a_host_that_the_service_does_not_serve_is_a_wrong_address(
     billing: BillingClient, server: FaultyServer
 ) -> None:
     server.script.append(refuse(400, "bad_request", more={"detail": "Check the Host."}))

@@ -47,7 +47,7 @@ def failed(url: str) -> BillingError:
     return caught.value
 
 
-def test_a_certificate_nobody_vouches_for_is_not_talked_to(secure: FaultyServer) -> None:
+def test_an_untrusted_certificate_is_refused(secure: FaultyServer) -> None:
     error = failed(secure.url)
     assert isinstance(error, ConfigurationError)
     assert "certificate verify failed" in str(error)

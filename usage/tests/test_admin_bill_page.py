@@ -219,7 +219,7 @@ def test_the_smaller_of_many_lines_are_one_row_until_all_are_requested(
     assert everything["other_lines"] is None
 
 
-def test_a_large_credit_is_no_small_line(admin_client: Client, customer: Customer) -> None:
+def test_a_large_credit_is_not_a_small_line(admin_client: Client, customer: Customer) -> None:
     bill = spend(1000, request_id="wrong", service="A credit")
     close(bill, by="Sam")
     void(UsageRecord.objects.get(pk="wrong"), reason="A test.", by="Sam")

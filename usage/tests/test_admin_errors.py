@@ -93,7 +93,7 @@ def test_a_form_sent_after_the_session_ended_comes_back_with_its_reason(
     assert not bill.is_closed
 
 
-def test_logging_out_twice_is_no_form_that_was_lost(client: Client) -> None:
+def test_logging_out_twice_loses_no_form(client: Client) -> None:
     response: Any = client.post("/admin/logout/", follow=True)
 
     assert "Your session ended" not in response.content.decode()

@@ -210,7 +210,9 @@ def test_no_damaged_address_of_any_list_is_a_server_error(
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40])
-def test_a_key_beyond_the_databases_numbers_is_no_error(admin_client: Client, number: int) -> None:
+def test_a_key_beyond_the_databases_numbers_is_not_an_error(
+    admin_client: Client, number: int
+) -> None:
     response = admin_client.get(list_of("customer", p=json.dumps([str(number)])))
 
     assert response.status_code == 200

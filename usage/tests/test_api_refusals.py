@@ -223,7 +223,7 @@ def test_a_field_in_both_spellings(customer: Customer, post: Post) -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_a_body_that_is_no_record_and_no_array_of_them(
+def test_a_body_that_is_neither_a_record_nor_an_array(
     customer: Customer, post: Post, body: bytes
 ) -> None:
     problem(post(body), 400, "invalid_json")

@@ -189,7 +189,7 @@ def test_the_habit_of_the_months_before_counts(company: Company) -> None:
     assert Kind.DAY in company.found()
 
 
-def test_ten_times_the_usual_is_no_alarm(company: Company) -> None:
+def test_ten_times_the_usual_is_not_an_alarm(company: Company) -> None:
     every_day(company, "2026-11", range(1, 8))
     company.uses("2026-11-08", "300")
 
@@ -220,7 +220,7 @@ def test_the_bill_of_a_month_may_be_opened_after_that_of_the_next_one(company: C
     assert [len(examined[bill.pk].findings) for bill in (newer, older)] == [0, 0]
 
 
-def test_an_unusual_day_of_little_money_is_no_alarm(company: Company) -> None:
+def test_an_unusual_day_of_little_money_is_not_an_alarm(company: Company) -> None:
     every_day(company, "2026-11", range(1, 8), units="0.01")
     company.uses("2026-11-08", "99")
 

@@ -40,7 +40,7 @@ def test_several_keys_live_under_one_name(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 101])
-def test_a_name_that_names_nobody_is_refused(name: str) -> None:
+def test_an_empty_or_too_long_name_is_refused(name: str) -> None:
     with pytest.raises(CommandError, match=r"^No key was made. name: .+\.$"):
         call_command("create_api_key", name)
     assert not ApiKey.objects.exists()

@@ -247,7 +247,9 @@ def test_a_file_that_is_not_there_is_named(file: Path) -> None:
         call_command("import_customers", file)
 
 
-def test_a_database_that_is_away_is_no_refusal(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_away_is_not_a_refusal(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unavailable(rows: object) -> None:
         raise DatabaseUnavailable("The database could not take the transaction.")
 

@@ -192,7 +192,7 @@ def test_a_reason_that_is_too_long_voids_nothing(key: ApiKey) -> None:
     ("content", "message"),
     [(b"cdn:1\0\n", "1 request_id that no record has"), (b"cdn:\xe9\n", "more than request_ids")],
 )
-def test_a_file_that_is_no_text_of_ids_is_refused(
+def test_a_file_of_anything_but_ids_is_refused(
     content: bytes, message: str, tmp_path: Path, key: ApiKey
 ) -> None:
     (tmp_path / "ids").write_bytes(content)

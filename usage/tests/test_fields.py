@@ -97,7 +97,7 @@ def test_numbers_of_30_digits_come_back_or_are_refused_by_name(bill: Bill) -> No
 @pytest.mark.parametrize(
     "value", [1.5, 0.1, True, "abc", "", "1.2.3", [], "NaN", "Infinity"], ids=repr
 )
-def test_what_is_no_exact_number_is_refused(value: Any) -> None:
+def test_a_number_that_is_not_exact_is_refused(value: Any) -> None:
     with pytest.raises(ValidationError):
         UNITS.to_python(value)
 

@@ -37,7 +37,7 @@ def test_an_emptied_guard_is_changed() -> None:
     assert triggers.faults(connection) == {"bill_only_closes": "changed"}
 
 
-def test_a_guard_that_a_newer_version_changed_is_no_fault() -> None:
+def test_a_guard_that_a_newer_version_changed_is_not_a_fault() -> None:
     empty_a_guard()
     MigrationRecorder(connection).record_applied("usage", "9999_newer_guards")
     assert triggers.faults(connection) == {}

@@ -44,14 +44,14 @@ def test_a_mistyped_key_is_refused_without_a_query(
 
 
 @pytest.mark.parametrize("key", ["", "ub_", "ü" * 80, "x" * 10_000, "ub_12345678_abc"])
-def test_what_is_no_key_is_refused_without_a_query(
+def test_text_that_is_not_a_key_is_refused_without_a_query(
     key: str, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     with django_assert_num_queries(0):
         assert ApiKey.objects.identify(key) is None
 
 
-def test_a_revoked_key_lets_nobody_in_and_stays_revoked(database_clock: DatabaseClock) -> None:
+def test_a_revoked_key_is_refused_and_stays_revoked(database_clock: DatabaseClock) -> None:
     api_key, key = ApiKey.objects.issue(name="cdn")
     other = ApiKey.objects.issue(name="cdn")[1]
     now = database_clock.set("2099-01-01T00:00:00Z")

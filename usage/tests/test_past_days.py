@@ -213,7 +213,7 @@ def test_check_usage_adds_them_up(now: dt.datetime) -> None:
     assert PastDays.objects.get().summed_until == LAST_PAST
 
 
-def test_whoever_writes_meanwhile_is_waited_for(
+def test_transactions_that_write_meanwhile_are_waited_for(
     own_books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A transaction that read the last past day before it moved writes to a row that is summed."""

@@ -94,7 +94,7 @@ def test_what_the_database_does_not_take_arrives_later(
     assert [record.levelname for record in told] == ["WARNING"]
 
 
-def test_nobody_waits_while_the_database_does_not_take_it(
+def test_no_request_waits_while_the_database_does_not_take_it(
     key: int, own_books: Books, counter: TrafficCounter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("usage.api.views.traffic", counter)
