@@ -28,6 +28,19 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+class RefusalFilter(logging.Filter):
+    """Leaves the traceback out where a caller is to blame, as with a Host that is none of ours.
+
+    Django gives one with many refusals, as errors even, so anybody could fill the log with them.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drops the traceback of an answer below 500; lets every record through."""
+        if getattr(record, "status_code", 500) < 500:
+            record.exc_info = None
+        return True
+
+
 class OutageFilter(logging.Filter):
     """Lets through one traceback per cause and minute of a database that is away, then a count."""
 

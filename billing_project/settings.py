@@ -429,13 +429,14 @@ LOGGING = {
     },
     "filters": {
         "outage": {"()": "billing_project.log.OutageFilter"},
+        "refusal": {"()": "billing_project.log.RefusalFilter"},
         "request_id": {"()": "billing_project.log.RequestIdFilter"},
     },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": "json" if LOG_FORMAT == "json" else "line",
-            "filters": ["outage", "request_id"],
+            "filters": ["outage", "refusal", "request_id"],
         }
     },
     "root": {"handlers": ["stderr"], "level": "INFO"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 
@@ -47,6 +48,45 @@ def test_a_request_has_one_line_with_what_became_of_its_records(
     assert line.outcomes == {"created": 1, "unknown_customer": 1}  # type: ignore[attr-defined]
     assert line.client == "tests"  # type: ignore[attr-defined]
     assert api_key not in line.getMessage()
+
+
+@pytest.fixture
+def stderr(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What the service's own handler writes."""
+    (handler,) = [own for own in logging.getLogger().handlers if own.get_name() == "stderr"]
+    monkeypatch.setattr(handler, "stream", io.StringIO())
+    return handler.stream  # type: ignore[attr-defined, no-any-return]  # of a StreamHandler
+
+
+def test_a_host_that_is_none_of_ours_is_told_without_a_traceback(
+    stderr: io.StringIO, client: Client
+) -> None:
+    client.post("/api/v1/usage/", headers={"Host": "evil.example"})
+
+    assert "Invalid HTTP_HOST header: 'evil.example'" in stderr.getvalue()
+    assert "Traceback" not in stderr.getvalue()
+
+
+@pytest.mark.django_db
+def test_a_form_that_cannot_be_read_is_told_without_a_traceback(
+    stderr: io.StringIO, client: Client
+) -> None:
+    client.post("/admin/login/", b"-", content_type="multipart/form-data")
+
+    assert "Unable to parse request body" in stderr.getvalue()
+    assert "Traceback" not in stderr.getvalue()
+
+
+def test_an_error_of_the_service_is_told_with_its_traceback(
+    stderr: io.StringIO, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.raise_request_exception = False
+    monkeypatch.setattr("usage.api.authentication._identify", lambda _key: 1 / 0)
+
+    client.post("/api/v1/usage/", headers={"Authorization": "Bearer x"})
+
+    assert "ZeroDivisionError" in stderr.getvalue()
+    assert "Traceback" in stderr.getvalue()
 
 
 def test_without_the_setting_there_is_no_line(
