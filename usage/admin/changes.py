@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
@@ -36,6 +36,9 @@ class WithHistory(BillingAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
+        if request.method not in {"GET", "HEAD"}:
+            # For a POST the row is locked, which takes a transaction, and nothing is changed here.
+            return HttpResponseNotAllowed(["GET", "HEAD"])
         row = self.row(request, object_id)
         changes = row.changes.all()
         if before := number_of(request.GET.get("before", "")):

@@ -157,6 +157,12 @@ def test_the_history_of_a_customer_outlives_the_account(customer: Customer) -> N
         assert said in page
 
 
+def test_the_history_of_a_customer_is_only_to_be_read(
+    admin_client: Client, customer: Customer
+) -> None:
+    assert admin_client.post(page_of(customer, "history")).status_code == 405
+
+
 def test_a_long_history_of_a_customer_goes_on_on_the_next_page(
     admin_client: Client, customer: Customer
 ) -> None:
