@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import User
+from django.core.validators import MaxLengthValidator
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
 
 from usage.admin import formats
 
+
+class LoginForm(AdminAuthenticationForm):
+    """Refuses a user name that is longer than that of any account.
+
+    Django checks the length only in browsers, and axes has no room for the failure of a longer one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        longest = MaxLengthValidator(User._meta.get_field("username").max_length)
+        self.fields["username"].validators = [*self.fields["username"].validators, longest]
+
+
+admin.site.login_form = LoginForm
 admin.site.unregister(User)
 
 

@@ -49,6 +49,12 @@ def test_five_wrong_passwords_lock_out_even_the_right_one(client: Client) -> Non
     assert login(client, "right").status_code == 429
 
 
+def test_a_user_name_that_is_longer_than_any_is_refused(client: Client) -> None:
+    page = login(client, "wrong", name="x" * 300)
+
+    assert "at most 150 characters" in page.content.decode()
+
+
 def test_the_lockout_page_says_how_long_it_lasts_and_who_can_unlock(client: Client) -> None:
     page = guess(client).content.decode()
 
