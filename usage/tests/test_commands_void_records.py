@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from usage.ledger import bulk_void
 from usage.ledger.close import close
-from usage.ledger.void import void
+from usage.ledger.void import VoidRefused, void
 from usage.management.commands import void_records
 from usage.models import ApiKey, Bill, Customer, HistoryEntry, UsageRecord
 from usage.tests.conftest import DatabaseClock
@@ -181,11 +181,27 @@ def test_what_is_malformed_is_named(key: ApiKey, options: list[str], said: str) 
         call_command("void_records", *options, *REASON)
 
 
-def test_a_reason_that_is_too_long_voids_nothing(key: ApiKey) -> None:
-    with pytest.raises(CommandError, match="Give a reason of 1 to 500 characters"):
-        call_command("void_records", "--key", f"{key.pk}", "--reason", "x" * 501, "--apply")
+@pytest.mark.parametrize("apply", [(), ("--apply",)], ids=["a dry run", "with --apply"])
+@pytest.mark.parametrize("reason", ["", " ", "x" * 501], ids=["empty", "space", "too long"])
+def test_a_reason_that_does_not_fit_is_refused_at_once(
+    key: ApiKey, reason: str, apply: tuple[str, ...]
+) -> None:
+    with pytest.raises(CommandError, match=r"Nothing was voided\. Give a reason of 1 to 500"):
+        call_command("void_records", "--key", f"{key.pk}", "--reason", reason, *apply)
 
     assert voided() == 0
+
+
+def test_records_without_room_for_a_void_end_the_run(
+    key: ApiKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object, **_options: object) -> int:
+        raise VoidRefused("No room.")
+
+    monkeypatch.setattr("usage.management.commands.void_records.void_all", refuse)
+
+    with pytest.raises(CommandError, match=r"Stopped after 0 voids: No room\."):
+        call_command("void_records", "--key", f"{key.pk}", *REASON, "--apply")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from django.db.models import Q
 
 from usage.database.transactions import database_now
 from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
-from usage.ledger.void import VoidRefused
+from usage.ledger.void import VoidRefused, checked_reason
 from usage.management.books import BooksCommand
 from usage.models import UsageRecord
 from usage.models.customer import LARGEST_ID
@@ -56,6 +56,10 @@ class Command(BooksCommand):
         parser.add_argument("--apply", action="store_true", help="void them")
 
     def handle(self, *, reason: str, apply: bool, **options: Any) -> None:
+        try:
+            checked_reason(reason, _ACTOR)
+        except VoidRefused as error:
+            raise CommandError(f"Nothing was voided. {error}") from error
         selections = _selections(options, database_now())
         found = summary(selections)
         self.stdout.write(_described(found))
