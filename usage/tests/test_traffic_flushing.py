@@ -211,7 +211,6 @@ def test_threads_lose_no_count(key: int, counter: TrafficCounter) -> None:
     assert total() == Counts(created=THREADS * 200, replayed=THREADS * 400, refused=THREADS * 200)
 
 
-@pytest.mark.no_cover
 def test_processes_that_flush_at_once_neither_wait_in_a_circle_nor_lose_a_count(
     key: int, caplog: pytest.LogCaptureFixture
 ) -> None:
