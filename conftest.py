@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("all", deadline=None)  # a busy machine misses any deadline
-settings.register_profile("few", settings.get_profile("all"), max_examples=15)  # `make check`
+settings.register_profile("few", settings.get_profile("all"), max_examples=10)  # `make check`
 settings.load_profile("all")
 
 MARKS = {

@@ -51,6 +51,7 @@ FACT: dict[str, Any] = {
     "price_per_unit": "0.05",
     "request_id": "cdn:17",
 }
+pytestmark = pytest.mark.live  # waits for servers
 HTML = reply(200, b"<html>Please sign in</html>", Content_Type="text/html")
 
 
