@@ -75,14 +75,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("Retry-After", "").strip()
     if _SECONDS.fullmatch(value):
         return min(float(value), LONGEST_WAIT)
-    until = _http_date(value)
+    until = http_date(value)
     if until is None:
         return None
-    now = _http_date(headers.get("Date", "")) or datetime.now(UTC)
+    now = http_date(headers.get("Date", "")) or datetime.now(UTC)
     return min(max(0.0, (until - now).total_seconds()), LONGEST_WAIT)
 
 
-def _http_date(text: str) -> datetime | None:
+def http_date(text: str) -> datetime | None:
+    """The instant of a header such as Date (RFC 9110, 5.6.7); None if it is no date."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError, IndexError):

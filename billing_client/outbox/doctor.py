@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -15,6 +14,7 @@ from billing_client.answers import Answer, refusal
 from billing_client.config import api_key_of, endpoint_of
 from billing_client.errors import AuthenticationError, BillingError, ValidationError
 from billing_client.outbox.directory import usable
+from billing_client.retries import http_date
 from billing_client.transport import Transport
 
 _SKEW_SECONDS = 60.0
@@ -77,9 +77,8 @@ def _welcome(answer: Answer) -> Diagnosis:
 
 
 def _clock(answer: Answer) -> Diagnosis:
-    try:
-        there = parsedate_to_datetime(answer.headers.get("Date", ""))
-    except ValueError:
+    there = http_date(answer.headers.get("Date", ""))
+    if there is None:
         return Diagnosis(True, "The service does not say what time it is.")  # noqa: FBT003 - as above
     skew = (datetime.now(UTC) - there).total_seconds()
     return Diagnosis(

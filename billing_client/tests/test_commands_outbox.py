@@ -343,6 +343,17 @@ def test_the_doctor_says_how_far_off_the_clock_is(
     assert abs(int(found) - skew) < 50
 
 
+def test_the_doctor_reads_the_date_in_its_old_form_too(
+    server: FaultyServer, tmp_path: Path
+) -> None:
+    """Which names no zone (RFC 9110, 5.6.7), as some proxies still write it."""
+    ago = datetime.now(UTC) - timedelta(hours=2)
+    server.script.append(refuse(400, "validation_error", Date=ago.strftime("%a %b %e %T %Y")))
+    code, out = doctor(tmp_path, server)
+    assert code == 1
+    assert "FIX  This machine's clock is +7" in out
+
+
 def test_the_doctor_says_what_is_wrong_with_the_directory_and_the_url(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     code, out = run(tmp_path, "doctor")
