@@ -386,9 +386,9 @@ def _export_one(file: Path, record: str, out: TextIO) -> None:
 
 def _doctor(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     faults = 0
-    for finding in examine(path, options.url):
-        faults += not finding.fine
-        _say(out, f"{'ok  ' if finding.fine else 'FIX '} {finding.text}")
+    for is_fine, text in examine(path, options.url):
+        faults += not is_fine
+        _say(out, f"{'ok  ' if is_fine else 'FIX '} {text}")
     return int(faults > 0)
 
 
