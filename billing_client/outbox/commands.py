@@ -8,13 +8,11 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from billing_client.client import BillingClient
 from billing_client.config import KEEP_DAYS, endpoint_of
@@ -38,8 +36,6 @@ _LEFT, _UNREAD, _REFUSED = 1, 2, 3
 # How often drain says how far it is.
 SAY_SECONDS = 1.0
 
-Command = Callable[[Path, argparse.Namespace, TextIO], int]
-
 
 def add_commands(commands: Any) -> None:
     """Add the sub-commands to those of ``billing-client``."""
@@ -56,7 +52,7 @@ def add_commands(commands: Any) -> None:
         ("doctor", _doctor, "check URL, key, clock, disk and directory"),
     ):
         parsers[name] = commands.add_parser(name, help=text)
-        parsers[name].set_defaults(run=partial(_in_directory, command))
+        parsers[name].set_defaults(run=_in_directory, command=command)
     for name in ("requeue", "discard"):
         which = parsers[name].add_mutually_exclusive_group(required=True)
         which.add_argument("ids", metavar="ID", nargs="*", default=[])
@@ -76,7 +72,7 @@ def add_commands(commands: Any) -> None:
     )
 
 
-def _in_directory(command: Command, options: argparse.Namespace, out: TextIO) -> int:
+def _in_directory(options: argparse.Namespace, out: TextIO) -> int:
     directory = options.outbox or os.environ.get("BILLING_OUTBOX_DIR")
     if not directory:
         raise ConfigurationError("There is no outbox; pass --outbox DIR or set BILLING_OUTBOX_DIR.")
@@ -85,81 +81,67 @@ def _in_directory(command: Command, options: argparse.Namespace, out: TextIO) ->
         raise ConfigurationError(
             f"There is no directory {path}; expected one that a client has used as its outbox."
         )
-    return command(path, options, out)
+    return int(options.command(path, options, out))
 
 
 def _instant(text: str) -> datetime:
-    try:
+    why = "expected an instant such as 2026-11-22T10:00Z"
+    with suppress(ValueError):
         instant = datetime.fromisoformat(text)
-    except ValueError:
-        _unfit(text, "expected an instant such as 2026-11-22T10:00Z")
-    if instant.utcoffset() is None:
-        _unfit(text, "it has no offset from UTC; expected one such as 2026-11-22T10:00Z")
-    return instant
-
-
-def _unfit(text: str, why: str) -> NoReturn:
+        if instant.utcoffset() is not None:
+            return instant
+        why = "it has no offset from UTC; expected one such as 2026-11-22T10:00Z"
     raise argparse.ArgumentTypeError(f"{text!r} is not an instant: {why}")
 
 
 # The contents of a directory
 
 
-@dataclass
-class _Contents:
-    """The records that wait in one file."""
+class _Found(NamedTuple):
+    """What waits in a segment; ``oldest`` is when it was enqueued, in seconds since 1970."""
 
-    pending: int = 0
-    oldest: float | None = None
-    customers: tuple[int, ...] = ()
-
-
-def _contents(path: Path) -> _Contents:
-    """What waits in a segment, also while its owner lives. Raises OSError."""
-    found = _Contents()
-    customers = set()
-    for row in rows_of(path, PENDING):
-        found.pending += 1
-        if row.record:  # not damaged
-            found.oldest = min(found.oldest or row.at, row.at)
-            customers.add(row.customer_id)
-    found.customers = tuple(sorted(customers))
-    return found
+    name: str
+    pending: int
+    oldest: float | None
+    customers: set[int]
+    in_use: bool  # by a running process
 
 
-def _is_in_use(path: Path) -> bool:
-    with path.open("rb") as file:
-        return not lock(file.fileno())
-
-
-def _each(
-    directory: Path, unread: list[Path], out: TextIO
-) -> Iterator[tuple[Path, _Contents, bool]]:
-    """Each segment, what waits in it, and whether a process has it open."""
+def _waiting(directory: Path, unread: list[Path], out: TextIO) -> Iterator[_Found]:
+    """What waits in each segment, also while its owner lives."""
     for path in Directory(directory).segments():
+        pending, oldest, customers = 0, None, set()
         try:
-            yield path, _contents(path), _is_in_use(path)
+            for row in rows_of(path, PENDING):
+                pending += 1
+                if row.record:  # not damaged
+                    oldest = min(oldest or row.at, row.at)
+                    customers.add(row.customer_id)
+            with path.open("rb") as file:
+                in_use = not lock(file.fileno())
         except FileNotFoundError:
-            pass  # put aside meanwhile
+            continue  # put aside meanwhile
         except OSError as error:
             unread.append(path)
             _say(out, f"{path.name}: cannot be read ({error})")
+            continue
+        yield _Found(path.name, pending, oldest, customers, in_use)
 
 
 def _status(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     directory = Directory(path)
     unread: list[Path] = []
     total = 0
-    for file, found, in_use in _each(path, unread, out):
+    for found in _waiting(path, unread, out):
         total += found.pending
-        what = "to send"
-        if file.name.startswith("waiting-") and found.customers:
-            what = f"waiting for a clock or for the customers {some(found.customers)}"
-        age = (
-            f", the oldest for {max(0.0, time.time() - found.oldest):.0f} s" if found.oldest else ""
-        )
-        owner = ", in use by a running process" if in_use else ""
-        _say(out, f"{file.name}: {found.pending} {what}{age}{owner}")
+        what, age = "to send", ""
+        if found.name.startswith("waiting-") and found.customers:
+            customers = some(tuple(sorted(found.customers)))
+            what = f"waiting for a clock or for the customers {customers}"
+        if found.oldest:
+            age = f", the oldest for {max(0.0, time.time() - found.oldest):.0f} s"
+        owner = ", in use by a running process" if found.in_use else ""
+        _say(out, f"{found.name}: {found.pending} {what}{age}{owner}")
     for file in left_over(path):
         unread.append(file)
         _say(out, f"{file.name}: of version 1, not counted; drain or the next client takes it over")
@@ -194,7 +176,8 @@ def _drain(path: Path, options: argparse.Namespace, out: TextIO) -> int:
                 flushed = billing.flush(seconds)
                 # Otherwise a request may be under way whose answer takes longer than that.
                 has_ended = time.monotonic() < began + seconds
-                stats, left = billing.stats(), _left(path, out)
+                stats = billing.stats()
+                left = sum(found.pending for found in _waiting(path, [], out))
                 _say(out, f"{stats.sent} sent, {stats.rejected} rejected, {left} to send")
                 if flushed.paused_reason is not None:
                     _say(out, f"Paused: {flushed.paused_reason}")
@@ -210,21 +193,18 @@ def _drain(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     return _outcome(path, stats.waiting_for, out)
 
 
-def _left(path: Path, out: TextIO) -> int:
-    return sum(found.pending for _, found, _ in _each(path, [], out))
-
-
 def _outcome(path: Path, waiting_for: tuple[int, ...], out: TextIO) -> int:
     """Say why records are left."""
     unread: list[Path] = []
-    in_use = sum(found.pending for _, found, live in _each(path, unread, out) if live)
+    waiting = list(_waiting(path, unread, out))
+    in_use = sum(found.pending for found in waiting if found.in_use)
     if waiting_for:
         _say(out, f"Create the customers {some(waiting_for)}: records wait for them.")
     if in_use:
         _say(out, f"{in_use} records are in files of running processes, which send them.")
     if unread or left_over(path):
         return _UNREAD
-    if _left(path, out):
+    if any(found.pending for found in waiting):
         return _LEFT
     rejected = len(list(refused(path)))
     if rejected:
