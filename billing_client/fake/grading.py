@@ -142,7 +142,7 @@ class Grader:
         remedy = "make the id once per fact, before the first try, and keep it"
         for names in ids.values():
             if len(names) > 1:
-                times = f"one fact is stored {len(names)} times, under {_listed(names)}"
+                times = f"one fact is stored {len(names)} times, under {listed(names)}"
                 yield Finding("doubled", f"{times}: {remedy}")
         if len(ids) > self._facts:
             yield Finding("doubled", f"{len(ids)} records for {self._facts} facts: {remedy}")
@@ -185,7 +185,7 @@ class Grader:
         if unread:
             yield Finding(
                 "refusal not read",
-                f"{_listed(unread)} refused in an array answered 207, and never sent again nor"
+                f"{listed(unread)} refused in an array answered 207, and never sent again nor"
                 " acknowledged: look at each result, or at summary.rejected",
             )
 
@@ -288,7 +288,8 @@ class Grader:
         return unread - self.read_elsewhere
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 

@@ -21,8 +21,8 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from billing_client.config import ENDPOINT
-from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, records_of
-from billing_client.fake.service import MemoryService, Reply, problem, too_large
+from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, listed, records_of
+from billing_client.fake.service import MemoryService, Reply, refused
 
 # Where a client says which refused records it has dealt with in another way, as an array of ids.
 READ_ELSEWHERE = "/fake/refused"
@@ -79,16 +79,15 @@ class FakeServer:
 
     def wait(self) -> None:
         """Return when all is settled and quiet, or when the client has long made no call."""
-        while not self._is_over():
+        while True:
+            with self._lock:
+                seconds = self.times.start
+                if self.grader.calls:
+                    is_settled = self.grader.is_settled()
+                    seconds = self.times.quiet if is_settled else self.times.idle
+                if time.monotonic() - self._last_call > seconds:
+                    return
             time.sleep(0.05)
-
-    def _is_over(self) -> bool:
-        with self._lock:
-            quiet = time.monotonic() - self._last_call
-            if not self.grader.calls:
-                return quiet > self.times.start
-            settled = self.grader.is_settled()
-        return quiet > (self.times.quiet if settled else self.times.idle)
 
     # For the handler
 
@@ -114,7 +113,7 @@ class FakeServer:
         except (ValueError, RecursionError):
             ids = None
         if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
-            return _refusal(400, "invalid_json", "Send the ids as a JSON array of strings.")
+            return refused(400, "invalid_json", "Send the ids as a JSON array of strings.")
         self.grader.read_elsewhere |= set(ids)
         return Reply(200, {}, {})
 
@@ -123,11 +122,11 @@ class FakeServer:
         if call.fault == "outage":
             text = "The database is away: send the same request again, it is recorded once."
             retry = {"Retry-After": str(self.times.retry_after)}
-            return Reply(503, problem(503, "service_unavailable", text), retry)
-        refused = set(list(call.records)[-1:]) if call.fault == "refused" else set()
-        self.service.refused_ids |= refused
+            return refused(503, "service_unavailable", text, retry)
+        last = set(list(call.records)[-1:]) if call.fault == "refused" else set()
+        self.service.refused_ids |= last
         reply = self.service.answer(body, idempotency_key=key)
-        self.service.refused_ids -= refused
+        self.service.refused_ids -= last
         if call.fault == "bad gateway":
             return Reply(502, "<html><h1>502 Bad Gateway</h1></html>", {})
         return reply if call.fault in (None, "refused") else None
@@ -138,12 +137,16 @@ class FakeServer:
             call.ended = self._last_call = time.monotonic()
             if reply is not None and delivered:
                 call.status = reply.status
-                call.results = _results(call, reply)
+                call.results = dict.fromkeys(call.records, reply.status)
+                if reply.status == 207:
+                    results = reply.content["results"]
+                    call.results = {
+                        one["request_id"]: one["status"] for one in results if one["request_id"]
+                    }
                 call.detail = reply.content.get("detail", "") if reply.status != 502 else ""
-        names = ", ".join(list(call.records)[:3]) or "no record"
-        more = f" and {len(call.records) - 3} more" if len(call.records) > 3 else ""
+        names = listed(list(call.records)) or "no record"
         fault = f" ({call.fault}: {FAULTS[call.fault]})" if call.fault else ""
-        said = f"{names}{more} -> {call.status or 'no answer'}{fault}"
+        said = f"{names} -> {call.status or 'no answer'}{fault}"
         self._say(f"call {call.number} on connection {call.connection}: {said}")
 
     def wait_for_hang_up(self, call: Call, sock: socket.socket) -> None:
@@ -207,15 +210,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse_method(self) -> None:
         """Count it as no call: it may only ask whether the service is up."""
         self._body()
-        refusal = _refusal(405, "method_not_allowed", "Usage is reported by POST.", Allow="POST")
+        text = "Usage is reported by POST."
+        refusal = refused(405, "method_not_allowed", text, {"Allow": "POST"})
         self._send(self._not_let_in() or refusal)
 
     def do_POST(self) -> None:
-        body = self._body()
+        fake, body = self.server.fake, self._body()
         if self.path == READ_ELSEWHERE:
-            self._send(self.server.fake.read_elsewhere(body))
+            self._send(fake.read_elsewhere(body))
             return
-        fake = self.server.fake
         refusal = self._not_let_in() or self._unreadable(body)
         call = fake.begin(self.number, body, is_honest=refusal is not None)
         keys = self.headers.get_all("Idempotency-Key")
@@ -226,7 +229,11 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(reply)
                 delivered = True
             else:
-                self._fail(call)
+                self.close_connection = True
+                if call.fault == "reset":
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                elif call.fault == "silence":
+                    fake.wait_for_hang_up(call, self.connection)
         finally:
             fake.end(call, reply, delivered=delivered)
 
@@ -236,11 +243,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _not_let_in(self) -> Reply | None:
         """The answer to a request at another address, or without a key."""
         if unquote(urlsplit(self.path).path) not in (ENDPOINT, ENDPOINT.rstrip("/")):
-            return _refusal(404, "not_found", f"Usage is reported by POST {ENDPOINT}.")
+            return refused(404, "not_found", f"Usage is reported by POST {ENDPOINT}.")
         scheme, _, key = self.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
             text = "Send 'Authorization: Bearer <key>'."
-            return _refusal(401, "not_authenticated", text, WWW_Authenticate="Bearer")
+            return refused(401, "not_authenticated", text, {"WWW-Authenticate": "Bearer"})
         return None
 
     def _unreadable(self, body: bytes) -> Reply | None:
@@ -250,17 +257,11 @@ class _Handler(BaseHTTPRequestHandler):
         is_json = self.headers.get_content_type() == "application/json"
         if not is_json or charset not in {"utf-8", "utf8"} or encoding != "identity":
             text = "Send the body as Content-Type: application/json, in UTF-8 and not compressed."
-            return _refusal(415, "unsupported_media_type", text)
+            return refused(415, "unsupported_media_type", text)
         if len(body) > _MOST_BYTES:
-            return too_large("body_too_large", f"Send at most {_MOST_BYTES} bytes at once.")
+            text = f"Send at most {_MOST_BYTES} bytes at once."
+            return refused(413, "body_too_large", text, {"Connection": "close"})
         return None
-
-    def _fail(self, call: Call) -> None:
-        self.close_connection = True
-        if call.fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        elif call.fault == "silence":
-            self.server.fake.wait_for_hang_up(call, self.connection)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -284,15 +285,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-
-def _refusal(status: int, code: str, detail: str, **headers: str) -> Reply:
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply(status, problem(status, code, detail), named)
-
-
-def _results(call: Call, reply: Reply) -> dict[str, int]:
-    if reply.status == 207:
-        results = reply.content["results"]
-        return {one["request_id"]: one["status"] for one in results if one["request_id"]}
-    return dict.fromkeys(call.records, reply.status)

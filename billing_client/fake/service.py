@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -81,18 +81,16 @@ class MemoryService:
         try:
             sent = _DECODER.decode(body.decode())
         except (ValueError, RecursionError) as error:
-            return _refused(400, "invalid_json", f"The body is not JSON as expected: {error}.")
-        if isinstance(sent, list):
-            return self._batch(sent)
-        if not isinstance(sent, dict):
-            return _refused(400, "invalid_json", "The body is neither a record nor an array.")
-        return self._one(sent, idempotency_key)
-
-    def _batch(self, sent: list[Any]) -> Reply:
+            return refused(400, "invalid_json", f"The body is not JSON as expected: {error}.")
+        if isinstance(sent, dict):
+            return self._one(sent, idempotency_key)
+        if not isinstance(sent, list):
+            return refused(400, "invalid_json", "The body is neither a record nor an array.")
         if not sent:
-            return _refused(400, "invalid_json", "The array is empty: send 1 to 1000 records.")
+            return refused(400, "invalid_json", "The array is empty: send 1 to 1000 records.")
         if len(sent) > MOST_RECORDS:
-            return too_large("too_many_records", "Send at most 1000 records at once.")
+            detail = "Send at most 1000 records at once."
+            return refused(413, "too_many_records", detail, {"Connection": "close"})
         self.batches.append(len(sent))
         replies = [self._one(record) for record in sent]
         results = [_result(record, reply) for record, reply in zip(sent, replies, strict=True)]
@@ -104,26 +102,29 @@ class MemoryService:
     def _one(self, sent: Any, idempotency_key: str | None = None) -> Reply:
         try:
             usage = _usage(sent)
+            if idempotency_key not in (None, usage.request_id):
+                raise _invalid(
+                    "Idempotency-Key",
+                    "mismatch",
+                    "The header Idempotency-Key is not the request_id. Only the request_id counts:"
+                    " send the same one with every try, and leave the header out or make it equal.",
+                )
+            with self._lock:
+                known = self.usages.get(usage.request_id)
+                return self._new(usage) if known is None else self._known(usage, known)
         except ValidationError as error:
-            return _invalid(error.fields)
-        if idempotency_key not in (None, usage.request_id):
-            detail = (
-                "The header Idempotency-Key is not the request_id. Only the request_id counts:"
-                " send the same one with every try, and leave the header out or make it equal."
-            )
-            return _invalid([FieldError("Idempotency-Key", "mismatch", detail)])
-        with self._lock:
-            known = self.usages.get(usage.request_id)
-            if known is not None:
-                return self._known(usage, known)
-            return self._new(usage)
+            detail = " ".join(fault.detail for fault in error.fields)
+            errors = [asdict(fault) for fault in error.fields]
+            return refused(400, "validation_error", detail, errors=errors)
 
     def _known(self, usage: Usage, known: Usage) -> Reply:
-        differing = [name for name in _CONTENT if _differs(name, usage, known)]
+        differing = [
+            name for name in _CONTENT if getattr(usage, name) not in (None, getattr(known, name))
+        ]
         if not differing:
             return Reply(200, self.stored[usage.request_id], {"Idempotent-Replayed": "true"})
         code = "occurred_at_conflict" if differing == ["occurred_at"] else "request_id_conflict"
-        return _refused(
+        return refused(
             409,
             code,
             "A record with this request_id is stored already. If this is a retry, stop: it is"
@@ -134,29 +135,24 @@ class MemoryService:
     def _new(self, usage: Usage) -> Reply:
         if usage.customer_id in self.unknown_customers or usage.request_id in self.refused_ids:
             detail = "There is no customer with this id: check the id, or create the customer."
-            fault = FieldError("customer_id", "unknown_customer", detail)
-            return _refused(404, "unknown_customer", detail, errors=[_shown(fault)])
+            fault = {"field": "customer_id", "code": "unknown_customer", "detail": detail}
+            return refused(404, "unknown_customer", detail, errors=[fault])
         now = datetime.now(UTC)
         now = now.replace(microsecond=now.microsecond // 1000 * 1000)
         at = usage.occurred_at or now
         if at > now + _SKEW and not self.any_time:
             detail = "occurred_at is more than 5 minutes ahead of the service's clock."
-            return _invalid([FieldError("occurred_at", "in_the_future", detail)])
+            raise _invalid("occurred_at", "in_the_future", detail)
         if at < now - _LONGEST_LATENESS and not self.any_time:
             detail = "occurred_at is more than 366 days ago."
-            return _invalid([FieldError("occurred_at", "too_long_ago", detail)])
-        record = self._record(usage, at, now)
-        self.stored[usage.request_id] = record
-        self.usages[usage.request_id] = replace(usage, occurred_at=at)
-        return Reply(201, record, {})
-
-    def _record(self, usage: Usage, at: datetime, now: datetime) -> Record:
+            raise _invalid("occurred_at", "too_long_ago", detail)
         next_month = (at.replace(day=1, hour=0, minute=0) + timedelta(days=32)).replace(day=1)
         ends = next_month.replace(second=0, microsecond=0) + _GRACE
         late = now >= ends and not self.any_time
         month = f"{now if late else at:%Y-%m}"
         bill_id = self._bills.setdefault((usage.customer_id, month), len(self._bills) + 1)
-        return {
+        self.usages[usage.request_id] = replace(usage, occurred_at=at)
+        record = self.stored[usage.request_id] = {
             "request_id": usage.request_id,
             "customer_id": usage.customer_id,
             "service": usage.service,
@@ -168,6 +164,7 @@ class MemoryService:
             "bill": {"id": bill_id, "month": month},
             "late": late,
         }
+        return Reply(201, record, {})
 
 
 def problem(status: int, code: str, detail: str = "", **more: Any) -> Record:
@@ -183,9 +180,11 @@ def problem(status: int, code: str, detail: str = "", **more: Any) -> Record:
     }
 
 
-def too_large(code: str, detail: str) -> Reply:
-    """The answer to a body with too many bytes or records."""
-    return Reply(413, problem(413, code, detail), {"Connection": "close"})
+def refused(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: object
+) -> Reply:
+    """An answer with a problem."""
+    return Reply(status, problem(status, code, detail, **more), headers or {})
 
 
 def _usage(sent: Any) -> Usage:
@@ -194,8 +193,7 @@ def _usage(sent: Any) -> Usage:
     Raises ValidationError with every fault.
     """
     if not isinstance(sent, dict):
-        fault = FieldError("record", "type", "A record is an object with named fields.")
-        raise ValidationError("", fields=[fault])
+        raise _invalid("record", "type", "A record is an object with named fields.")
     faults: list[FieldError] = []
     given: Record = {}
     for key, value in sent.items():
@@ -244,17 +242,8 @@ def _value(name: str, value: Any) -> Any:
     raise ValueError("is not a time with an offset, such as 2026-11-22T10:00:00Z")
 
 
-def _invalid(faults: Collection[FieldError]) -> Reply:
-    detail = " ".join(fault.detail for fault in faults)
-    return _refused(400, "validation_error", detail, errors=[_shown(fault) for fault in faults])
-
-
-def _shown(fault: FieldError) -> Record:
-    return {"field": fault.field, "code": fault.code, "detail": fault.detail}
-
-
-def _refused(status: int, code: str, detail: str, **more: object) -> Reply:
-    return Reply(status, problem(status, code, detail, **more), {})
+def _invalid(field: str, code: str, detail: str) -> ValidationError:
+    return ValidationError("", fields=[FieldError(field, code, detail)])
 
 
 def _result(sent: Any, reply: Reply) -> Record:
@@ -263,11 +252,6 @@ def _result(sent: Any, reply: Reply) -> Record:
         request_id = None
     name = "record" if reply.status < 400 else "error"
     return {"status": reply.status, "request_id": request_id, name: reply.content}
-
-
-def _differs(name: str, sent: Usage, known: Usage) -> bool:
-    value = getattr(sent, name)
-    return bool(value is not None and value != getattr(known, name))
 
 
 def _number(text: str) -> Decimal:
