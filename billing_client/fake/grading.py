@@ -100,28 +100,24 @@ class Grader:
 
     def is_settled(self) -> bool:
         """Whether every fact is stored and every id has had a final answer."""
-        done = self._acknowledged()
         return (
             self._settled_facts() >= self._facts
-            and all(name in done for name in self._seen())
+            and self._by_id().keys() <= self._acknowledged()
             and not self._unread()
         )
 
     def findings(self, *, may_reconnect: bool = False) -> list[Finding]:
         """Every fault that the calls show, the gravest first."""
-        checks = [
-            self._doubled(),
-            self._changed(),
-            self._gave_up(),
-            self._missing(),
-            self._unread_refusals(),
-            self._early(),
-            self._without_timeout(),
-            self._rejected_requests(),
-            [] if may_reconnect else self._reconnects(),
-            self._unmet(),
+        return [
+            *self._doubled(),
+            *self._changed(),
+            *self._gave_up(),
+            *self._lost(),
+            *self._early(),
+            *self._bad_calls(),
+            *(() if may_reconnect else self._reconnects()),
+            *self._unmet(),
         ]
-        return [finding for check in checks for finding in check]
 
     def summary(self) -> str:
         """How many calls, connections and facts there were."""
@@ -175,12 +171,10 @@ class Grader:
                     f" {seconds:.1f} s: try again for at least {self._times.patience:.0f} s",
                 )
 
-    def _missing(self) -> Iterable[Finding]:
+    def _lost(self) -> Iterable[Finding]:
         missing = self._facts - self._settled_facts()
         if missing > 0:
             yield Finding("lost", f"{missing} of {self._facts} facts never arrived")
-
-    def _unread_refusals(self) -> Iterable[Finding]:
         unread = sorted(self._unread())
         if unread:
             yield Finding(
@@ -201,16 +195,14 @@ class Grader:
                     )
                     break
 
-    def _without_timeout(self) -> Iterable[Finding]:
+    def _bad_calls(self) -> Iterable[Finding]:
         waited = [call for call in self.calls if not call.hung_up]
-        if waited:
+        for call in waited[:1]:
             yield Finding(
                 "no timeout",
-                f"call {waited[0].number} waited {self._times.silence:.0f} s for an answer that did"
+                f"call {call.number} waited {self._times.silence:.0f} s for an answer that did"
                 " not come: give up an attempt after 10 s and try again",
             )
-
-    def _rejected_requests(self) -> Iterable[Finding]:
         rejected = [
             call
             for call in self.calls
@@ -226,23 +218,21 @@ class Grader:
     def _reconnects(self) -> Iterable[Finding]:
         connections = len({call.connection for call in self.calls})
         broken = sum(call.fault in _BREAKING for call in self.calls)
-        unneeded = connections - broken - self._most_at_once()
-        if unneeded >= _RECONNECTS and 2 * unneeded > len(self.calls) - broken:
-            yield Finding(
-                "connection per call",
-                f"{_counted(self.calls, 'call', 'calls')} on {connections} connections, though only"
-                f" {broken} broke: keep connections alive, and read each answer to its end",
-            )
-
-    def _most_at_once(self) -> int:
-        """The largest number of calls that were under way at one moment."""
-        return max(
+        # Each of the calls that were under way at one moment needs a connection.
+        most_at_once = max(
             (
                 sum(other.began <= call.began < other.ended for other in self.calls)
                 for call in self.calls
             ),
             default=0,
         )
+        unneeded = connections - broken - most_at_once
+        if unneeded >= _RECONNECTS and 2 * unneeded > len(self.calls) - broken:
+            yield Finding(
+                "connection per call",
+                f"{_counted(self.calls, 'call', 'calls')} on {connections} connections, though only"
+                f" {broken} broke: keep connections alive, and read each answer to its end",
+            )
 
     def _unmet(self) -> Iterable[Finding]:
         met = {call.fault for call in self.calls}
@@ -258,9 +248,6 @@ class Grader:
     def _settled_facts(self) -> int:
         """How many facts are stored, or refused to a client that wrote that down."""
         return len({*self._service.stored, *self.read_elsewhere})
-
-    def _seen(self) -> list[str]:
-        return list(dict.fromkeys(name for call in self.calls for name in call.records))
 
     def _by_id(self) -> dict[str, list[Call]]:
         calls = defaultdict(list)
