@@ -9,20 +9,16 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from types import SimpleNamespace
-from typing import Any, cast
-from uuid import uuid4
+from typing import cast
 
-import requests
-
-from billing_client.answers import Answer, read_verdicts
-from billing_client.batches import Batch
+from billing_client.answers import Answer, read_batch
 from billing_client.client import BillingClient, check_usage
 from billing_client.config import Limits
-from billing_client.errors import ConfigurationError, ConflictError
+from billing_client.errors import ConfigurationError
 from billing_client.fake.service import MemoryService
 from billing_client.outbox import Flushed, Resent, Stats
-from billing_client.receipts import Receipt
+from billing_client.outbox.delivery import fate
+from billing_client.outbox.segment import Row
 from billing_client.transport import Transport
 from billing_client.usage import Usage
 
@@ -71,7 +67,16 @@ class FakeBillingClient(BillingClient):
         self._check_outbox()
         before = dict(self._counts)
         if self.paused_reason is None:
-            self._waiting = [one for one in self._waiting if not self._is_settled(*one)]
+            enqueued, self._waiting = self._waiting, []
+            for usage, at in enqueued:
+                record = usage.to_json(occurred_at=at)
+                (receipt,) = read_batch(self._memory.post(b"[%b]" % record), [usage.request_id])
+                row = Row(record, 0, at.timestamp(), stamped=usage.occurred_at is None)
+                outcome = fate(row, receipt.error)
+                if outcome == "waiting":
+                    self._waiting.append((usage, at))
+                else:
+                    self._counts[outcome] += 1
         return Flushed(
             self._counts["sent"] - before["sent"],
             len(self._waiting),
@@ -114,19 +119,6 @@ class FakeBillingClient(BillingClient):
         if not self._has_outbox:
             self._the_outbox()  # raises
 
-    def _is_settled(self, usage: Usage, enqueued: datetime) -> bool:
-        batch = Batch()
-        batch.add(usage.request_id, usage.to_json(occurred_at=enqueued))
-        answer = self._memory.answer(batch.body())
-        (receipt,) = cast(list[Receipt], read_verdicts(answer, batch.request_ids))
-        error = receipt.error
-        same = isinstance(error, ConflictError) and error.conflicting_fields == ("occurred_at",)
-        if error is not None and error.code == "unknown_customer":
-            return False
-        delivered = error is None or (same and usage.occurred_at is None)
-        self._counts["sent" if delivered else "rejected"] += 1
-        return True
-
 
 class _Memory:
     """A transport to the service in memory."""
@@ -137,12 +129,13 @@ class _Memory:
         self._service = service
         self._closed = False
 
-    def prepare(self, body: bytes, *, trace_id: str = "") -> Any:
+    def prepare(self, body: bytes, *, trace_id: str) -> bytes:
         self.check_open()
-        return SimpleNamespace(body=body, trace_id=trace_id or uuid4().hex)
+        return body
 
-    def post(self, request: requests.PreparedRequest, *, seconds: float) -> Answer:
-        return self.answer(cast(bytes, request.body))
+    def post(self, body: bytes, *, seconds: float = 0.0) -> Answer:
+        reply = self._service.answer(body)
+        return Answer(reply.status, reply.headers, json.dumps(reply.content).encode())
 
     def close(self) -> None:
         self._closed = True
@@ -150,7 +143,3 @@ class _Memory:
     def check_open(self) -> None:
         if self._closed:
             raise ConfigurationError("This billing client is closed; make a new one.")
-
-    def answer(self, body: bytes) -> Answer:
-        reply = self._service.answer(body)
-        return Answer(reply.status, reply.headers, json.dumps(reply.content).encode())

@@ -54,6 +54,21 @@ def test_usage_without_a_time_gets_that_of_the_call(
     assert fake_billing.stats().oldest_seconds is None
 
 
+def test_usage_for_an_unknown_customer_is_rejected_after_a_week(
+    fake_billing_with_outbox: FakeBillingClient,
+) -> None:
+    """As the real client does it."""
+    fake_billing = fake_billing_with_outbox
+    fake_billing.unknown_customers.add(123)
+    began = datetime(2026, 11, 3, tzinfo=UTC)
+    with time_machine.travel(began, tick=False):
+        fake_billing.enqueue(fact("one"))
+        assert fake_billing.flush().pending == 1
+    with time_machine.travel(began + timedelta(days=8), tick=False):
+        flushed = fake_billing.flush()
+    assert (flushed.pending, flushed.rejected) == (0, 1)
+
+
 @pytest.mark.parametrize(("passes_time", "month"), [(True, "2026-03"), (False, "2026-04")])
 def test_a_repetition_after_midnight_is_on_the_bill_of_the_time_that_is_passed(
     fake_billing: FakeBillingClient, passes_time: bool, month: str
