@@ -14,7 +14,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
 from usage.database.transactions import lift_statement_timeout, repeatable
-from usage.ledger.facts import DailyUsageOverflow, Recorded, Voiding
+from usage.ledger.facts import DailyUsageOverflow, Recorded
 from usage.ledger.record import NO_ROOM
 from usage.ledger.void import VoidRefused, checked_reason, void_in_transaction
 from usage.models import Bill, HistoryEntry, UsageRecord
@@ -80,22 +80,20 @@ class Selection:
 
         Each chunk may be voided at once.
         """
-        if self.customer is None:
-            yield from self._chunks(self.records, size)
-            return
-        bills = Bill.objects.with_unreadable().filter(customer=self.customer)
-        for bill_id in bills.order_by("period_start").values_list("pk", flat=True):
-            yield from self._chunks(self.records.filter(bill=bill_id), size)
-
-    def _chunks(self, records: QuerySet[Any, Any], size: int) -> Iterator[list[UsageRecord]]:
-        after = Q()
-        while chunk := self._read(records.filter(after)[:size]):
-            yield chunk
-            last = chunk[-1]
-            # The first condition is implied; with it the database finds the start in an index.
-            after = Q(recorded_at__gte=last.recorded_at) & (
-                Q(recorded_at__gt=last.recorded_at) | Q(request_id__gt=last.request_id)
-            )
+        parts = [self.records]
+        if self.customer is not None:
+            bills = Bill.objects.with_unreadable().filter(customer=self.customer)
+            ids = bills.order_by("period_start").values_list("pk", flat=True)
+            parts = [self.records.filter(bill=bill_id) for bill_id in ids]
+        for records in parts:
+            after = Q()
+            while chunk := self._read(records.filter(after)[:size]):
+                yield chunk
+                last = chunk[-1]
+                # The first condition is implied; with it the database finds the start in an index.
+                after = Q(recorded_at__gte=last.recorded_at) & (
+                    Q(recorded_at__gt=last.recorded_at) | Q(request_id__gt=last.request_id)
+                )
 
     def _read(self, records: QuerySet[Any, Any]) -> list[UsageRecord]:
         if not self.patience:
@@ -132,31 +130,27 @@ def void_all(records: Sequence[UsageRecord], *, reason: str, by: object, run: st
     """
     actor = actor_of(by)
     reason = checked_reason(reason, actor)
+    action = HistoryEntry.Action.BULK_VOIDED
+
+    def work() -> int:
+        voided = 0
+        bills: dict[int, dt.datetime] = {}
+        for record in records:
+            outcome = void_in_transaction(record, reason=reason, by=actor)
+            if isinstance(outcome, Recorded) and not outcome.replayed:
+                voided += 1
+                for bill_id in (record.bill_id, outcome.record.bill_id):
+                    bills.setdefault(bill_id, outcome.record.recorded_at)
+        entries = HistoryEntry.objects.filter(action=action, detail=run, bill__in=list(bills))
+        told = set(entries.values_list("bill_id", flat=True))
+        for bill_id, at in sorted(bills.items()):
+            if bill_id not in told:
+                HistoryEntry.objects.keep(
+                    action, bill_id=bill_id, by=actor, at=at, reason=reason, detail=run
+                )
+        return voided
+
     try:
-        return repeatable(lambda: _void_all(records, reason=reason, by=actor, run=run))
+        return repeatable(work)
     except DailyUsageOverflow as error:
         raise VoidRefused(NO_ROOM.detail) from error
-
-
-def _void_all(records: Sequence[UsageRecord], *, reason: str, by: str, run: str) -> int:
-    voided = 0
-    bills: dict[int, dt.datetime] = {}
-    for record in records:
-        outcome = void_in_transaction(record, Voiding(record.pk, record.bill_id, reason, by))
-        if isinstance(outcome, Recorded) and not outcome.replayed:
-            voided += 1
-            for bill_id in (record.bill_id, outcome.record.bill_id):
-                bills.setdefault(bill_id, outcome.record.recorded_at)
-    entries = HistoryEntry.objects.filter(action=HistoryEntry.Action.BULK_VOIDED, detail=run)
-    told = set(entries.filter(bill__in=list(bills)).values_list("bill_id", flat=True))
-    for bill_id, at in sorted(bills.items()):
-        if bill_id not in told:
-            HistoryEntry.objects.keep(
-                HistoryEntry.Action.BULK_VOIDED,
-                bill_id=bill_id,
-                by=by,
-                at=at,
-                reason=reason,
-                detail=run,
-            )
-    return voided

@@ -81,19 +81,16 @@ class GroupCommit(Generic[Request, Result]):
                     self._waiting.remove(waiter)
                     return None
             # A leader took the request just now, or made it the leader: wait for that.
-            self._wait_for_leader(waiter)
+            try:
+                waiting.acquire(waiter.wakeup)
+            except DatabaseUnavailable:
+                with self._lock:
+                    if not waiter.leads:
+                        raise
+                # It was made the leader just now: another must be, and it hands over.
         if waiter.leads:
             self._lead(waiter)
         return waiter.result
-
-    def _wait_for_leader(self, waiter: _Waiter[Request, Result]) -> None:
-        try:
-            waiting.acquire(waiter.wakeup)
-        except DatabaseUnavailable:
-            with self._lock:
-                if not waiter.leads:
-                    raise
-            # It was made the leader just now: another must be, and it hands over.
 
     def _lead(self, leader: _Waiter[Request, Result]) -> None:
         """Run the leader's request and all that wait, then hand over to the next leader."""

@@ -25,38 +25,40 @@ def hold(bill: Bill, *, by: object, reason: str) -> None:
     `by` is the member of staff, kept with the reason in the bill's history. Raises HoldRefused if
     the bill is closed or on hold, or without a reason, and DatabaseUnavailable.
     """
-    repeatable(lambda: _hold(bill, by=by, reason=reason.strip()))
+    reason = reason.strip()
+
+    def work() -> None:
+        # Waits for a close of the bill, and holds off the next, which then sees the hold.
+        with connection.cursor() as cursor:
+            sql = STATEMENTS[connection.vendor](cursor)
+            sql.take_close_lock([bill.customer_id], exclusive=True)
+        now = database_now()
+        bill.refresh_from_db()
+        if bill.is_closed:
+            raise HoldRefused(CLOSED_ALREADY)
+        if not reason:
+            raise HoldRefused("Give a reason for the hold.")
+        _, is_new = Hold.objects.get_or_create(
+            bill=bill, defaults={"reason": reason, "by": actor_of(by), "at": now}
+        )
+        if not is_new:
+            raise HoldRefused(HELD_ALREADY)
+        HistoryEntry.objects.keep(
+            HistoryEntry.Action.HELD, bill_id=bill.pk, by=by, at=now, reason=reason
+        )
+
+    repeatable(work)
 
 
 def release(bill: Bill, *, by: object, reason: str = "") -> None:
     """Let the bill be closed again. Raises HoldRefused if it is not on hold."""
-    repeatable(lambda: _release(bill, by=by, reason=reason))
 
+    def work() -> None:
+        deleted, _ = Hold.objects.filter(bill=bill).delete()
+        if not deleted:
+            raise HoldRefused(NOT_HELD)
+        HistoryEntry.objects.keep(
+            HistoryEntry.Action.RELEASED, bill_id=bill.pk, by=by, at=database_now(), reason=reason
+        )
 
-def _hold(bill: Bill, *, by: object, reason: str) -> None:
-    # Waits for a close of the bill, and holds off the next, which then sees the hold.
-    with connection.cursor() as cursor:
-        STATEMENTS[connection.vendor](cursor).take_close_lock([bill.customer_id], exclusive=True)
-    now = database_now()
-    bill.refresh_from_db()
-    if bill.is_closed:
-        raise HoldRefused(CLOSED_ALREADY)
-    if not reason:
-        raise HoldRefused("Give a reason for the hold.")
-    _, is_new = Hold.objects.get_or_create(
-        bill=bill, defaults={"reason": reason, "by": actor_of(by), "at": now}
-    )
-    if not is_new:
-        raise HoldRefused(HELD_ALREADY)
-    HistoryEntry.objects.keep(
-        HistoryEntry.Action.HELD, bill_id=bill.pk, by=by, at=now, reason=reason
-    )
-
-
-def _release(bill: Bill, *, by: object, reason: str) -> None:
-    deleted, _ = Hold.objects.filter(bill=bill).delete()
-    if not deleted:
-        raise HoldRefused(NOT_HELD)
-    HistoryEntry.objects.keep(
-        HistoryEntry.Action.RELEASED, bill_id=bill.pk, by=by, at=database_now(), reason=reason
-    )
+    repeatable(work)

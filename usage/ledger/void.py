@@ -24,9 +24,24 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
     DatabaseUnavailable.
     """
     actor = actor_of(by)
-    voiding = Voiding(record.pk, record.bill_id, checked_reason(reason, actor), actor)
+    reason = checked_reason(reason, actor)
+
+    def work() -> Outcome:
+        outcome = void_in_transaction(record, reason=reason, by=actor)
+        if isinstance(outcome, Recorded) and not outcome.replayed:
+            for bill_id in sorted({record.bill_id, outcome.record.bill_id}):
+                HistoryEntry.objects.keep(
+                    HistoryEntry.Action.VOIDED,
+                    bill_id=bill_id,
+                    by=actor,
+                    at=outcome.record.recorded_at,
+                    reason=reason,
+                    record_id=record.pk,
+                )
+        return outcome
+
     try:
-        outcome = repeatable(lambda: _void(record, voiding))
+        outcome = repeatable(work)
     except DailyUsageOverflow as error:
         raise VoidRefused(NO_ROOM.detail) from error
     if not isinstance(outcome, Recorded) or outcome.replayed:
@@ -44,7 +59,7 @@ def checked_reason(reason: str, by: str) -> str:
     return reason
 
 
-def void_in_transaction(record: UsageRecord, voiding: Voiding) -> Outcome:
+def void_in_transaction(record: UsageRecord, *, reason: str, by: str) -> Outcome:
     """Record the void in the caller's transaction; raises VoidRefused if the record is a void."""
     if record.voids_id is not None:
         raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
@@ -56,21 +71,6 @@ def void_in_transaction(record: UsageRecord, voiding: Voiding) -> Outcome:
         record.price_per_unit,
         record.occurred_at,
     )
+    voiding = Voiding(record.pk, record.bill_id, reason, by)
     (outcome,) = transact([Request([fact], None, voiding)])
-    return outcome
-
-
-def _void(record: UsageRecord, voiding: Voiding) -> Outcome:
-    """Record the void, and keep it in the history of the record's bill and of its own."""
-    outcome = void_in_transaction(record, voiding)
-    if isinstance(outcome, Recorded) and not outcome.replayed:
-        for bill_id in sorted({voiding.bill_id, outcome.record.bill_id}):
-            HistoryEntry.objects.keep(
-                HistoryEntry.Action.VOIDED,
-                bill_id=bill_id,
-                by=voiding.by,
-                at=outcome.record.recorded_at,
-                reason=voiding.reason,
-                record_id=voiding.record_id,
-            )
     return outcome
