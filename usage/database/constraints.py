@@ -97,30 +97,28 @@ class OccurredInTime(PerEngine):
 
 READABLE_DAYS = dt.date(1970, 1, 1), dt.date(9998, 12, 31)
 _IN_RANGE = "{0} >= '1970-01-01' AND {0} < '9999-01-01'"
-# What PostgreSQL's types admit and Python cannot read: infinity, other calendars, NaN.
-_POSTGRESQL_READABLE = {
-    "dates": _IN_RANGE,
-    "instants": _IN_RANGE,
-    "numbers": "{0} <> 'NaN'",
-}
-# SQLite's columns admit everything. Instants are text such as 2026-11-10 12:00:00.123, and
-# '+0 days' makes 30 February another day.
-_SQLITE_READABLE = {
-    "dates": f"{_IN_RANGE} AND date({{0}}, '+0 days') IS {{0}}",
+# Of each kind of column, on PostgreSQL and on SQLite. PostgreSQL's types admit infinity, other
+# calendars and NaN, and SQLite's columns everything: instants are text there, such as
+# 2026-11-10 12:00:00.123, and '+0 days' makes 30 February another day.
+_READABLE = {
+    "dates": (_IN_RANGE, f"{_IN_RANGE} AND date({{0}}, '+0 days') IS {{0}}"),
     "instants": (
-        f"{_IN_RANGE} AND datetime(substr({{0}}, 1, 19), '+0 days') IS substr({{0}}, 1, 19)"
-        " AND (length({0}) = 19 OR (substr({0}, 20, 1) = '.' AND length({0}) BETWEEN 21 AND 26"
-        " AND substr({0}, 21) NOT GLOB '*[^0-9]*'))"
+        _IN_RANGE,
+        (
+            f"{_IN_RANGE} AND datetime(substr({{0}}, 1, 19), '+0 days') IS substr({{0}}, 1, 19)"
+            " AND (length({0}) = 19 OR (substr({0}, 20, 1) = '.' AND length({0}) BETWEEN 21 AND 26"
+            " AND substr({0}, 21) NOT GLOB '*[^0-9]*'))"
+        ),
     ),
-    "numbers": "typeof({0}) = 'integer'",
-    "integers": "typeof({0}) = 'integer'",
-    "booleans": "{0} IN (0, 1)",
-    "texts": "typeof({0}) = 'text'",
+    "numbers": ("{0} <> 'NaN'", "typeof({0}) = 'integer'"),
+    "integers": ("", "typeof({0}) = 'integer'"),
+    "booleans": ("", "{0} IN (0, 1)"),
+    "texts": ("", "typeof({0}) = 'text'"),
 }
 
 
 class Readable(models.Func):
-    """Python can read these columns, given by type, as far as they are not null.
+    """Python can read these columns, given by kind (`_READABLE`), as far as they are not null.
 
     Dates and instants lie in the years 1970 to 9998, so that months can be reckoned with.
     """
@@ -128,36 +126,24 @@ class Readable(models.Func):
     output_field = models.BooleanField()
     conditional = True
 
-    def __init__(
-        self,
-        *,
-        dates: Sequence[str] = (),
-        instants: Sequence[str] = (),
-        numbers: Sequence[str] = (),
-        integers: Sequence[str] = (),
-        booleans: Sequence[str] = (),
-        texts: Sequence[str] = (),
-    ) -> None:
-        columns = {
-            "dates": dates,
-            "instants": instants,
-            "numbers": numbers,
-            "integers": integers,
-            "booleans": booleans,
-            "texts": texts,
-        }
+    def __init__(self, **columns: Sequence[str]) -> None:
         self._kinds = [kind for kind, names in columns.items() for _ in names]
         super().__init__(*chain.from_iterable(columns.values()))
 
     def as_postgresql(self, compiler: Any, connection: BaseDatabaseWrapper, **context: Any) -> Any:
-        templates = _SQLITE_READABLE if connection.vendor == "sqlite" else _POSTGRESQL_READABLE
+        engine = 1 if connection.vendor == "sqlite" else 0
         conditions, params = ["true"], []
         for kind, column in zip(self._kinds, self.get_source_expressions(), strict=True):
-            if kind in templates:
-                template = f"({{0}} IS NULL OR ({templates[kind]}) IS TRUE)"
+            if condition := _READABLE[kind][engine]:
+                template = f"({{0}} IS NULL OR ({condition}) IS TRUE)"
                 sql, column_params = compiler.compile(column)
                 conditions.append(template.format(sql))
                 params += [*column_params] * template.count("{0}")
         return f"({' AND '.join(conditions)})", params
 
     as_sqlite = as_postgresql
+
+
+def readable(name: str, **columns: Sequence[str]) -> models.CheckConstraint:
+    """Return the check of a table that Python can read its rows, given its columns by kind."""
+    return models.CheckConstraint(name=name, condition=models.Q(Readable(**columns)))

@@ -15,7 +15,7 @@ from django.db import IntegrityError, models, transaction
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.database.names import NameField
 from usage.database.transactions import database_now
 from usage.models.change import Change, NewValue
@@ -184,14 +184,10 @@ class ApiKey(models.Model):
                 name="api_key_revoked_after_creation",
                 condition=Q(revoked_at__isnull=True) | Q(revoked_at__gte=models.F("created_at")),
             ),
-            models.CheckConstraint(
-                name="api_key_readable",
-                condition=Q(
-                    Readable(
-                        instants=("created_at", "revoked_at"),
-                        texts=("name", "owner", "contact", "prefix", "digest"),
-                    )
-                ),
+            readable(
+                "api_key_readable",
+                instants=("created_at", "revoked_at"),
+                texts=("name", "owner", "contact", "prefix", "digest"),
             ),
         )
 

@@ -13,7 +13,7 @@ from django.db.models import F, Q
 from django.db.models.sql import Query
 
 from usage.currencies import cldr_digits, digits_of
-from usage.database.constraints import CurrencyCode, FirstDayOfMonth, Readable
+from usage.database.constraints import CurrencyCode, FirstDayOfMonth, readable
 from usage.database.fields import ExactDecimalField
 from usage.database.names import NameField
 from usage.models.base import FrozenModel, FrozenQuerySet
@@ -185,18 +185,14 @@ class Bill(FrozenModel):
                 condition=Q(minor_unit_digits__isnull=True)
                 | Q(minor_unit_digits__gte=0, minor_unit_digits__lte=4),
             ),
-            models.CheckConstraint(
-                name="bill_readable",
-                condition=Q(
-                    Readable(
-                        integers=("customer", "minor_unit_digits"),
-                        dates=("month",),
-                        instants=("period_start", "period_end", "closed_at"),
-                        texts=("currency", "closed_name", "closed_reference"),
-                        booleans=("named_after_closing",),
-                        numbers=("closed_total",),
-                    )
-                ),
+            readable(
+                "bill_readable",
+                integers=("customer", "minor_unit_digits"),
+                dates=("month",),
+                instants=("period_start", "period_end", "closed_at"),
+                texts=("currency", "closed_name", "closed_reference"),
+                booleans=("named_after_closing",),
+                numbers=("closed_total",),
             ),
         )
         indexes = (models.Index(name="bill_by_month", fields=("-month", "customer")),)

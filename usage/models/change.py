@@ -9,7 +9,7 @@ from django.db import models
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.database.transactions import database_now
 from usage.models.base import FrozenModel, FrozenQuerySet, actor_of
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
@@ -125,15 +125,11 @@ class Change(FrozenModel):
                 condition=~Q(actor="") & Q(lookups.LessThanOrEqual(Length("actor"), ACTOR_LENGTH)),
                 violation_error_message="The history names who made the change.",
             ),
-            models.CheckConstraint(
-                name="change_readable",
-                condition=Q(
-                    Readable(
-                        integers=("customer", "api_key"),
-                        texts=("action", "field", "old", "new", "actor", "reason"),
-                        instants=("at",),
-                    )
-                ),
+            readable(
+                "change_readable",
+                integers=("customer", "api_key"),
+                texts=("action", "field", "old", "new", "actor", "reason"),
+                instants=("at",),
             ),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.database.transactions import database_now
 
 
@@ -42,15 +42,11 @@ class CommandRun(models.Model):
                 condition=Q(exit_status__gte=0, exit_status__lt=256, count__gte=0),
                 violation_error_message="An exit status is 0 to 255, and a count 0 or more.",
             ),
-            models.CheckConstraint(
-                name="command_run_readable",
-                condition=Q(
-                    Readable(
-                        texts=("command",),
-                        instants=("ended_at",),
-                        integers=("exit_status", "count"),
-                    )
-                ),
+            readable(
+                "command_run_readable",
+                texts=("command",),
+                instants=("ended_at",),
+                integers=("exit_status", "count"),
             ),
         )
 

@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
 from usage.currencies import ISO_DIGITS, digits_of
-from usage.database.constraints import CurrencyCode, Readable
+from usage.database.constraints import CurrencyCode, readable
 from usage.database.names import NameField
 from usage.models.base import InsertMissing
 from usage.models.change import Change, NewValue
@@ -89,11 +89,8 @@ class Customer(InsertMissing):
                 condition=models.Q(CurrencyCode(models.F("currency"))),
                 violation_error_message="A currency is a three-letter ISO 4217 code in capitals.",
             ),
-            models.CheckConstraint(
-                name="customer_readable",
-                condition=models.Q(
-                    Readable(integers=("id",), texts=("name", "reference", "currency"))
-                ),
+            readable(
+                "customer_readable", integers=("id",), texts=("name", "reference", "currency")
             ),
         )
 

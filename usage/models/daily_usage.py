@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 from django.db import models
 from django.db.models import Q
 
-from usage.database.constraints import READABLE_DAYS, Readable
+from usage.database.constraints import READABLE_DAYS, readable
 from usage.database.fields import ExactDecimalField
 from usage.database.sums import AmountSum, ExactSum, UncheckedSum
 from usage.models.base import FrozenModel, FrozenQuerySet
@@ -170,16 +170,12 @@ class DailyUsage(FrozenModel):
             models.CheckConstraint(
                 name="daily_usage_price", condition=models.Q(price_per_unit__gte=0)
             ),
-            models.CheckConstraint(
-                name="daily_usage_readable",
-                condition=models.Q(
-                    Readable(
-                        integers=("customer", "bill", "slot", "records"),
-                        texts=("service",),
-                        numbers=("price_per_unit", "units"),
-                        dates=("day",),
-                    )
-                ),
+            readable(
+                "daily_usage_readable",
+                integers=("customer", "bill", "slot", "records"),
+                texts=("service",),
+                numbers=("price_per_unit", "units"),
+                dates=("day",),
             ),
         )
 

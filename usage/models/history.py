@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q, lookups
 from django.db.models.functions import Length
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.models.base import FrozenModel, FrozenQuerySet, actor_of
 from usage.models.bill import Bill
 from usage.models.usage_record import UsageRecord
@@ -124,15 +124,11 @@ class HistoryEntry(FrozenModel):
                 condition=~Q(action__in=("held", "bulkvoid", "accepted"), reason=""),
                 violation_error_message="This action needs a reason.",
             ),
-            models.CheckConstraint(
-                name="history_readable",
-                condition=Q(
-                    Readable(
-                        integers=("bill",),
-                        texts=("record", "action", "actor", "reason", "detail"),
-                        instants=("at",),
-                    )
-                ),
+            readable(
+                "history_readable",
+                integers=("bill",),
+                texts=("record", "action", "actor", "reason", "detail"),
+                instants=("at",),
             ),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.models.bill import Bill
 from usage.validators import ACTOR_LENGTH, REASON_LENGTH
 
@@ -29,10 +29,7 @@ class Hold(models.Model):
                 condition=~Q(reason="") & ~Q(by=""),
                 violation_error_message="A hold has a reason and the name of who set it.",
             ),
-            models.CheckConstraint(
-                name="hold_readable",
-                condition=Q(Readable(integers=("bill",), instants=("at",), texts=("reason", "by"))),
-            ),
+            readable("hold_readable", integers=("bill",), instants=("at",), texts=("reason", "by")),
         )
 
     def __str__(self) -> str:

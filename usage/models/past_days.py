@@ -10,7 +10,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.models.daily_usage import Amount, LineSum
 
 
@@ -86,14 +86,8 @@ class PastDays(models.Model):
                 condition=Q(summed_until=None) | Q(summed_until__lte=F("until")),
                 violation_error_message="Only past days can be summed.",
             ),
-            models.CheckConstraint(
-                name="past_days_readable",
-                condition=Q(
-                    Readable(
-                        dates=("until", "summed_until"),
-                        texts=("lines", "amounts"),
-                    )
-                ),
+            readable(
+                "past_days_readable", dates=("until", "summed_until"), texts=("lines", "amounts")
             ),
         )
 

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.database.transactions import DatabaseUnavailable
 from usage.models.base import FrozenModel, FrozenQuerySet
 from usage.periods import Period, is_same_zone, month_bounds
@@ -102,9 +102,7 @@ class BillingTimeZone(FrozenModel):
         constraints = (
             models.CheckConstraint(name="billing_time_zone_once", condition=Q(id=1)),
             models.CheckConstraint(name="billing_time_zone_given", condition=~Q(name="")),
-            models.CheckConstraint(
-                name="billing_time_zone_readable", condition=Q(Readable(texts=("name",)))
-            ),
+            readable("billing_time_zone_readable", texts=("name",)),
         )
 
     def __str__(self) -> str:

@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models import F, Max, Q, Window, lookups
 from django.db.models.functions import Length, RowNumber
 
-from usage.database.constraints import CleanText, Readable
+from usage.database.constraints import CleanText, readable
 from usage.models.api_key import ApiKey
 from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH
 
@@ -115,14 +115,10 @@ class Traffic(models.Model):
                 condition=Q(created__gte=0, replayed__gte=0, conflicting__gte=0, refused__gte=0),
                 violation_error_message="What is counted is 0 or more.",
             ),
-            models.CheckConstraint(
-                name="traffic_readable",
-                condition=Q(
-                    Readable(
-                        integers=("api_key", "created", "replayed", "conflicting", "refused"),
-                        dates=("day",),
-                    )
-                ),
+            readable(
+                "traffic_readable",
+                integers=("api_key", "created", "replayed", "conflicting", "refused"),
+                dates=("day",),
             ),
         )
         indexes = (models.Index(name="traffic_by_day", fields=("day",)),)
@@ -226,15 +222,11 @@ class Refusal(models.Model):
                 condition=Q(customer_id__isnull=True) | Q(customer_id__gte=1),
                 violation_error_message="A customer id is a positive whole number.",
             ),
-            models.CheckConstraint(
-                name="refusal_readable",
-                condition=Q(
-                    Readable(
-                        integers=("api_key", "status", "customer_id"),
-                        instants=("at",),
-                        texts=("code", "detail", "request_id", "service"),
-                    )
-                ),
+            readable(
+                "refusal_readable",
+                integers=("api_key", "status", "customer_id"),
+                instants=("at",),
+                texts=("code", "detail", "request_id", "service"),
             ),
         )
         indexes = (

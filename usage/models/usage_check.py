@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
-from usage.database.constraints import Readable
+from usage.database.constraints import readable
 from usage.database.fields import ExactDecimalField
 from usage.models.bill import Bill
 from usage.models.customer import Customer
@@ -34,16 +34,12 @@ class PossibleDuplicates(models.Model):
             models.UniqueConstraint(
                 name="possible_duplicates_once", fields=("bill", "service", "price_per_unit")
             ),
-            models.CheckConstraint(
-                name="possible_duplicates_readable",
-                condition=Q(
-                    Readable(
-                        instants=("since",),
-                        numbers=("price_per_unit", "amount"),
-                        integers=("bill", "records"),
-                        texts=("service", "pairs"),
-                    )
-                ),
+            readable(
+                "possible_duplicates_readable",
+                instants=("since",),
+                numbers=("price_per_unit", "amount"),
+                integers=("bill", "records"),
+                texts=("service", "pairs"),
             ),
         )
 
@@ -75,15 +71,11 @@ class AcceptedDuplicates(models.Model):
                 condition=~Q(reason="") & ~Q(by=""),
                 violation_error_message="Accepting duplicates needs a reason and a name.",
             ),
-            models.CheckConstraint(
-                name="accepted_duplicates_readable",
-                condition=Q(
-                    Readable(
-                        integers=("customer",),
-                        instants=("at", "lifted_at"),
-                        texts=("service", "reason", "by", "lifted_by"),
-                    )
-                ),
+            readable(
+                "accepted_duplicates_readable",
+                integers=("customer",),
+                instants=("at", "lifted_at"),
+                texts=("service", "reason", "by", "lifted_by"),
             ),
         )
 
@@ -107,11 +99,10 @@ class UsageCheck(models.Model):
         default_permissions = ()
         get_latest_by = "finished_at"
         constraints = (
-            models.CheckConstraint(
-                name="usage_check_readable",
-                condition=Q(
-                    Readable(instants=("finished_at",), integers=("bills", "blocking", "informing"))
-                ),
+            readable(
+                "usage_check_readable",
+                instants=("finished_at",),
+                integers=("bills", "blocking", "informing"),
             ),
         )
 

@@ -17,6 +17,7 @@ from usage.database.constraints import (
     OccurredInTime,
     PrintableAscii,
     Readable,
+    readable,
 )
 from usage.database.fields import BytewiseCharField, ExactDecimalField
 from usage.models.api_key import ApiKey
@@ -125,17 +126,13 @@ class UsageRecord(FrozenModel):
                 condition=Q(voids__isnull=True, void_reason="", voided_by="")
                 | (Q(voids__isnull=False) & ~Q(void_reason="") & ~Q(voided_by="")),
             ),
-            models.CheckConstraint(
-                name="record_readable",
-                condition=Q(
-                    Readable(
-                        texts=("request_id", "service", "voids", "void_reason", "voided_by"),
-                        integers=("customer", "bill", "reported_by"),
-                        numbers=("units", "price_per_unit"),
-                        instants=("occurred_at", "recorded_at"),
-                        booleans=("late",),
-                    )
-                ),
+            readable(
+                "record_readable",
+                texts=("request_id", "service", "voids", "void_reason", "voided_by"),
+                integers=("customer", "bill", "reported_by"),
+                numbers=("units", "price_per_unit"),
+                instants=("occurred_at", "recorded_at"),
+                booleans=("late",),
             ),
         )
 
