@@ -13,11 +13,11 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ValidationError
-from django.db.models import Q, QuerySet
+from django.db.models import Q, QuerySet, Value
 from django.http import HttpRequest
 
 from usage.admin import formats
-from usage.database.amounts import AmountAtLeast
+from usage.database.constraints import AmountAtLeast
 from usage.models import ApiKey, Bill, Customer
 from usage.models.customer import LARGEST_ID
 from usage.periods import CLOCK_SKEW, LONGEST_LATENESS, day_bounds
@@ -255,7 +255,7 @@ class AmountFilter(ListFilter):
     example = "1000.50"
 
     def condition(self, text: str) -> Q:
-        return Q(AmountAtLeast(formats.amount_of(text)))
+        return Q(AmountAtLeast("units", "price_per_unit", Value(str(formats.amount_of(text)))))
 
 
 class DayFilter(ListFilter):

@@ -1,4 +1,4 @@
-"""Conditions of check constraints whose SQL differs between the engines.
+"""Conditions, of check constraints and queries, whose SQL differs between the engines.
 
 None of them is ever null: a check that comes out null admits the row.
 """
@@ -47,6 +47,15 @@ class AmountBelowLimit(PerEngine):
     postgresql_template = "ABS({0} * {1}) < 1000000000000"
     # The product leaves 64 bits and becomes a float, so the very edge is left to the validator.
     sqlite_template = "ABS(CAST({0} AS REAL) * {1}) <= 1e30"
+
+
+class AmountAtLeast(PerEngine):
+    """units × price is at least an amount, which is given as text."""
+
+    arity = 3
+    postgresql_template = "{0} * {1} >= {2}"
+    # A function of ours, since the product leaves 64 bits.
+    sqlite_template = "amount_at_least({0}, {1}, {2})"
 
 
 class PrintableAscii(PerEngine):

@@ -60,7 +60,7 @@ def test_single_statements_wait_alike(other: Any, monkeypatch: pytest.MonkeyPatc
     other.execute("BEGIN IMMEDIATE")
 
     with connection.cursor() as cursor:
-        cursor.executemany("UPDATE usage_customer SET name = %s WHERE id = %s", [("Ann", 1)])
+        cursor.execute("UPDATE usage_customer SET name = 'Ann' WHERE id = 1")
         assert cursor.rowcount == 1
 
 

@@ -13,13 +13,16 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from decimal import Decimal
 from typing import Any, cast
 
 from django.db.backends.sqlite3 import base
 
-from usage.database.amounts import amount_at_least
 from usage.database.names import casefold
+from usage.money import EXACT
 
+# Units and prices are whole numbers, scaled by their 6 and 12 decimal places.
+_PLACES_OF_AMOUNT = 6 + 12
 _LONGEST_PAUSE_SECONDS = 0.004
 
 
@@ -33,7 +36,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         connection.create_aggregate("exact_sum", 1, cast("Any", _ExactSum))
         connection.create_aggregate("amount_sum", 2, cast("Any", _AmountSum))
         connection.create_function("casefold", 1, casefold, deterministic=True)
-        connection.create_function("amount_at_least", 3, amount_at_least, deterministic=True)
+        connection.create_function("amount_at_least", 3, _amount_at_least, deterministic=True)
         return connection
 
     def create_cursor(self, name: str | None = None) -> Any:
@@ -57,24 +60,16 @@ class _WaitingCursor(base.SQLiteCursorWrapper):
             try:
                 return super().execute(query, params)
             except sqlite3.OperationalError as error:
-                _pause(error, give_up)
-
-    def executemany(self, query: str, param_list: Any) -> Any:
-        params = list(param_list)  # an iterator could not be sent again
-        give_up = time.monotonic() + self.patience
-        while True:
-            try:
-                return super().executemany(query, params)
-            except sqlite3.OperationalError as error:
-                _pause(error, give_up)
+                # BUSY alone, for which SQLite's handler waits too: its extended codes never end
+                # by waiting.
+                code = getattr(error, "sqlite_errorcode", 0)
+                if code != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                    raise
+            time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
 
 
-def _pause(error: sqlite3.OperationalError, give_up: float) -> None:
-    """Wait a moment if waiting may help; otherwise raise the error."""
-    # BUSY alone, for which SQLite's handler waits too: its extended codes never end by waiting.
-    if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-        raise error
-    time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))  # noqa: S311 - keeps no secret
+def _amount_at_least(units: int, price: int, amount: str) -> bool:
+    return EXACT.scaleb(Decimal(units * price), -_PLACES_OF_AMOUNT) >= Decimal(amount)
 
 
 class _Sum:
