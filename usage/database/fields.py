@@ -67,17 +67,12 @@ class ExactDecimalField(models.Field):  # type: ignore[type-arg]  # generic only
         if connection.vendor != "sqlite":
             return None
         column = connection.ops.quote_name(self.column)
-        limit = self._sqlite_limit
+        limit = min(10**self.max_digits - 1, _SQLITE_MAX)
         # An overflowing `+` turns an integer into a float: its type gives it away.
         return (
             f"{column} IS NULL OR "
             f"(typeof({column}) = 'integer' AND {column} BETWEEN -{limit} AND {limit})"
         )
-
-    @property
-    def _sqlite_limit(self) -> int:
-        most: int = 10**self.max_digits - 1
-        return min(most, _SQLITE_MAX)
 
     def get_prep_value(self, value: Any) -> Any:
         value = super().get_prep_value(value)
@@ -156,17 +151,12 @@ def refuse_mixed_scales(expression: Any, decimal_places: int) -> None:
             raise FieldError(
                 "Exact decimals can be added and subtracted in the database, nothing else."
             )
-        if isinstance(part, Col | F | Query | Subquery | Value) and not _has_scale(
-            part, decimal_places
-        ):
-            raise FieldError("The parts of an exact decimal expression must share one scale.")
-
-
-def _has_scale(part: Any, decimal_places: int) -> bool:
-    # Of expressions without one, Django's `output_field` raises an error that says nothing.
-    name = "_output_field_or_none" if isinstance(part, Expression) else "output_field"
-    field = getattr(part, name, None)
-    return isinstance(field, ExactDecimalField) and field.decimal_places == decimal_places
+        if isinstance(part, Col | F | Query | Subquery | Value):
+            # Of expressions without one, Django's `output_field` raises an error that says nothing.
+            name = "_output_field_or_none" if isinstance(part, Expression) else "output_field"
+            field = getattr(part, name, None)
+            if not isinstance(field, ExactDecimalField) or field.decimal_places != decimal_places:
+                raise FieldError("The parts of an exact decimal expression must share one scale.")
 
 
 class _SameScale:

@@ -12,7 +12,6 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from itertools import count
 from typing import Any, TypeVar
 
 import psycopg2
@@ -142,7 +141,9 @@ def repeatable(
     """
     nested = connection.in_atomic_block  # only in tests: production asks for durable
     give_up = (time.monotonic() if began is None else began) + patience
-    for attempt in count(1):
+    attempt = 0
+    while True:
+        attempt += 1
         if time.monotonic() > give_up:
             raise DatabaseUnavailable("The database took too long over one transaction.")
         # A lost connection repeats the transaction, so that no question is needed whether it lives.
@@ -165,7 +166,6 @@ def repeatable(
             connection.close_if_unusable_or_obsolete()
         pause = min(_LONGEST_PAUSE_SECONDS, 0.01 * 2**attempt)
         time.sleep(random.uniform(0, pause))  # noqa: S311 - jitter keeps no secret
-    raise AssertionError("unreachable")
 
 
 def ask_first(read: Callable[[], T]) -> T:
@@ -268,15 +268,9 @@ def snapshot(*, statement_timeout: bool = False) -> Iterator[None]:
                 lift_statement_timeout()
             yield
     else:
-        with _deferred():
-            yield
-
-
-@contextlib.contextmanager
-def _deferred() -> Iterator[None]:
-    with connection.cursor() as cursor:
-        cursor.execute("BEGIN DEFERRED")
-        try:
-            yield
-        finally:
-            cursor.execute("ROLLBACK")
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN DEFERRED")
+            try:
+                yield
+            finally:
+                cursor.execute("ROLLBACK")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.utils import CursorWrapper
 
 _FOLDER = Path(__file__).parent
 _MIGRATIONS = _FOLDER.parent / "migrations"
@@ -121,10 +120,15 @@ def faults(connection: BaseDatabaseWrapper) -> dict[str, str]:
             for name, guard in guards.items()
             if (fault := _fault(guard, installed.get((guard.table, name))))
         }
-        if "changed" in found.values() and _is_migrated_by_a_newer_version(cursor):
-            found = {name: fault for name, fault in found.items() if fault != "changed"}
-        if connection.vendor == "postgresql" and _are_all_switched_off(cursor):
-            found["every guard"] = "switched off by session_replication_role"
+        if "changed" in found.values():
+            cursor.execute("SELECT name FROM django_migrations WHERE app = 'usage'")
+            ours = {file.stem for file in _MIGRATIONS.glob("[0-9]*.py")}
+            if any(name not in ours for (name,) in cursor.fetchall()):
+                found = {name: fault for name, fault in found.items() if fault != "changed"}
+        if connection.vendor == "postgresql":
+            cursor.execute("SELECT current_setting('session_replication_role')")
+            if cursor.fetchone() == ("replica",):
+                found["every guard"] = "switched off by session_replication_role"
     return found
 
 
@@ -141,17 +145,6 @@ def _fault(guard: _Guard, installed: list[Any] | None) -> str:
         return "switched off"
     is_same = _normal(definition) == guard.definition and _normal(body) == guard.body
     return "" if is_same else "changed"
-
-
-def _are_all_switched_off(cursor: CursorWrapper) -> bool:
-    cursor.execute("SELECT current_setting('session_replication_role') = 'replica'")
-    return bool(cursor.fetchone()[0])
-
-
-def _is_migrated_by_a_newer_version(cursor: CursorWrapper) -> bool:
-    cursor.execute("SELECT name FROM django_migrations WHERE app = 'usage'")
-    ours = {file.stem for file in _MIGRATIONS.glob("[0-9]*.py")}
-    return any(name not in ours for (name,) in cursor.fetchall())
 
 
 @cache

@@ -33,10 +33,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Return a connection; raises the error of the last address, or GivenUp."""
         addresses = list(_addresses(conn_params))
+        patience = float(conn_params.get("connect_timeout", 0)) or math.inf
+        limit = deadline.current() or deadline.Limit()
         while True:
+            if limit.is_over:
+                raise GivenUp("There was no time left to connect to the database.")
+            share = (limit.ends - monotonic()) / len(addresses)
             address = addresses.pop(0)
             try:
-                with deadline.within(_seconds(conn_params, 1 + len(addresses))):
+                with deadline.within(min(patience, share)):
                     return super().get_new_connection(conn_params | address)
             except psycopg2.OperationalError:
                 if not addresses:
@@ -81,14 +86,3 @@ def _addresses(conn_params: dict[str, Any]) -> Iterator[dict[str, Any]]:
             continue
         for hostaddr in dict.fromkeys(str(address[0]) for *_, address in found):
             yield named | {"hostaddr": hostaddr}
-
-
-def _seconds(conn_params: dict[str, Any], addresses_left: int) -> float:
-    """Return how long one address may take; raises GivenUp if no time is left at all."""
-    patience = float(conn_params.get("connect_timeout", 0)) or math.inf
-    limit = deadline.current()
-    if limit is None:
-        return patience
-    if limit.is_over:
-        raise GivenUp("There was no time left to connect to the database.")
-    return min(patience, (limit.ends - monotonic()) / addresses_left)

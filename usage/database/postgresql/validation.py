@@ -18,9 +18,8 @@ class DatabaseValidation(BaseDatabaseValidation):
 
     def check(self, **_options: Any) -> list[CheckMessage]:
         """Return an error for each requirement that is not met, and advice."""
-        errors = [Error(text, id="usage.E001") for text in unmet(self.connection, REQUIRED)]
         return [
-            *errors,
+            *(Error(text, id="usage.E001") for text in unmet(self.connection, REQUIRED)),
             *(Advice(text, id="usage.W001") for text in unmet(self.connection, ADVISED)),
         ]
 
