@@ -52,7 +52,15 @@ def _periods_of_customer(bills: Iterable[Bill]) -> Iterator[Difference]:
         month = month_bounds(bill.month)
         due = ends.get(bill.month, month.start), min(month.end, bill.closed_at or month.end)
         if (bill.period_start, bill.period_end) != due:
-            yield _off_period(bill, *due)
+            start, end = due
+            yield Difference(
+                bill.pk,
+                "I7",
+                f"its period is {bill.period_start} to {bill.period_end}, but should be, in"
+                f" {bill.month:%Y-%m}, {start} to {end}: off by"
+                f" {(bill.period_start - start).total_seconds():+.3f} s and"
+                f" {(bill.period_end - end).total_seconds():+.3f} s.",
+            )
         if last and bill.period_start < last.period_end:
             overlap = min(bill.period_end, last.period_end) - bill.period_start
             yield Difference(bill.pk, "I7", f"its period overlaps bill {last.pk}'s by {overlap}.")
@@ -60,18 +68,6 @@ def _periods_of_customer(bills: Iterable[Bill]) -> Iterator[Difference]:
             yield Difference(bill.pk, "I7", f"bill {still_open[bill.month]} is open for its month.")
         ends[bill.month] = bill.period_end
         last = bill if last is None or bill.period_end > last.period_end else last
-
-
-def _off_period(bill: Bill, start: dt.datetime, end: dt.datetime) -> Difference:
-    return Difference(
-        bill.pk,
-        "I7",
-        f"its period is {bill.period_start} to"
-        f" {bill.period_end}, but should be, in {bill.month:%Y-%m},"
-        f" {start} to {end}: off by"
-        f" {(bill.period_start - start).total_seconds():+.3f} s and"
-        f" {(bill.period_end - end).total_seconds():+.3f} s.",
-    )
 
 
 _OTHER_CUSTOMER = ~Q(customer=F("bill__customer"))

@@ -63,10 +63,6 @@ class _QuarterHour(Func):
     output_field = BigIntegerField()
 
 
-def _day_of_quarter(quarter: int) -> dt.date:
-    return day_of(dt.datetime.fromtimestamp(quarter * _QUARTER_HOUR_SECONDS, dt.UTC))
-
-
 def _grouping(records: QuerySet[UsageRecord, UsageRecord]) -> tuple[Func, Callable[[int], dt.date]]:
     """Return a number to group records by, in order of time, and what tells its day.
 
@@ -74,7 +70,12 @@ def _grouping(records: QuerySet[UsageRecord, UsageRecord]) -> tuple[Func, Callab
     may be of another year.
     """
     if connections[DEFAULT_DB_ALIAS].vendor == "sqlite":
-        return _QuarterHour("occurred_at"), lru_cache(maxsize=_QUARTERS_IN_MIND)(_day_of_quarter)
+
+        @lru_cache(maxsize=_QUARTERS_IN_MIND)
+        def day_of_quarter(quarter: int) -> dt.date:
+            return day_of(dt.datetime.fromtimestamp(quarter * _QUARTER_HOUR_SECONDS, dt.UTC))
+
+        return _QuarterHour("occurred_at"), day_of_quarter
     bounds = records.aggregate(first=Min("occurred_at"), last=Max("occurred_at"))
     first, last = (day_of(bound or dt.datetime.now(dt.UTC)) for bound in bounds.values())
     days = [first + dt.timedelta(days=number) for number in range((last - first).days + 1)]

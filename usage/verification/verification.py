@@ -6,24 +6,24 @@ neither on the number of records nor on that of bills.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from heapq import merge
 from itertools import chain, groupby, islice
 from operator import attrgetter
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 from django.db.models import Q, QuerySet
 
 from usage.database.transactions import snapshot
 from usage.models import Bill, BillingTimeZone, DailyUsage, UsageRecord
+from usage.models.base import FrozenQuerySet
 from usage.models.bill import BillQuerySet
 from usage.money import EXACT, exact_amount, plain, round_amount
 from usage.verification import placement
 from usage.verification.difference import Difference, counted, signed
 from usage.verification.past_days import past_sums
 from usage.verification.sums import Day, recorded, side_by_side, summed
-from usage.verification.unreadable import unreadable_rows
 
 _BILLS_AT_ONCE = 500
 
@@ -45,10 +45,16 @@ class Verification:
         daily_usage = DailyUsage.objects.filter(self._usage)
         with snapshot():
             BillingTimeZone.objects.confirm()
-            if rows := list(unreadable_rows(bills, daily_usage, records)):
-                yield from (row.difference for row in rows)
+            unreadable_bills = list(_unreadable(bills, "pk"))
+            unreadable = [
+                *unreadable_bills,
+                *_unreadable(daily_usage, "bill_id"),
+                *_unreadable(records, "bill_id"),
+            ]
+            if unreadable:
+                yield from unreadable
                 # The usage of a bill that cannot be read can be compared with nothing.
-                known = ~Q(bill__in=[row.bill_id for row in rows if row.model is Bill])
+                known = ~Q(bill__in=[difference.bill_id for difference in unreadable_bills])
                 bills = bills.readable()
                 records = records.readable().filter(known)
                 daily_usage = daily_usage.readable().filter(known)
@@ -67,24 +73,38 @@ class Verification:
         records: QuerySet[UsageRecord, UsageRecord],
         daily_usage: QuerySet[DailyUsage, DailyUsage],
     ) -> Iterator[Difference]:
-        usage = side_by_side(recorded(records), summed(daily_usage))
+        usage = self._counted(side_by_side(recorded(records), summed(daily_usage)))
         by_bill = attrgetter("bill_id")
-        parts: Iterator[ShownBill | Day] = merge(_shown(bills), usage, key=by_bill)
-        for _, found in groupby(parts, key=by_bill):
-            yield from self._compared(found)
+        parts: Iterator[Any] = merge(_shown(bills), usage, key=by_bill)
+        for bill_id, of_bill in groupby(parts, key=by_bill):
+            # The bill itself comes before its days, if it exists: its stream is named first.
+            days = iter(of_bill)
+            first = next(days)
+            if isinstance(first, ShownBill):
+                self.bills += 1
+                yield from _off_bill(first, days)
+            else:
+                yield _no_bill(bill_id, chain([first], days))
 
-    def _compared(self, found: Iterator[ShownBill | Day]) -> Iterator[Difference]:
-        # Of what belongs to one bill the bill itself comes first: its stream was named first.
-        first = next(found)
-        if isinstance(first, ShownBill):
-            self.bills += 1
-            return _off_bill(first, self._counted(found))
-        return iter([_no_bill(first.bill_id, self._counted(chain([first], found)))])
-
-    def _counted(self, days: Iterable[ShownBill | Day]) -> Iterator[Day]:
-        for day in cast("Iterable[Day]", days):
+    def _counted(self, days: Iterator[Day]) -> Iterator[Day]:
+        for day in days:
             self.records += day.recorded.records
             yield day
+
+
+def _unreadable(rows: FrozenQuerySet[Any], bill: str) -> Iterator[Difference]:
+    """Find the rows that Python cannot read, by reading no more than their keys.
+
+    They were in their table before its check, or came past it.
+    """
+    meta = rows.model._meta
+    for key, bill_id in rows.unreadable().order_by().values_list("pk", bill):
+        yield Difference(
+            bill_id,
+            "unreadable",
+            f"{meta.verbose_name} {key!r} has a value that cannot be read, such as NaN, infinity,"
+            f" or a date that does not exist or lies before 1970: correct it in {meta.db_table}.",
+        )
 
 
 class ShownBill(NamedTuple):
@@ -104,7 +124,7 @@ def _shown(bills: QuerySet[Bill]) -> Iterator[ShownBill]:
 
 
 def _off_bill(shown: ShownBill, days: Iterator[Day]) -> Iterator[Difference]:
-    """Compare a bill's days, total and currency with its records and its customer."""
+    """Compare a bill's days and total with its records, and its currency with its customer's."""
     bill = shown.bill
     digits, customers_digits = bill.digits, bill.customer.digits
     total, customers_total, records = Decimal(0), Decimal(0), 0
@@ -120,43 +140,47 @@ def _off_bill(shown: ShownBill, days: Iterator[Day]) -> Iterator[Difference]:
         customers_total = EXACT.add(customers_total, round_amount(amount, customers_digits))
     if not records:
         yield Difference(bill.pk, "I5", "there is no record on it.")
+    yield from _off_totals(shown, total, customers_total)
+
+
+def _off_totals(shown: ShownBill, total: Decimal, customers_total: Decimal) -> Iterator[Difference]:
+    """Compare what a bill states with its lines, and with the total of its records.
+
+    That total is given in the bill's currency, and in its customer's.
+    """
+    bill = shown.bill
     if bill.currency != bill.customer.currency:
-        yield _off_currency(bill, total, customers_total)
-    yield from _off_totals(shown, total)
-
-
-def _off_totals(shown: ShownBill, total: Decimal) -> Iterator[Difference]:
-    """Compare what a bill states with the `total` of its records, and with its lines."""
-    closed_total = shown.bill.closed_total
-    if shown.bill.is_closed != (closed_total is not None):
-        yield _half_closed(shown.bill, total)
-    stated = shown.lines_total if closed_total is None else closed_total
+        amount = EXACT.subtract(customers_total, total)
+        yield Difference(
+            bill.pk,
+            "currency",
+            f"it is in {bill.currency}, its customer's currency is {bill.customer.currency}:"
+            f" computed in that, its total of {plain(total)} would change by {signed(amount)}.",
+            amount=amount,
+        )
+    stated = bill.closed_total
+    if bill.is_closed != (stated is not None):
+        amount = EXACT.subtract(stated or Decimal(0), total)
+        said = "closed without a total" if stated is None else f"open with a fixed {plain(stated)}"
+        yield Difference(
+            bill.pk,
+            "I5",
+            f"it is {said}, its records make {plain(total)}:"
+            f" off by {signed(amount)} {bill.currency}.",
+            amount=amount,
+        )
+    if stated is None:
+        stated = shown.lines_total
     for other, source in ((total, "its records"), (shown.lines_total, "its lines")):
         if stated != other:
-            yield _off_total(shown, stated, other, source)
-
-
-def _half_closed(bill: Bill, total: Decimal) -> Difference:
-    stated = bill.closed_total or Decimal(0)
-    amount = EXACT.subtract(stated, total)
-    said = "closed without a total" if bill.is_closed else f"open with a fixed {plain(stated)}"
-    return Difference(
-        bill.pk,
-        "I5",
-        f"it is {said}, its records make {plain(total)}: off by {signed(amount)} {bill.currency}.",
-        amount=amount,
-    )
-
-
-def _off_currency(bill: Bill, total: Decimal, customers_total: Decimal) -> Difference:
-    amount = EXACT.subtract(customers_total, total)
-    return Difference(
-        bill.pk,
-        "currency",
-        f"it is in {bill.currency}, its customer's currency is {bill.customer.currency}:"
-        f" computed in that, its total of {plain(total)} would change by {signed(amount)}.",
-        amount=amount,
-    )
+            amount = EXACT.subtract(stated, other)
+            yield Difference(
+                bill.pk,
+                "I5",
+                f"the total shown is {plain(stated)}, {source} make {plain(other)}:"
+                f" off by {signed(amount)} {bill.currency}.",
+                amount=amount,
+            )
 
 
 def _off_day(day: Day, currency: str) -> Difference:
@@ -172,17 +196,6 @@ def _off_day(day: Day, currency: str) -> Difference:
         f" {signed(amount)} {currency}.",
         day.units,
         amount,
-    )
-
-
-def _off_total(shown: ShownBill, stated: Decimal, other: Decimal, source: str) -> Difference:
-    amount = EXACT.subtract(stated, other)
-    return Difference(
-        shown.bill_id,
-        "I5",
-        f"the total shown is {plain(stated)}, {source} make {plain(other)}:"
-        f" off by {signed(amount)} {shown.bill.currency}.",
-        amount=amount,
     )
 
 
