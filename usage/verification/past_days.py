@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterator
 from decimal import Decimal
 
 from usage.models import DailyUsage, PastDays
-from usage.models.daily_usage import Amount, LineSum
 from usage.money import EXACT, plain
 from usage.verification.difference import Difference, counted, signed
 
@@ -20,38 +18,31 @@ def past_sums() -> Iterator[Difference]:
     if kept.until is None:
         return
     rows = DailyUsage.objects.past(kept.until)
-    lines: dict[LineSum, Decimal] = {line._replace(units=_NONE): line.units for line in kept.lines}
-    for line in rows.line_sums():
-        units = lines.pop(line._replace(units=_NONE), _NONE)
-        if units != line.units:
-            yield _off_line(line, units, kept.until)
-    for line, units in lines.items():
-        yield _off_line(line, units, kept.until)
-    amounts = {amount._replace(amount=_NONE): amount.amount for amount in kept.amounts}
-    for amount in rows.amount_sums():
-        sum_kept = amounts.pop(amount._replace(amount=_NONE), _NONE)
-        if sum_kept != amount.amount:
-            yield _off_amount(amount, sum_kept)
-    for amount, sum_kept in amounts.items():
-        yield _off_amount(amount, sum_kept)
-
-
-def _off_line(line: LineSum, kept: Decimal, until: dt.date) -> Difference:
-    units = EXACT.subtract(kept, line.units)
-    return Difference(
-        line.bill_id,
-        "past days",
-        f"the kept sum of {line.service!r} at {plain(line.price)} up to {until} is"
-        f" {counted(kept, 'unit')}, daily usage has {plain(line.units)}: off by {signed(units)}.",
-        units,
-    )
-
-
-def _off_amount(amount: Amount, kept: Decimal) -> Difference:
-    return Difference(
-        None,
-        "past days",
-        f"the kept amount of {amount.service!r} on {amount.day}, on all bills of"
-        f" {amount.month:%Y-%m} in {amount.currency}, is {plain(kept)}, daily usage makes"
-        f" {plain(amount.amount)}: off by {signed(EXACT.subtract(kept, amount.amount))}.",
-    )
+    kept_units = {line[:-1]: line.units for line in kept.lines}
+    units = {line[:-1]: line.units for line in rows.line_sums()}
+    for line in units | kept_units:
+        said, made = kept_units.get(line, _NONE), units.get(line, _NONE)
+        if said != made:
+            bill_id, service, price = line
+            off = EXACT.subtract(said, made)
+            yield Difference(
+                bill_id,
+                "past days",
+                f"the kept sum of {service!r} at {plain(price)} up to {kept.until} is"
+                f" {counted(said, 'unit')}, daily usage has {plain(made)}: off by {signed(off)}.",
+                off,
+            )
+    kept_amounts = {amount[:-1]: amount.amount for amount in kept.amounts}
+    amounts = {amount[:-1]: amount.amount for amount in rows.amount_sums()}
+    for day_of_service in amounts | kept_amounts:
+        said = kept_amounts.get(day_of_service, _NONE)
+        made = amounts.get(day_of_service, _NONE)
+        if said != made:
+            currency, month, day, service = day_of_service
+            yield Difference(
+                None,
+                "past days",
+                f"the kept amount of {service!r} on {day}, on all bills of {month:%Y-%m} in"
+                f" {currency}, is {plain(said)}, daily usage makes {plain(made)}: off by"
+                f" {signed(EXACT.subtract(said, made))}.",
+            )
