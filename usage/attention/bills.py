@@ -39,12 +39,11 @@ class _ServiceDay(NamedTuple):
     amount: Decimal
 
 
-def examine(bills: Iterable[Bill], now: dt.datetime) -> dict[int, Examined]:
+def examine(bills: Sequence[Bill], now: dt.datetime) -> dict[int, Examined]:
     """Return amounts and findings of each of these bills at the instant `now`, by bill id.
 
     At most five queries, whatever the number of bills and records.
     """
-    bills = list(bills)
     today = day_of(now)
     lines = DailyUsage.objects.lines_of(bills)
     open_bills = [bill for bill in bills if bill.closed_at is None]
@@ -95,14 +94,10 @@ class _History:
         ):
             self.bills[customer_id, month].append(pk)
             self.first_months.setdefault(customer_id, month)
-        self.months = {
-            month: months_up_to(month, MONTHS_COMPARED + 1)
-            for month in {bill.month for bill in bills}
-        }
         self.ids = {
             bill.pk: [
                 pk
-                for month in self.months[bill.month]
+                for month in months_up_to(bill.month, MONTHS_COMPARED + 1)
                 for pk in self.bills.get((bill.customer_id, month), [])
             ]
             for bill in bills
@@ -140,7 +135,7 @@ class _History:
                 # Late usage is older than its month, and counts from the first day on.
                 if month == bill.month or not is_running or day < month or day.day <= today.day
             )
-            for month in self.months[bill.month]
+            for month in months_up_to(bill.month, MONTHS_COMPARED + 1)
             if month == bill.month or month >= first_month
         ]
         return Comparison(

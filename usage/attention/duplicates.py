@@ -29,34 +29,15 @@ class _Record(NamedTuple):
     voids_id: str | None
 
 
-class _Repetitions:
-    """The repetitions of one service at one price."""
-
-    def __init__(self, since: dt.datetime) -> None:
-        self.since = since
-        self.records = 0
-        self.units = Decimal(0)
-        self.examples: list[_Record] = []
-
-    def add(self, record: _Record) -> None:
-        self.records += 1
-        self.units = EXACT.add(self.units, record.units)
-        if len(self.examples) < PAIRS_KEPT:
-            self.examples.append(record)
-
-
 def find_duplicates(bill: Bill) -> int:
     """Read each record of the bill once and keep its possible duplicates; return the records read.
 
     Voids and voided records are not duplicates. Memory grows by some 100 bytes for each record.
     """
-    voided = set(
-        UsageRecord.objects.filter(bill=bill, voids__isnull=False).values_list(
-            "voids_id", flat=True
-        )
-    )
+    voids = UsageRecord.objects.filter(bill=bill, voids__isnull=False)
+    voided = set(voids.values_list("voids_id", flat=True))
     seen: set[int] = set()
-    found: dict[tuple[str, Decimal], _Repetitions] = {}
+    found: dict[tuple[str, Decimal], PossibleDuplicates] = {}
     read = 0
     for record in _records(bill):
         read += 1
@@ -66,46 +47,36 @@ def find_duplicates(bill: Bill) -> int:
         fact = hash(record[2:6])
         if fact in seen:
             key = record.service, record.price_per_unit
-            found.setdefault(key, _Repetitions(record.recorded_at)).add(record)
+            if key not in found:
+                found[key] = PossibleDuplicates(
+                    bill=bill,
+                    service=record.service,
+                    price_per_unit=record.price_per_unit,
+                    records=0,
+                    amount=Decimal(0),
+                    since=record.recorded_at,
+                    pairs=[],
+                )
+            row = found[key]
+            row.records += 1
+            row.amount = EXACT.add(row.amount, exact_amount(record.units, record.price_per_unit))
+            if len(row.pairs) < PAIRS_KEPT:
+                row.pairs.append([record.request_id, _first_of(bill, record, voided)])
         seen.add(fact)
-    rows = [
-        PossibleDuplicates(
-            bill=bill,
-            service=service,
-            price_per_unit=price,
-            records=repeated.records,
-            amount=round_amount(exact_amount(repeated.units, price), bill.digits),
-            since=repeated.since,
-            pairs=[
-                [example.request_id, _first_of(bill, example, voided)]
-                for example in repeated.examples
-            ],
-        )
-        for (service, price), repeated in found.items()
-    ]
+    for row in found.values():
+        row.amount = round_amount(row.amount, bill.digits)
     with transaction.atomic():
         PossibleDuplicates.objects.filter(bill=bill).delete()
-        PossibleDuplicates.objects.bulk_create(rows)
+        PossibleDuplicates.objects.bulk_create(found.values())
     return read
 
 
 def _records(bill: Bill) -> Iterator[_Record]:
     """Yield the bill's records in the order of their recording, a page of keys at a time."""
-    records = (
-        UsageRecord.objects.filter(bill=bill)
-        .order_by("recorded_at", "request_id")
-        .values_list(
-            "request_id",
-            "recorded_at",
-            "service",
-            "price_per_unit",
-            "units",
-            "occurred_at",
-            "voids_id",
-        )
-    )
+    records = UsageRecord.objects.filter(bill=bill).order_by("recorded_at", "request_id")
+    rows = records.values_list(*_Record._fields)
     after = Q()
-    while page := [_Record(*row) for row in records.filter(after)[:_RECORDS_AT_ONCE]]:
+    while page := [_Record(*row) for row in rows.filter(after)[:_RECORDS_AT_ONCE]]:
         yield from page
         last = page[-1]
         # The first condition is implied; with it the database finds the start in the index.
