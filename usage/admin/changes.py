@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
-from django.utils.safestring import SafeString
 
 from usage.admin import formats
 from usage.admin.filters import number_of
 from usage.admin.pages import BillingAdmin
-from usage.models import Change
 
 SHOWN = 40
-
-
-class ChangeCells(NamedTuple):
-    """One change in a table."""
-
-    at: SafeString
-    actor: SafeString
-    did: str
-    field: str
-    old: str
-    new: str
-    reason: str
 
 
 class WithHistory(BillingAdmin):
@@ -52,18 +38,8 @@ class WithHistory(BillingAdmin):
             title=f"History of {row}",
             row_url=self.url_back(request, row),
             row_name=self.row_name(row),
-            changes=[_cells(change) for change in shown],
+            changes=[
+                (change, formats.moment(change.at), formats.name(change.actor)) for change in shown
+            ],
             earlier=f"?before={shown[-1].pk}" if len(found) > SHOWN else "",
         )
-
-
-def _cells(change: Change) -> ChangeCells:
-    return ChangeCells(
-        formats.moment(change.at),
-        formats.name(change.actor),
-        change.get_action_display(),
-        change.field,
-        change.old,
-        change.new,
-        change.reason,
-    )

@@ -56,17 +56,6 @@ class Control(NamedTuple):
         return EXACT.subtract(self.total, self.exact_amount)
 
 
-class ControlRow(NamedTuple):
-    """Control totals as the page shows them."""
-
-    currency: str
-    bills: str
-    records: str
-    total: str
-    exact_amount: str
-    rounding: str
-
-
 class _OfMonth(AdminPage):
     """Something about the closed bills of the month in the address, for users who may see bills."""
 
@@ -95,7 +84,17 @@ class HandOver(_OfMonth):
             None,
             title=f"Closed bills of {self.month:%B %Y}",
             month_name=f"{self.month:%B %Y}",
-            control=[_control_row(control) for control in control_totals(self.month)],
+            control=[
+                {
+                    "currency": control.currency,
+                    "bills": formats.number(control.bills),
+                    "records": formats.number(control.records),
+                    "total": formats.money(control.total, control.currency),
+                    "exact_amount": formats.exact_money(control.exact_amount, control.currency),
+                    "rounding": formats.exact_money(control.rounding, control.currency),
+                }
+                for control in control_totals(self.month)
+            ],
             open_bills=Bill.objects.open().filter(month=self.month).count(),
             open_url=f"{bills_url}?state=open&month={name}",
             files=[
@@ -147,17 +146,6 @@ def control_totals(month: dt.date) -> list[Control]:
         total = round_amount(closed_total, digits)
         found.append(Control(currency, number, records, total, exact_amount))
     return found
-
-
-def _control_row(control: Control) -> ControlRow:
-    return ControlRow(
-        control.currency,
-        formats.number(control.bills),
-        formats.number(control.records),
-        formats.money(control.total, control.currency),
-        formats.exact_money(control.exact_amount, control.currency),
-        formats.exact_money(control.rounding, control.currency),
-    )
 
 
 def _closed_rows(month: dt.date) -> Iterator[Sequence[Any]]:

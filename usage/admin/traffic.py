@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any
 
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.exceptions import PermissionDenied
@@ -25,38 +27,6 @@ DAYS_UNUSED = 90
 _SHOWN = 10
 
 
-class DayRow(NamedTuple):
-    """A day's counts as a page shows them; none without traffic."""
-
-    day: str
-    counts: list[str]
-
-
-class RefusalRow(NamedTuple):
-    """A refusal as a page shows it; for a conflict with the stored record."""
-
-    at: SafeString
-    key_url: str
-    key: SafeString
-    status: int
-    code: str
-    request_id: str
-    record_url: str
-    customer_id: int | None
-    service: str
-    detail: str
-
-
-class KeyRow(NamedTuple):
-    """A key as the overview shows it."""
-
-    url: str
-    key: SafeString
-    conflicting: str = ""
-    refused: str = ""
-    last_used: str = ""
-
-
 def may_see(request: HttpRequest) -> bool:
     """Tell whether the user may see the traffic of keys."""
     return request.user.has_perms(["usage.view_apikey", "usage.view_traffic"])
@@ -75,6 +45,13 @@ class TrafficPage(AdminPage):
             raise PermissionDenied
         row: ApiKey = self.model_admin.row(request, object_id)
         refusals = Refusal.objects.filter(api_key=row).select_related("api_key")
+        today = day_of(timezone.now())
+        days = [today - dt.timedelta(days=back) for back in range(DAYS_SHOWN)]
+        kept = Traffic.objects.filter(api_key=row).since(days[-1])
+        by_day = {traffic.day: traffic.counts for traffic in kept}
+        total = Counts()
+        for counts in by_day.values():
+            total = total.plus(counts)
         return self.model_admin.page(
             request,
             "usage/admin/traffic.html",
@@ -85,50 +62,26 @@ class TrafficPage(AdminPage):
             key=formats.api_key(row),
             refusals_caption=f"The last refusals, {KEPT_REFUSALS} at most",
             refusals=_rows(refusals[:KEPT_REFUSALS]),
-            **_days(row),
+            days=[(f"{day:%Y-%m-%d}", _numbers(by_day.get(day, ()))) for day in days],
+            total=_numbers(total),
         )
 
 
-def _days(api_key: ApiKey) -> dict[str, Any]:
-    today = _today()
-    first = today - dt.timedelta(days=DAYS_SHOWN - 1)
-    by_day = {row.day: row.counts for row in Traffic.objects.filter(api_key=api_key).since(first)}
-    days = [today - dt.timedelta(days=back) for back in range(DAYS_SHOWN)]
-    total = Counts()
-    for counts in by_day.values():
-        total = total.plus(counts)
-    return {
-        "days": [_day_row(f"{day:%Y-%m-%d}", by_day.get(day)) for day in days],
-        "total": _day_row(f"{DAYS_SHOWN} days", total),
-    }
+def _numbers(counts: Iterable[int]) -> list[str]:
+    return [formats.number(count) for count in counts]
 
 
-def _day_row(day: str, counts: Counts | None) -> DayRow:
-    return DayRow(day, [formats.number(count) for count in counts or ()])
-
-
-def _rows(refusals: Any) -> list[RefusalRow]:
+def _rows(refusals: Any) -> list[tuple[Refusal, SafeString, SafeString, str]]:
+    """Return each refusal with its time, its key and, if it is a conflict, the record's address."""
     return [
-        RefusalRow(
+        (
+            refusal,
             formats.moment(refusal.at),
-            url_of(refusal.api_key_id),
             formats.api_key(refusal.api_key),
-            refusal.status,
-            refusal.code,
-            refusal.request_id,
-            _record_url(refusal),
-            refusal.customer_id,
-            refusal.service,
-            refusal.detail,
+            record_url(refusal.request_id) if refusal.status == HTTPStatus.CONFLICT else "",
         )
         for refusal in refusals
     ]
-
-
-def _record_url(refusal: Refusal) -> str:
-    if refusal.status != 409:
-        return ""
-    return record_url(refusal.request_id)
 
 
 def refused_under(request: HttpRequest) -> dict[str, Any]:
@@ -154,27 +107,23 @@ def overview(request: HttpRequest) -> dict[str, Any]:
     """Return the keys with refusals today, and the keys that have not been used for long."""
     if not may_see(request):
         return {}
-    today = _today()
+    today = day_of(timezone.now())
     troubled = Traffic.objects.on(today).troubled().select_related("api_key")
     since = today - dt.timedelta(days=DAYS_UNUSED)
     unused: Any = ApiKey.objects.unused_since(since).annotate(last_day=Max("traffic__day"))
     return {
         "troubled_keys": [
-            KeyRow(
+            (
                 url_of(row.api_key_id),
                 formats.api_key(row.api_key),
-                conflicting=formats.number(row.conflicting),
-                refused=formats.number(row.refused),
+                formats.number(row.conflicting),
+                formats.number(row.refused),
             )
             for row in troubled.order_by(-(F("conflicting") + F("refused")), "api_key")[:_SHOWN]
         ],
         "unused_keys": [
-            KeyRow(url_of(row.pk), formats.api_key(row), last_used=_day(row.last_day))
+            (url_of(row.pk), formats.api_key(row), _day(row.last_day))
             for row in unused.order_by("created_at")[:_SHOWN]
         ],
         "days_unused": DAYS_UNUSED,
     }
-
-
-def _today() -> dt.date:
-    return day_of(timezone.now())

@@ -52,11 +52,11 @@ def test_a_keys_page_leads_to_its_last_thirty_days(admin_client: Client, key: Ap
 
     context = admin_client.get(page_of(key, "traffic")).context
 
-    days = {row.day: row.counts for row in context["days"]}
+    days = dict(context["days"])
     assert len(days) == 30
     assert days["2026-11-23"] == ["1,200", "0", "0", "3"]
     assert days["2026-10-25"] == ["5", "2", "1", "0"]
-    assert context["total"].counts == ["1,205", "2", "1", "3"]
+    assert context["total"] == ["1,205", "2", "1", "3"]
 
 
 def test_what_was_refused_is_shown_with_its_problem(
@@ -69,11 +69,11 @@ def test_what_was_refused_is_shown_with_its_problem(
 
     refusals = admin_client.get(page_of(ApiKey.objects.get(), "traffic")).context["refusals"]
 
-    conflict, unknown = refusals
+    (conflict, *_, record_url), (unknown, *_) = refusals
     assert (unknown.status, unknown.code) == (404, "unknown_customer")
     assert (unknown.request_id, unknown.customer_id, unknown.service) == ("cdn:17", 999, "CDN")
     assert "differs in units_consumed" in conflict.detail
-    assert admin_client.get(conflict.record_url).status_code == 200
+    assert admin_client.get(record_url).status_code == 200
 
 
 def test_other_keys_have_pages_of_their_own(admin_client: Client, key: ApiKey) -> None:
@@ -84,8 +84,8 @@ def test_other_keys_have_pages_of_their_own(admin_client: Client, key: ApiKey) -
     context = admin_client.get(page_of(key, "traffic")).context
 
     assert not context["refusals"]
-    assert context["total"].counts == ["0"] * 4
-    assert not any(row.counts for row in context["days"])
+    assert context["total"] == ["0"] * 4
+    assert not any(counts for _, counts in context["days"])
 
 
 def test_the_list_says_when_each_key_was_used_last(admin_client: Client, key: ApiKey) -> None:
@@ -142,7 +142,7 @@ def test_the_overview_names_the_keys_with_trouble_today(admin_client: Client, ke
 
     rows = admin_client.get("/admin/").context["troubled_keys"]
 
-    assert [(row.url, row.conflicting, row.refused) for row in rows] == [
+    assert [(url, conflicting, refused) for url, _, conflicting, refused in rows] == [
         (page_of(other, "traffic"), "3", "2,000"),
         (page_of(key, "traffic"), "1", "0"),
     ]
@@ -160,7 +160,7 @@ def test_the_overview_names_live_keys_that_were_not_used_for_ninety_days(
 
     rows = admin_client.get("/admin/").context["unused_keys"]
 
-    assert {row.url: row.last_used for row in rows} == {
+    assert {url: last_used for url, _, last_used in rows} == {
         page_of(keys["a"], "traffic"): "2026-08-24",
         page_of(keys["d"], "traffic"): "never",
     }
