@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from django.urls import reverse
@@ -39,59 +39,6 @@ HISTORY_SHOWN = 20
 ACCEPTED_SHOWN = 20
 
 
-class LineRow(NamedTuple):
-    """A line as the page shows it; `share` is its part of all charges, in per cent.
-
-    `units_before` and `amount_before` are those of last month, "" if it had no such line.
-    """
-
-    service: str
-    price: str
-    units: str
-    records: str
-    amount: str
-    share: float
-    records_url: str
-    units_before: str
-    amount_before: str
-    change: str
-
-
-class OtherLines(NamedTuple):
-    """The sums of the lines that the page does not show one by one."""
-
-    number: str
-    records: str
-    amount: str
-
-
-class Sums(NamedTuple):
-    """The sums below a bill's lines: exact + rounding = total."""
-
-    exact: str
-    rounding: str
-    total: str
-
-
-class Neighbour(NamedTuple):
-    """The customer's bill before or after, and how this one's total compares."""
-
-    url: str
-    period: str
-    total: str
-    change: str
-
-
-def sums_of(lines: list[Line], total: Decimal, currency: str) -> Sums:
-    """Return a bill's exact amount, the rounding difference and the total."""
-    exact = exact_sum(line.exact_amount for line in lines)
-    return Sums(
-        exact=formats.exact_money(exact, currency),
-        rounding=formats.exact_money(EXACT.subtract(total, exact), currency),
-        total=formats.money(total, currency),
-    )
-
-
 class BillPage:
     """One bill, read once. Its history starts at the latest entry, or before a given one."""
 
@@ -112,6 +59,7 @@ class BillPage:
         self.examined = examine([bill], self.now)[bill.pk]
         self.lines, self.total = self.examined.lines, self.examined.total
         self.first_day = day_of(bill.period_start)
+        self.last_day = day_of(bill.period_end - dt.timedelta(milliseconds=1))
         # Of usage that occurred before the period and came late.
         self.early = exact_sum(
             amount for day, amount in self.examined.days.items() if day < self.first_day
@@ -122,7 +70,7 @@ class BillPage:
     def context(self) -> dict[str, Any]:
         """Return the values for the template."""
         bill = self.bill
-        before, after = self._neighbours()
+        shown = self.shown_lines()
         return {
             "customer": formats.customer(bill.customer),
             "period": period_of(bill),
@@ -132,16 +80,14 @@ class BillPage:
             "period_end": formats.moment(bill.period_end),
             "closed_at": formats.moment(bill.closed_at) if bill.closed_at else None,
             "newest": formats.moment(self.latest[0].recorded_at) if self.latest else None,
-            "lines": self.line_rows(),
-            "other_lines": self.other_lines(),
+            "lines": self.line_rows(shown),
+            "other_lines": self.other_lines(shown),
             "all_lines": self.all_lines,
             "most_lines": MOST_LINES,
-            "sums": sums_of(self.lines, self.total, self.currency),
+            "sums": self.sums(),
             "projection": self.projection(),
             "days_left": self.days_left(),
             "record_count": formats.number(sum(line.records for line in self.lines)),
-            "before": before,
-            "after": after,
             "chart_caption": f"Exact amount per day on which usage occurred, in {self.currency}"
             + (", today hatched" if self.days_left() else ""),
             "chart": self.chart(),
@@ -149,6 +95,7 @@ class BillPage:
             "records_url": self.records_url(),
             "lines_csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
             "records_csv_url": reverse("admin:usage_usagerecord_export", query={"bill": bill.pk}),
+            **self.neighbours(),
             **self.attention(),
             **self.history(),
         }
@@ -180,32 +127,36 @@ class BillPage:
         earlier = f"?before={shown[-1].pk}#history" if len(entries) > len(shown) else ""
         return {"history": [history_cells(entry) for entry in shown], "earlier_url": earlier}
 
-    def line_rows(self) -> list[LineRow]:
-        """Return the lines, each with its share of the charges."""
+    def line_rows(self, shown: list[Line]) -> list[dict[str, Any]]:
+        """Return these lines, each with its share of all charges, in per cent.
+
+        `units_before` and `amount_before` are those of last month, "" if it had no such line.
+        """
         charged = sum((line.amount for line in self.lines if line.amount > 0), Decimal(0))
         before = self._lines_before()
-        return [
-            self._line_row(line, charged, before.get((line.service, line.price_per_unit)))
-            for line in self.shown_lines()
-        ]
-
-    def _line_row(self, line: Line, charged: Decimal, units_before: Decimal | None) -> LineRow:
-        exact = exact_amount(units_before or Decimal(0), line.price_per_unit)
-        amount_before = round_amount(exact, self.bill.digits)
-        return LineRow(
-            service=line.service,
-            price=formats.exact_money(line.price_per_unit, self.currency),
-            units=formats.number(line.units),
-            records=formats.number(line.records),
-            amount=formats.money(line.amount, self.currency),
-            share=formats.per_cent(line.amount, charged),
-            records_url=self.records_url(service=line.service, price=plain(line.price_per_unit)),
-            units_before="" if units_before is None else formats.number(units_before),
-            amount_before=""
-            if units_before is None
-            else formats.money(amount_before, self.currency),
-            change=formats.change(line.amount, amount_before),
-        )
+        rows = []
+        for line in shown:
+            units_before = before.get((line.service, line.price_per_unit))
+            exact = exact_amount(units_before or Decimal(0), line.price_per_unit)
+            amount_before = round_amount(exact, self.bill.digits)
+            price = plain(line.price_per_unit)
+            row = {
+                "service": line.service,
+                "price": formats.exact_money(line.price_per_unit, self.currency),
+                "units": formats.number(line.units),
+                "records": formats.number(line.records),
+                "amount": formats.money(line.amount, self.currency),
+                "share": formats.per_cent(line.amount, charged),
+                "records_url": self.records_url(service=line.service, price=price),
+                "units_before": "",
+                "amount_before": "",
+                "change": formats.change(line.amount, amount_before),
+            }
+            if units_before is not None:
+                row["units_before"] = formats.number(units_before)
+                row["amount_before"] = formats.money(amount_before, self.currency)
+            rows.append(row)
+        return rows
 
     def _lines_before(self) -> dict[tuple[str, Decimal], Decimal]:
         """Return the units of the customer's lines of last month by service and price."""
@@ -231,17 +182,26 @@ class BillPage:
                 largest.add(line)
         return [line for line in self.lines if line in largest]
 
-    def other_lines(self) -> OtherLines | None:
+    def other_lines(self, shown: list[Line]) -> dict[str, str] | None:
         """Return the sums of the lines that are not shown, if there are any."""
-        shown = set(self.shown_lines())
-        others = [line for line in self.lines if line not in shown]
+        others = set(self.lines) - set(shown)
         if not others:
             return None
-        return OtherLines(
-            formats.number(len(others)),
-            formats.number(sum(line.records for line in others)),
-            formats.money(self.bill.total_of(others), self.currency),
-        )
+        return {
+            "number": formats.number(len(others)),
+            "records": formats.number(sum(line.records for line in others)),
+            "amount": formats.money(self.bill.total_of(others), self.currency),
+        }
+
+    def sums(self) -> dict[str, str]:
+        """Return the sums below the lines: exact + rounding = total."""
+        exact = exact_sum(line.exact_amount for line in self.lines)
+        rounding = EXACT.subtract(self.total, exact)
+        return {
+            "exact": formats.exact_money(exact, self.currency),
+            "rounding": formats.exact_money(rounding, self.currency),
+            "total": formats.money(self.total, self.currency),
+        }
 
     def projection(self) -> str:
         """Return the total at the end if usage goes on as before; "" on the first day.
@@ -262,19 +222,17 @@ class BillPage:
         """Return how many days of the period are left, today included; None once it is over."""
         if self.bill.is_closed or self.now >= self.bill.period_end:
             return None
-        last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
-        return (last - day_of(max(self.now, self.bill.period_start))).days + 1
+        return (self.last_day - day_of(max(self.now, self.bill.period_start))).days + 1
 
     def chart(self) -> Chart:
         """Return the exact amount of each day; one bar has all days before the period."""
-        last = day_of(self.bill.period_end - dt.timedelta(milliseconds=1))
         amounts = self.examined.days
         values = []
         if self.early:
             before = self.first_day - dt.timedelta(days=1)
             values.append(self._value("earlier", self.early, "days before", until=f"{before}"))
         day, today = self.first_day, day_of(self.now)
-        while day <= last:
+        while day <= self.last_day:
             amount, mark = amounts.get(day, Decimal(0)), "today" * (day == today)
             values.append(self._value(f"{day}", amount, mark, since=f"{day}", until=f"{day}"))
             day += dt.timedelta(days=1)
@@ -284,21 +242,22 @@ class BillPage:
         url = self.records_url(**days) if amount and self.may_see_records else ""
         return Value(label, amount, formats.exact_money(amount, self.currency), mark, url)
 
-    def _neighbours(self) -> tuple[Neighbour | None, Neighbour | None]:
+    def neighbours(self) -> dict[str, Any]:
+        """Return the customer's bills before and after, and how this one's total compares."""
         bills = Bill.objects.filter(customer=self.bill.customer_id)
         start = self.bill.period_start
-        before = bills.filter(period_start__lt=start).order_by("-period_start").first()
-        after = bills.filter(period_start__gt=start).order_by("period_start").first()
-        totals = DailyUsage.objects.totals_of(bill for bill in (before, after) if bill)
-        return self._neighbour(before, totals), self._neighbour(after, totals)
-
-    def _neighbour(self, bill: Bill | None, totals: dict[int, Decimal]) -> Neighbour | None:
-        if bill is None:
-            return None
-        total = totals[bill.pk]
-        return Neighbour(
-            bill_url(bill.pk),
-            period_of(bill),
-            formats.money(total, self.currency),
-            formats.change(self.total, total),
-        )
+        found = {
+            "before": bills.filter(period_start__lt=start).order_by("-period_start").first(),
+            "after": bills.filter(period_start__gt=start).order_by("period_start").first(),
+        }
+        totals = DailyUsage.objects.totals_of(bill for bill in found.values() if bill)
+        return {
+            name: {
+                "url": bill_url(bill.pk),
+                "period": period_of(bill),
+                "total": formats.money(totals[bill.pk], self.currency),
+                "change": formats.change(self.total, totals[bill.pk]),
+            }
+            for name, bill in found.items()
+            if bill
+        }
