@@ -34,18 +34,16 @@ class ConfirmedAct(View):
     title: str
     verb: str  # on the button
     form_class: type[forms.Form] = forms.Form
-    may_view = False  # whether seeing the row is permission enough
-    permission = ""  # instead of the permission to change the row
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         self.row = self.model_admin.row(request, kwargs["object_id"])
-        if self.permission:
-            may_act = request.user.has_perm(self.permission)
-        else:
-            may_act = self.may_view or self.model_admin.may_act(request)
-        if not may_act:
+        if not self.may_act():
             raise PermissionDenied
         return super().dispatch(request, *args, **kwargs)
+
+    def may_act(self) -> bool:
+        """Tell whether the user, who may see the row, may act on it."""
+        return self.model_admin.may_act(self.request)
 
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
         # The reason typed in before a session ended is in the address after the login.

@@ -10,11 +10,11 @@ from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
+from usage.admin.filters import number_of
 from usage.admin.forms import OptionalReasonForm, ReasonForm
 from usage.admin.pages import AdminPage
 from usage.admin.rows import bill_url, period_of, record_url
@@ -57,8 +57,8 @@ def finding_cells(finding: Finding, bill: Bill) -> FindingCells:
     """Return a finding about a bill as a page shows it."""
     accept_url = ""
     if finding.kind is Kind.DUPLICATES:
-        url = reverse("admin:usage_bill_accept", args=[bill.pk])
-        accept_url = f"{url}?{urlencode({'service': finding.service})}"
+        query = {"service": finding.service}
+        accept_url = reverse("admin:usage_bill_accept", args=[bill.pk], query=query)
     return FindingCells(
         kind=formats.badge(finding.kind.value, "bad" if finding.kind.blocks else "quiet"),
         text=finding.text,
@@ -77,12 +77,6 @@ def finding_cells(finding: Finding, bill: Bill) -> FindingCells:
         else "",
         accept_url=accept_url,
     )
-
-
-def lift_url(bill: Bill, accepted: AcceptedDuplicates) -> str:
-    """Return the address of the page that lifts what staff accepted."""
-    url = reverse("admin:usage_bill_lift", args=[bill.pk])
-    return f"{url}?{urlencode({'service': accepted.service})}"
 
 
 def _url(finding: Finding, bill: Bill) -> str:
@@ -137,8 +131,13 @@ class AttentionPage(AdminPage):
         page = list(bills[: BILLS_SHOWN + 1])
         shown = page[:BILLS_SHOWN]
         examined = examine(shown, now)
-        found = [(bill, finding) for bill in shown for finding in examined[bill.pk].findings]
-        informing = [pair for pair in found if not pair[1].kind.blocks]
+        blocking: list[tuple[Any, ...]] = []
+        informing: list[tuple[Any, ...]] = []
+        for bill in shown:
+            of_bill = bill_url(bill.pk), formats.customer(bill.customer), period_of(bill)
+            for finding in examined[bill.pk].findings:
+                rows = blocking if finding.kind.blocks else informing
+                rows.append((*of_bill, finding_cells(finding, bill)))
         last = shown[-1] if len(page) > len(shown) else None
         keys = silent_keys(day_of(now)) if traffic.may_see(request) and not after else []
         return self.model_admin.page(
@@ -146,50 +145,32 @@ class AttentionPage(AdminPage):
             "usage/admin/attention.html",
             None,
             title="Needs attention",
-            blocking=[_about_bill(*pair) for pair in found if pair[1].kind.blocks],
-            informing=[
-                _about_bill(*pair) for pair in sorted(informing, key=lambda pair: pair[1].since)
-            ],
+            blocking=blocking,
+            informing=sorted(informing, key=lambda row: row[-1].since),
             keys=[
                 (traffic.url_of(key.pk), formats.api_key(key), finding.text, finding.since)
                 for key, finding in keys
             ],
             checked_at=formats.moment(check.finished_at) if check else None,
-            next_query=urlencode({"after": f"{last.customer_id}-{last.pk}"}) if last else "",
+            next_query=f"after={last.customer_id}-{last.pk}" if last else "",
         )
 
 
 def _after(text: str) -> Q:
-    customer_id, _, bill_id = text.partition("-")
-    for number in (customer_id, bill_id):
-        if not (number.isascii() and number.isdecimal() and len(number) < 19):
-            raise Http404("The page's address is damaged. Go back to the first page.")
+    customer, _, bill = text.partition("-")
+    customer_id, bill_id = number_of(customer), number_of(bill)
+    if customer_id is None or bill_id is None:
+        raise Http404("The page's address is damaged. Go back to the first page.")
     return Q(customer_id__gte=customer_id) & (Q(customer_id__gt=customer_id) | Q(pk__gt=bill_id))
-
-
-class AboutBill(NamedTuple):
-    """A finding with the bill that it is about."""
-
-    url: str
-    customer: SafeString
-    period: str
-    finding: FindingCells
-
-
-def _about_bill(bill: Bill, finding: Finding) -> AboutBill:
-    return AboutBill(
-        bill_url(bill.pk),
-        formats.customer(bill.customer),
-        period_of(bill),
-        finding_cells(finding, bill),
-    )
 
 
 class OfService(ConfirmedAct):
     """An act on the possible duplicates of one service of the bill's customer."""
 
-    permission = "usage.change_usagerecord"
     row: Bill
+
+    def may_act(self) -> bool:
+        return self.request.user.has_perm("usage.change_usagerecord")
 
     @property
     def service(self) -> str:

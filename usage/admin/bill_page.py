@@ -10,7 +10,7 @@ from urllib.parse import quote
 from django.urls import reverse
 
 from usage.admin import formats
-from usage.admin.attention import finding_cells, lift_url
+from usage.admin.attention import finding_cells
 from usage.admin.charts import Chart, Value, bar_chart
 from usage.admin.paging import bytes_of
 from usage.admin.rows import (
@@ -108,7 +108,14 @@ class BillPage:
             "findings": [finding_cells(finding, bill) for finding in self.examined.findings],
             "hold": getattr(bill, "hold", None),
             "accepted": [
-                (formats.name(row.service), formats.name(row.by), row.reason, lift_url(bill, row))
+                (
+                    formats.name(row.service),
+                    formats.name(row.by),
+                    row.reason,
+                    reverse(
+                        "admin:usage_bill_lift", args=[bill.pk], query={"service": row.service}
+                    ),
+                )
                 for row in accepted.order_by("service")[:ACCEPTED_SHOWN]
             ],
         }

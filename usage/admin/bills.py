@@ -47,8 +47,10 @@ class VerifyBill(ConfirmedAct):
     template = "usage/admin/bill_verify.html"
     title = "Verify this bill?"
     verb = "Verify the bill"
-    may_view = True
     row: Bill
+
+    def may_act(self) -> bool:
+        return True
 
     def context(self) -> dict[str, Any]:
         return {"records": formats.number(self._records())}

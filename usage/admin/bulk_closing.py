@@ -12,12 +12,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, Q, When
-from django.http import (
-    Http404,
-    HttpRequest,
-    HttpResponse,
-    HttpResponseRedirect,
-)
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from usage.admin import formats
@@ -77,13 +72,6 @@ class DueBill(NamedTuple):
     shown: str
 
 
-class Sum(NamedTuple):
-    """The number of bills in one currency, and the sum of their totals."""
-
-    number: int
-    total: str
-
-
 class ToClose(AdminPage):
     """The due bills.
 
@@ -132,11 +120,11 @@ class ToClose(AdminPage):
         if not chosen and "closed" not in request.POST:
             messages.info(request, "Choose the bills to close.")
             return HttpResponseRedirect(self.address)
+        if "confirmed" not in request.POST:
+            return self.confirm(chosen, OptionalReasonForm())
         form = OptionalReasonForm(request.POST)
-        if "confirmed" not in request.POST or not form.is_valid():
-            return self.confirm(
-                chosen, form if "confirmed" in request.POST else OptionalReasonForm()
-            )
+        if not form.is_valid():
+            return self.confirm(chosen, form)
         return self.close_some(chosen, form.cleaned_data["reason"])
 
     @property
@@ -172,7 +160,8 @@ class ToClose(AdminPage):
 
     def close_some(self, chosen: Sequence[Shown], reason: str) -> HttpResponse:
         """Close the first of these bills, and go on with the rest in another request."""
-        closed, already = (_count(self.request.POST.get(name)) for name in ("closed", "already"))
+        counts = (self.request.POST.get(name, "") for name in ("closed", "already"))
+        closed, already = (number_of(text) or 0 for text in counts)
         left = self.request.POST.getlist("left")
         began = time.monotonic()
         rest = list(chosen)
@@ -201,11 +190,11 @@ class ToClose(AdminPage):
                     f" {bill.customer} was closed."
                 )
         if rest:
+            done = closed + already + len(left)
             return self.page(
                 "usage/admin/goes_on.html",
                 title="Closing bills",
-                said=f"{closed + already + len(left)} of"
-                f" {closed + already + len(left) + len(rest)} bills done.",
+                said=f"{done} of {done + len(rest)} bills done.",
                 values=[
                     ("confirmed", "1"),
                     ("reason", reason),
@@ -215,10 +204,10 @@ class ToClose(AdminPage):
                     *(("bill", str(one)) for one in rest),
                 ],
             )
-        done = f"{closed} closed"
+        said = f"{closed} closed"
         if already:
-            done += f", {already} {'was' if already == 1 else 'were'} closed already"
-        messages.success(self.request, f"{done}.")
+            said += f", {already} {'was' if already == 1 else 'were'} closed already"
+        messages.success(self.request, f"{said}.")
         for text in left:
             messages.warning(self.request, text)
         return HttpResponseRedirect(self.address)
@@ -230,10 +219,6 @@ def _after(text: str) -> Q:
     if place not in {"0", "1"} or (number := number_of(bill_id)) is None:
         raise Http404("The page's address is damaged. Go back to the first page.")
     return Q(place__gt=place) | Q(place=place, pk__gt=number)
-
-
-def _count(text: str | None) -> int:
-    return int(text) if text and text.isascii() and text.isdecimal() and len(text) < 9 else 0
 
 
 def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> DueBill:
@@ -250,13 +235,13 @@ def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None)
     )
 
 
-def _sums(totals: Iterable[tuple[Bill, Decimal]]) -> list[Sum]:
+def _sums(totals: Iterable[tuple[Bill, Decimal]]) -> list[tuple[int, str]]:
     """Return the number and the sum of bills by currency."""
     sums: dict[str, tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
     for bill, total in totals:
         number, amount = sums[bill.currency]
         sums[bill.currency] = number + 1, EXACT.add(amount, total)
     return [
-        Sum(number, formats.money(amount, currency))
+        (number, formats.money(amount, currency))
         for currency, (number, amount) in sorted(sums.items())
     ]
