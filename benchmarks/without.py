@@ -103,7 +103,7 @@ def _remembered_values() -> None:
     """Let each record make its decimals, services and times anew."""
     from usage.api import remembering  # noqa: PLC0415 - before what uses it is imported
 
-    remembering.remembered = lambda function: function
+    remembering.remembered = lambda function: function  # type: ignore[assignment, return-value]
 
 
 def _known_keys() -> None:

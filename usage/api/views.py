@@ -22,7 +22,7 @@ from usage.api.openapi import UsageSchema
 from usage.api.parsing import check_media_type, parse_json, read_body, refuse
 from usage.api.problems import InvalidField, Problem
 from usage.api.remembering import remembered
-from usage.api.serializers import MOST_RECORDS, RecordReader
+from usage.api.serializers import MOST_RECORDS, read_record
 from usage.api.shares import let_connection_pause, shares
 from usage.api.traffic import traffic
 from usage.database.transactions import DatabaseUnavailable, is_unavailable, sqlstate_class
@@ -33,7 +33,6 @@ from usage.money import EXACT, plain
 from usage.validators import REQUEST_ID_LENGTH
 
 logger = logging.getLogger(__name__)
-_reader = RecordReader()
 _json = json.encoder.encode_basestring_ascii  # of a text, as json.dumps makes it
 
 
@@ -89,7 +88,7 @@ class UsageView(APIView):
 
 
 def _record_one(body: dict[str, Any], api_key_id: int, idempotency_key: str | None) -> HttpResponse:
-    fact = _reader.read(body)
+    fact = read_record(body)
     if idempotency_key is not None and idempotency_key != fact.request_id:
         # Its sender may rely on the header, and make a new request_id for each try.
         detail = (
@@ -125,7 +124,7 @@ def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:
     problems_at: dict[int, Problem] = {}
     for place, item in enumerate(items):
         try:
-            facts.append(_reader.read(item))
+            facts.append(read_record(item))
         except Problem as fault:
             problems_at[place] = fault
     outcomes = iter(recording.record(facts, reported_by_id=api_key_id) if facts else ())

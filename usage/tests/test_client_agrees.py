@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from billing_client import Usage, ValidationError
 from usage.api.parsing import parse_json
 from usage.api.problems import Problem
-from usage.api.serializers import RecordReader
+from usage.api.serializers import read_record
 from usage.ledger.facts import Fact
 
-READER = RecordReader()
 SOUND: dict[str, Any] = {
     "request_id": "cdn:17",
     "customer_id": 123,
@@ -80,7 +79,7 @@ def as_sent(value: Any) -> str:
 
 
 def read(body: bytes) -> Fact:
-    return READER.read(parse_json(body))
+    return read_record(parse_json(body))
 
 
 def both(record: dict[str, Any]) -> tuple[set[str], set[str]]:
