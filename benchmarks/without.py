@@ -119,7 +119,7 @@ def _endpoint_first() -> None:
 
     from billing_project import endpoint  # noqa: PLC0415 - after django.setup()
 
-    settings.MIDDLEWARE.remove("usage.api.middleware.endpoint")
+    settings.MIDDLEWARE.remove("billing_project.middleware.endpoint")
     endpoint.PATHS = frozenset()
 
 

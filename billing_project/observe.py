@@ -1,25 +1,19 @@
-"""Measures and logs requests where that is wanted, and logs the acts of staff always."""
+"""Measures and logs requests where that is wanted."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
 
 from django.conf import settings
-from django.db import Error
 from django.http import HttpRequest, HttpResponseBase
 
+from billing_project.middleware import GetResponse
 from usage.api.problems import USAGE_PATH
 from usage.metrics import RequestSummary, instruments, request_summary
 
 logger = logging.getLogger("billing.access")
-logger_of_staff = logging.getLogger("billing.staff")
-_ABOUT_CUSTOMERS = tuple(
-    f"/admin/usage/{model}/" for model in ("customer", "bill", "usagerecord", "traffic")
-)
-GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 _ROUTES = (
     (USAGE_PATH.rstrip("/"), "usage"),
@@ -59,9 +53,11 @@ def _sent(
 ) -> None:
     seconds = time.perf_counter() - began
     if instruments is not None:
-        route = _route(request.path_info)
+        routes = (route for prefix, route in _ROUTES if request.path_info.startswith(prefix))
         instruments.requests_in_progress.dec()
-        instruments.request_seconds.labels(route, str(response.status_code)).observe(seconds)
+        instruments.request_seconds.labels(
+            next(routes, "other"), str(response.status_code)
+        ).observe(seconds)
         for outcome, count in (+summary.outcomes).items():
             instruments.records.labels(outcome).inc(count)
         if response.status_code == 503:
@@ -82,41 +78,3 @@ def _sent(
                 "client": summary.api_client,
             },
         )
-
-
-def _route(path: str) -> str:
-    return next((route for prefix, route in _ROUTES if path.startswith(prefix)), "other")
-
-
-def log_staff(get_response: GetResponse) -> GetResponse:
-    """Middleware: logs each act of staff, and each page about a customer that one of them opened.
-
-    It comes after those that know who is logged in. The line names the page, not its contents.
-    """
-
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        response = get_response(request)
-        user = request.user
-        is_act = request.method not in {"GET", "HEAD"}
-        # Pages of REST framework have no user at all, and API clients are not staff.
-        try:
-            is_staff = getattr(user, "is_staff", False)
-        except Error:  # the database, which knows the user, is away: nothing was done
-            return response
-        if is_staff and (is_act or request.path_info.startswith(_ABOUT_CUSTOMERS)):
-            logger_of_staff.info(
-                "%s: %s %s %d",
-                user.get_username(),
-                request.method,
-                request.get_full_path(),
-                response.status_code,
-                extra={
-                    "user": user.get_username(),
-                    "method": request.method,
-                    "path": request.get_full_path(),
-                    "status": response.status_code,
-                },
-            )
-        return response
-
-    return middleware

@@ -302,19 +302,19 @@ MIDDLEWARE = [
     *(["billing_project.observe.observe"] if METRICS_ADDRESS or ACCESS_LOG else []),
     "billing_project.middleware.name_request",
     "billing_project.middleware.content_security_policy",
-    "usage.api.middleware.probes",
-    "usage.api.middleware.api_problems",
+    "billing_project.middleware.probes",
+    "billing_project.middleware.api_problems",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "usage.api.middleware.endpoint",  # what follows is for pages
+    "billing_project.middleware.endpoint",  # what follows is for pages
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "usage.admin.unavailable.PageLimits",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "billing_project.observe.log_staff",
+    "billing_project.middleware.log_staff",
     "axes.middleware.AxesMiddleware",  # last: it turns a refused login into its answer
 ]
 TEMPLATES = [

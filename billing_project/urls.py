@@ -1,4 +1,4 @@
-"""Every address of the service; /livez and /readyz are answered by usage.api.middleware."""
+"""Every address of the service; /livez and /readyz are answered by billing_project.middleware."""
 
 from django.contrib import admin
 from django.urls import path, re_path

@@ -12,18 +12,18 @@ from django.dispatch import Signal
 from django.test import RequestFactory
 from pytest_django.fixtures import Settings
 
-from billing_project.endpoint import Endpoint, LenientRequest
+from billing_project.endpoint import Application, LenientRequest
 from usage.ledger import record as recording
 from usage.models import Customer
 from usage.tests.factories import usage_body
 
 pytestmark = pytest.mark.django_db
 BODY = usage_body(request_id="same", customer_id=123)
-Application = Callable[..., Any]
+Answering = Callable[..., Any]
 Answer = tuple[str, list[tuple[str, str]], bytes]
 
 
-def answer(application: Application, body: Any, **environ: str) -> Answer:
+def answer(application: Answering, body: Any, **environ: str) -> Answer:
     """Return the status, the headers in order of their names, and the body."""
     request = RequestFactory(SERVER_NAME="127.0.0.1").post(
         "/api/v1/usage/",
@@ -42,11 +42,11 @@ def answer(application: Application, body: Any, **environ: str) -> Answer:
 @pytest.fixture
 def applications(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], tuple[Application, Application]]:
-    def applications() -> tuple[Application, Application]:
+) -> Callable[[], tuple[Answering, Answering]]:
+    def applications() -> tuple[Answering, Answering]:
         django = WSGIHandler()
         django.request_class = LenientRequest
-        return Endpoint(django), django
+        return Application().answer_endpoint, django
 
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     # They would close the connection with the test's transaction, as Django's test client knows.
@@ -57,7 +57,7 @@ def applications(
 
 @pytest.fixture
 def alike(
-    applications: Callable[[], tuple[Application, Application]], customer: Customer, api_key: str
+    applications: Callable[[], tuple[Answering, Answering]], customer: Customer, api_key: str
 ) -> Callable[..., Answer]:
     def alike(body: Any, **environ: str) -> Answer:
         ours, django = applications()
@@ -123,7 +123,7 @@ def test_a_crash(alike: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_djangos_handler_is_not_asked(
-    applications: Callable[[], tuple[Application, Application]], monkeypatch: pytest.MonkeyPatch
+    applications: Callable[[], tuple[Answering, Answering]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, _ = applications()
     monkeypatch.delattr("django.core.handlers.wsgi.WSGIHandler.__call__")
