@@ -192,10 +192,9 @@ def _acknowledged(status: int, record: object, request_id: str) -> Receipt | Non
 def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
     """The service's refusal of a record; None if this is not one."""
     code = _text(problem, "code")
-    detail = _detail(problem)
     if status == 404 and code == "unknown_customer":
         return CustomerNotFoundError(
-            f"{detail}; create the customer, then resend under the same id."
+            _advised(problem, "create the customer, then resend under the same id")
         )
     if status == 409 and code in {"request_id_conflict", "occurred_at_conflict"}:
         names = problem.get("conflicting_fields")
@@ -203,15 +202,22 @@ def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
             [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
         )
         return ConflictError(
-            f"{detail}; do not send this fact again, nor under a new id.",
+            _advised(problem, "do not send this fact again, nor under a new id"),
             conflicting_fields=fields,
         )
     # The service says bad_request of the address and the headers, never of a record.
     if status == 400 and code and code != "bad_request":
         return ValidationError(
-            f"{detail}; correct it and resend under the same id.", fields=_fields(problem)
+            f"{_detail(problem)}; correct it and resend under the same id.",
+            fields=_fields(problem),
         )
     return None
+
+
+def _advised(problem: dict[str, Any], advice: str) -> str:
+    """The problem, and what to do about it unless the service's detail has said so already."""
+    said = _detail(problem)
+    return f"{said}." if _text(problem, "detail") else f"{said}; {advice}."
 
 
 def _fields(problem: dict[str, Any]) -> list[FieldError]:

@@ -93,10 +93,36 @@ def test_other_content_under_the_id_is_a_conflict(billing: BillingClient) -> Non
 
 def test_an_unknown_customer(billing: BillingClient) -> None:
     with pytest.raises(
-        CustomerNotFoundError, match=r"no customer with this id.*resend under the same id"
+        CustomerNotFoundError, match=r"no customer with this id: check the id, or create"
     ) as caught:
         billing.record_usage(**{**FACT, "customer_id": 404})
     assert caught.value.request_ids == ("cdn:17",)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind", "advice"),
+    [
+        (404, "unknown_customer", CustomerNotFoundError, "create the customer, then resend"),
+        (409, "request_id_conflict", ConflictError, "do not send this fact again, nor"),
+        (409, "occurred_at_conflict", ConflictError, "do not send this fact again, nor"),
+    ],
+)
+def test_the_client_advises_only_where_the_service_does_not(
+    billing: BillingClient,
+    server: FaultyServer,
+    status: int,
+    code: str,
+    kind: type[BillingError],
+    advice: str,
+) -> None:
+    server.script += [
+        refuse(status, code, more={"detail": "This is wrong: do that."}),
+        reply(status, {"code": code}),
+    ]
+    with pytest.raises(kind, match=r"(?m)^This is wrong: do that\.$"):
+        billing.record_usage(**FACT)
+    with pytest.raises(kind, match=advice):
+        billing.record_usage(**FACT)
 
 
 def test_what_the_service_finds_invalid_names_every_field(
