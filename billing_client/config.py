@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from types import UnionType
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from billing_client.errors import ConfigurationError
 
@@ -99,8 +99,27 @@ def endpoint_of(url: str | None) -> str:
             "The billing URL has spaces, control or non-ASCII characters; "
             "expected an address such as https://billing.example.com."
         )
-    parts = _split(url)
-    if not _is_loopback(parts) and parts.scheme == "http":
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigurationError(
+            "The billing URL has a malformed host or port; expected one such as https://billing.example.com:8443."
+        ) from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError(
+            "The billing URL holds a user name or password; expected none, pass api_key=… instead."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ConfigurationError(
+            "The billing URL is not an http or https address with a host; "
+            "expected one such as https://billing.example.com."
+        )
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        raise ConfigurationError(
+            "The billing URL has a query or fragment; expected only host and path."
+        )
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
         logger.warning(
             "the API key travels unencrypted to http://%s; use https outside this machine",
             parts.netloc,
@@ -129,32 +148,7 @@ def _given(value: str | None, argument: str, variable: str) -> str:
     return value
 
 
-def _split(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ConfigurationError(
-            "The billing URL has a malformed host or port; expected one such as https://billing.example.com:8443."
-        ) from None
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(
-            "The billing URL holds a user name or password; expected none, pass api_key=… instead."
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigurationError(
-            "The billing URL is not an http or https address with a host; "
-            "expected one such as https://billing.example.com."
-        )
-    if parts.query or parts.fragment or url.endswith(("?", "#")):
-        raise ConfigurationError(
-            "The billing URL has a query or fragment; expected only host and path."
-        )
-    return parts
-
-
-def _is_loopback(parts: SplitResult) -> bool:
-    host = parts.hostname or ""
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

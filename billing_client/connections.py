@@ -91,21 +91,18 @@ class _Timed(HTTPConnection):
         """Try the host's addresses in turn, as urllib3 does, but not beyond the attempt's end."""
         failure = OSError(f"{self.host} has no address")
         try:
-            for family, kind, protocol, _, address in self._addresses():
+            host = self._dns_host.strip("[]")
+            found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+            for family, kind, protocol, _, address in found:
                 try:
                     return self._connected(socket.socket(family, kind, protocol), address)
                 except OSError as error:
                     failure = error
+        except UnicodeError:
+            raise LocationParseError(f"'{self.host}', label empty or too long") from None
         except OSError as error:
             failure = error
         raise NewConnectionError(self, str(failure)) from failure
-
-    def _addresses(self) -> list[Any]:
-        try:
-            host = self._dns_host.strip("[]")
-            return list(socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM))
-        except UnicodeError:
-            raise LocationParseError(f"'{self.host}', label empty or too long") from None
 
     def _connected(self, sock: socket.socket, address: Any) -> socket.socket:
         try:

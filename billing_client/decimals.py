@@ -10,7 +10,7 @@ from typing import SupportsIndex
 
 Number = SupportsIndex | str | Decimal | float
 
-PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_PLAIN = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 # Decimal's default of 28 digits silently rounds a product of 18 and 18 digits. Only methods of
 # this context are called; it is never set as the thread's: a finalizer that did so too, in the
 # middle of an operation, has crashed Python 3.11.
@@ -32,13 +32,14 @@ def exact(value: Number, *, whole: int, places: int) -> Decimal:
         raise ValueError("is negative")
     if number.adjusted() >= whole:
         raise ValueError(f"has more than {whole} digits before the point")
-    if not isinstance(value, str | float | Decimal):
-        return number
-    plain = _without_trailing_zeros(number)
-    exponent = -places - 1 if plain is None else plain.adjusted() + 1 - len(plain.as_tuple().digits)
-    if plain is None or exponent < -places:
-        raise ValueError(f"has more than {places} digits after the point{_printed(value)}")
-    return plain if exponent <= 0 else Decimal(int(plain))
+    try:
+        number = _EXACT.quantize(number, Decimal((0, (1,), -places)))
+    except Inexact:
+        printed = f" (Python prints {float.__repr__(value)})" if isinstance(value, float) else ""
+        raise ValueError(f"has more than {places} digits after the point{printed}") from None
+    integer = int(number)
+    # normalize() would give 1000 as 1E+3.
+    return Decimal(integer) if integer == number else _EXACT.normalize(number)
 
 
 def product(one: Decimal, other: Decimal) -> Decimal:
@@ -48,7 +49,7 @@ def product(one: Decimal, other: Decimal) -> Decimal:
 
 def _as_decimal(value: Number) -> Decimal:
     if isinstance(value, str):
-        if not PLAIN.fullmatch(value):
+        if not _PLAIN.fullmatch(value):
             raise ValueError('is not written in plain digits such as "58" or "0.05"')
         return Decimal(value)
     if isinstance(value, float):
@@ -67,15 +68,3 @@ def as_int(value: object, expected: str) -> int:
         with suppress(TypeError):  # it has no __index__
             return int(index(value))  # type: ignore[arg-type]
     raise ValueError(f"is a {type(value).__name__}, expected {expected}")
-
-
-def _without_trailing_zeros(number: Decimal) -> Decimal | None:
-    """None if the number has more digits than any field takes."""
-    try:
-        return _EXACT.normalize(number)
-    except Inexact:
-        return None
-
-
-def _printed(value: Number) -> str:
-    return f" (Python prints {float.__repr__(value)})" if isinstance(value, float) else ""

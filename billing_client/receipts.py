@@ -91,21 +91,17 @@ class Receipts(list[Receipt]):
         Its class is theirs if they share one, else BillingError itself; its ``request_ids`` are
         all the rejected ones and its ``receipts`` is this list.
         """
-        errors = [receipt.error for receipt in self.rejected if receipt.error is not None]
-        if errors:
-            raise self._summary(errors)
-
-    def _of(self, status: Status) -> Receipts:
-        return Receipts(receipt for receipt in self if receipt.status == status)
-
-    def _summary(self, errors: list[BillingError]) -> BillingError:
+        rejected = self.rejected
+        errors = [receipt.error for receipt in rejected if receipt.error is not None]
+        if not errors:
+            return
         kinds = {type(error) for error in errors}
         kind = kinds.pop() if len(kinds) == 1 else BillingError
         summary = kind(
             f"{len(errors)} of {len(self)} usage records were rejected"
-            f" ({_first_ids(self.rejected)}); the first: {errors[0]}"
+            f" ({_first_ids(rejected)}); the first: {errors[0]}"
         )
-        summary.request_ids = tuple(receipt.request_id for receipt in self.rejected)
+        summary.request_ids = tuple(receipt.request_id for receipt in rejected)
         summary.status_code = _shared([error.status_code for error in errors])
         summary.code = _shared([error.code for error in errors])
         summary.attempts = max(error.attempts for error in errors)
@@ -124,7 +120,10 @@ class Receipts(list[Receipt]):
                 for name in e.conflicting_fields
             )
             summary.conflicting_fields = tuple(dict.fromkeys(names))
-        return summary
+        raise summary
+
+    def _of(self, status: Status) -> Receipts:
+        return Receipts(receipt for receipt in self if receipt.status == status)
 
 
 def _first_ids(receipts: Receipts) -> str:

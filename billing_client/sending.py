@@ -39,10 +39,15 @@ class Sending:
         for batch in batches:
             # An id that is under way has to be answered first, or it could be the later one of
             # the two that is recorded.
-            while self._has_under_way(batch):
+            ids = set(batch.request_ids)
+            while any(not ids.isdisjoint(other.request_ids) for other, _ in self._under_way):
                 yield self._first()
             self._begin(batch)
-            while self._under_way and self._is_first_due():
+            # Half of the batches wait for a connection, so that none is idle meanwhile.
+            most = 2 * self._connections
+            while self._under_way and (
+                self._under_way[0][1].done() or len(self._under_way) >= most
+            ):
                 yield self._first()
         while self._under_way:
             yield self._first()
@@ -99,14 +104,6 @@ class Sending:
                 self._threads += 1
                 threading.Thread(target=_work, args=(self._jobs, self._send), daemon=True).start()
             self._jobs.put((batch, future))
-
-    def _is_first_due(self) -> bool:
-        """Whether its receipts are there, or enough batches wait for a connection."""
-        return self._under_way[0][1].done() or len(self._under_way) >= 2 * self._connections
-
-    def _has_under_way(self, batch: Batch) -> bool:
-        ids = set(batch.request_ids)
-        return any(not ids.isdisjoint(other.request_ids) for other, _ in self._under_way)
 
     def _first(self) -> Receipts:
         batch, future = self._under_way[0]

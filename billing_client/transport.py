@@ -27,6 +27,7 @@ _HEADERS = {
     "User-Agent": f"billing-client/{__version__} python-requests/{requests.__version__}",
 }
 _SECRET_LENGTH = 16
+_OF_THE_NETWORK = (requests.RequestException, urllib3.exceptions.HTTPError, TimeoutError)
 _TLS_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _BAD_ADDRESS = (
     requests.exceptions.InvalidSchema,
@@ -58,11 +59,9 @@ class _BearerKey(AuthBase):
 
         A key too short to be a secret may be a part of ordinary words, and stays.
         """
-        return (
-            body.replace(self._key.encode(), b"[API key]")
-            if len(self._key) >= _SECRET_LENGTH
-            else body
-        )
+        if len(self._key) < _SECRET_LENGTH:
+            return body
+        return body.replace(self._key.encode(), b"[API key]")
 
 
 class _Session(requests.Session):
@@ -114,7 +113,17 @@ class Transport:
         token = current_attempt.set(attempt)
         failure: BillingError
         try:
-            return self._exchange(request, seconds)
+            session = self._session()
+            settings = session.merge_environment_settings(
+                request.url, proxies={}, stream=True, verify=None, cert=None
+            )
+            _check_proxy(requests.utils.select_proxy(str(request.url), settings["proxies"]))
+            timeout = (min(self._connect_timeout, seconds), min(self._read_timeout, seconds))
+            with session.send(
+                request, timeout=timeout, allow_redirects=False, **settings
+            ) as response:
+                body = self._auth.hidden_in(_body(response))
+                return Answer(response.status_code, response.headers, body)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             failure = self._failure(error, sent=attempt.sent)
         finally:
@@ -129,21 +138,6 @@ class Transport:
         if session is not None:
             session.close()
 
-    def _exchange(self, request: requests.PreparedRequest, seconds: float) -> Answer:
-        session = self._session()
-        settings = session.merge_environment_settings(
-            request.url, proxies={}, stream=True, verify=None, cert=None
-        )
-        _check_proxy(requests.utils.select_proxy(str(request.url), settings["proxies"]))
-        timeout = (min(self._connect_timeout, seconds), min(self._read_timeout, seconds))
-        response = session.send(request, timeout=timeout, allow_redirects=False, **settings)
-        try:
-            return Answer(
-                response.status_code, response.headers, self._auth.hidden_in(_body(response))
-            )
-        finally:
-            response.close()
-
     def _session(self) -> requests.Session:
         """This process's session; the lookup needs no lock, which a fork could leave taken.
 
@@ -153,7 +147,14 @@ class Transport:
         if self._closed:
             raise ConfigurationError("This billing client is closed; make a new one.")
         session = self._sessions.get(Process.name())
-        return session or self._sessions.setdefault(Process.name(), _new_session())
+        if session is None:
+            session = _Session()
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            for scheme in ("https://", "http://"):
+                session.mount(scheme, TimedAdapter())
+            # Of threads that come first at once, all take the session of one.
+            session = self._sessions.setdefault(Process.name(), session)
+        return session
 
     def _failure(self, error: Exception, *, sent: bool) -> BillingError:
         root = _root(error)
@@ -164,7 +165,8 @@ class Transport:
         reason = f"{type(root).__name__}: {said}" if said else type(root).__name__
         if isinstance(error, requests.exceptions.ProxyError):
             reason += ", at the proxy"
-        if isinstance(error, _BAD_ADDRESS) or not _is_network(error):
+        # requests raises OSError for a missing CA bundle.
+        if isinstance(error, _BAD_ADDRESS) or not isinstance(error, _OF_THE_NETWORK):
             return ConfigurationError(
                 f"The billing service cannot be called: {reason}; "
                 "correct the URL, proxy or CA bundle."
@@ -178,14 +180,6 @@ class Transport:
             "resend later under the same id.",
             ambiguous=sent,
         )
-
-
-def _new_session() -> requests.Session:
-    session = _Session()
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, TimedAdapter())
-    return session
 
 
 def _check_proxy(address: str | None) -> None:
@@ -219,13 +213,6 @@ def _body(response: requests.Response) -> bytes:
                 "the answer is too long to be the service's"
             )
     return bytes(body)
-
-
-def _is_network(error: Exception) -> bool:
-    """Whether it is an error of the network; requests raises OSError for a missing CA bundle."""
-    return isinstance(
-        error, requests.RequestException | urllib3.exceptions.HTTPError | TimeoutError
-    )
 
 
 def _root(error: BaseException) -> BaseException:
