@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from billing_client.errors import (
@@ -29,6 +29,7 @@ from billing_client.errors import (
 from billing_client.receipts import Receipt, Receipts, Status
 from billing_client.retries import retry_after
 
+_T = TypeVar("_T")
 _AMOUNT = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 _ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
@@ -50,8 +51,9 @@ class Answer:
     body: bytes = field(repr=False)
 
 
-def read_record(answer: Answer, request_id: str) -> Receipt:
+def read_record(answer: Answer, request_ids: Sequence[str]) -> Receipt:
     """The receipt for a record sent alone; raises the error of refusal() for any other answer."""
+    (request_id,) = request_ids
     if answer.status in _ACKNOWLEDGED:
         receipt = _acknowledged(answer.status, _object(answer.body), request_id)
         if receipt is not None:
@@ -110,7 +112,8 @@ def quoted(text: str, longest: int = _LONGEST_QUOTE) -> str:
 
 def _failure(answer: Answer, problem: dict[str, Any]) -> BillingError:
     status = answer.status
-    said = _said(answer, problem)
+    detail = _detail(problem)
+    said = f"The service answered {status}" + (f" ({detail})" if detail else "")
     if status < 300:  # also 1xx, after which the answer is still to come
         return _unreadable(answer, "does not name the usage that was sent")
     if 300 <= status < 400:
@@ -197,13 +200,9 @@ def _rejection(status: int, problem: dict[str, Any]) -> BillingError | None:
             _advised(problem, "create the customer, then resend under the same id")
         )
     if status == 409 and code in {"request_id_conflict", "occurred_at_conflict"}:
-        names = problem.get("conflicting_fields")
-        fields = (
-            [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-        )
         return ConflictError(
             _advised(problem, "do not send this fact again, nor under a new id"),
-            conflicting_fields=fields,
+            conflicting_fields=_items(problem, "conflicting_fields", str),
         )
     # The service says bad_request of the address and the headers, never of a record.
     if status == 400 and code and code != "bad_request":
@@ -221,16 +220,10 @@ def _advised(problem: dict[str, Any], advice: str) -> str:
 
 
 def _fields(problem: dict[str, Any]) -> list[FieldError]:
-    errors = problem.get("errors")
-    named = (
-        [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    )
-    return [FieldError(_text(e, "field"), _text(e, "code"), _text(e, "detail")) for e in named]
-
-
-def _said(answer: Answer, problem: dict[str, Any]) -> str:
-    detail = _detail(problem)
-    return f"The service answered {answer.status}" + (f" ({detail})" if detail else "")
+    return [
+        FieldError(_text(error, "field"), _text(error, "code"), _text(error, "detail"))
+        for error in _items(problem, "errors", dict)
+    ]
 
 
 def _detail(problem: dict[str, Any]) -> str:
@@ -253,6 +246,12 @@ def _target(answer: Answer) -> str:
 def _text(problem: dict[str, Any], name: str) -> str:
     value = problem.get(name)
     return quoted(value) if isinstance(value, str) else ""
+
+
+def _items(problem: dict[str, Any], name: str, kind: type[_T]) -> list[_T]:
+    """The items of this kind in a list; none if there is no list of that name."""
+    items = problem.get(name)
+    return [item for item in items if isinstance(item, kind)] if isinstance(items, list) else []
 
 
 def _object(body: bytes) -> dict[str, Any]:

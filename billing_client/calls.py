@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 
 class Call(Generic[_T]):
-    """Sends one body until ``read`` understands an answer to it, within the limits."""
+    """Sends one body until ``read`` understands an answer to these ids, within the limits."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Call(Generic[_T]):
         limits: Limits,
         body: bytes,
         request_ids: Sequence[str],
-        read: Callable[[Answer], _T],
+        read: Callable[[Answer, Sequence[str]], _T],
     ) -> None:
         self.attempts = 0
         self.ambiguous = False
@@ -78,7 +78,8 @@ class Call(Generic[_T]):
         try:
             # Not less, even if the machine slept through the deadline: urllib3 refuses 0.
             seconds = max(self._deadline.left(), SHORTEST_ATTEMPT)
-            return self._read(self._transport.post(self._request, seconds=seconds))
+            answer = self._transport.post(self._request, seconds=seconds)
+            return self._read(answer, self._request_ids)
         except BillingError as error:
             self.ambiguous = self.ambiguous or error.ambiguous
             self._name(error)
@@ -89,17 +90,12 @@ class Call(Generic[_T]):
         error.request_ids = self._request_ids
 
     def _log(self, details: Any) -> None:
-        error = details["exception"]
+        first, *others = self._request_ids
         logger.warning(
             "attempt %d for %s failed, the next one in %.2f s (X-Request-ID %s): %s",
             self.attempts,
-            _named(self._request_ids),
+            f"{first} and {len(others)} more" if others else first,
             details["wait"],
             self._trace_id,
-            error,
+            details["exception"],
         )
-
-
-def _named(request_ids: tuple[str, ...]) -> str:
-    first = request_ids[0]
-    return first if len(request_ids) == 1 else f"{first} and {len(request_ids) - 1} more"

@@ -146,7 +146,9 @@ class BillingClient:
             occurred_at=occurred_at,
         )
         try:
-            return self._call_for_one(usage).result()
+            return Call(
+                self._transport, self._limits, usage.to_json(), [usage.request_id], read_record
+            ).result()
         except BillingError as error:
             # A traceback in a log may be all that is left of an id that was made here.
             error.add_note(f"The usage has the request_id {usage.request_id}.")
@@ -191,7 +193,9 @@ class BillingClient:
         sending = Sending(self._receipts_of, connections)
         try:
             for receipts in sending.run(batches):
-                _log_progress(len(sending.receipts), len(receipts))
+                done = len(sending.receipts)
+                if done // _LOG_EVERY > (done - len(receipts)) // _LOG_EVERY:
+                    logger.info("record_many has receipts for %d usage records", done)
                 if on_progress is not None:
                     on_progress(receipts)
         except BaseException as error:
@@ -214,7 +218,7 @@ class BillingClient:
         handlers and finalizers. Raises OutboxFull, or OutboxError, if it could not be written,
         and ConfigurationError if there is no outbox or the client is closed.
         """
-        check_usage(usage, "enqueue")
+        check_usage(usage)
         self._the_outbox().enqueue(usage)
 
     def flush(self, timeout: float | None = 10.0) -> Flushed:
@@ -308,21 +312,8 @@ class BillingClient:
             )
         return self._outbox
 
-    def _call_for_one(self, usage: Usage) -> Call[Receipt]:
-        request_id = usage.request_id
-        return Call(
-            self._transport,
-            self._limits,
-            usage.to_json(),
-            [request_id],
-            lambda answer: read_record(answer, request_id),
-        )
-
     def _receipts_of(self, batch: Batch) -> Receipts:
-        ids = batch.request_ids
-        call = Call(
-            self._transport, self._limits, batch.body(), ids, lambda answer: read_batch(answer, ids)
-        )
+        call = Call(self._transport, self._limits, batch.body(), batch.request_ids, read_batch)
         receipts = call.result()
         for receipt in receipts:
             if receipt.error is not None:
@@ -330,15 +321,10 @@ class BillingClient:
         return receipts
 
 
-def check_usage(usage: object, method: str) -> None:
-    """Raise ValidationError unless the argument of ``method`` is a Usage."""
+def check_usage(usage: object) -> None:
+    """Raise ValidationError unless the argument of enqueue() is a Usage."""
     if not isinstance(usage, Usage):
-        raise ValidationError(f"{method} was given a {type(usage).__name__}, expected Usage.")
-
-
-def _log_progress(done: int, new: int) -> None:
-    if done // _LOG_EVERY > (done - new) // _LOG_EVERY:
-        logger.info("record_many has receipts for %d usage records", done)
+        raise ValidationError(f"enqueue was given a {type(usage).__name__}, expected Usage.")
 
 
 def _explain(error: BaseException, receipts: Receipts, missing: list[str], taken: int) -> None:

@@ -57,7 +57,7 @@ class FakeBillingClient(BillingClient):
 
     def enqueue(self, usage: Usage) -> None:
         """Keep it until flush(), or the end of the with block, as BillingClient does."""
-        check_usage(usage, "enqueue")
+        check_usage(usage)
         self._check_outbox()
         self._memory.check_open()
         self._waiting.append((usage, datetime.now(UTC)))

@@ -428,9 +428,8 @@ class Outbox:
         batch = Batch()
         for row in rows:
             batch.add(row.request_id, row.record)
-        readable = partial(read_verdicts, request_ids=batch.request_ids)
         ids = batch.request_ids
-        return Call(self._transport, self._once, batch.body(), ids, readable).result()
+        return Call(self._transport, self._once, batch.body(), ids, read_verdicts).result()
 
     def check_service(self) -> None:
         """Raise ConfigurationError if the directory is for another service."""
