@@ -21,6 +21,8 @@ from billing_client.usage import OPTIONAL, REQUIRED, Usage, camel_case
 FIELDS = (*REQUIRED, *OPTIONAL)
 Form = Literal["csv", "ndjson"]
 _DIGITS = re.compile(r"[1-9][0-9]{0,18}")
+# What opened() makes of bytes that are not UTF-8.
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DECODER = json.JSONDecoder(
     object_pairs_hook=unique_keys, parse_float=str, parse_constant=no_constant
@@ -31,7 +33,7 @@ class Line(NamedTuple):
     """One line of a file: its number from 1, and either its usage or its problem."""
 
     number: int
-    usage: Usage | None
+    usage: Usage | None = None
     request_id: str = ""
     problem: str = ""
 
@@ -73,13 +75,7 @@ def read(text: io.TextIOWrapper, form: Form, layout: Layout) -> Iterator[Line]:
 
     Raises ConfigurationError, before the first line, if the file as a whole cannot be read.
     """
-    rows = _csv_rows(text, layout) if form == "csv" else _ndjson_rows(text)
-    return (
-        Line(number, None, problem=str(row))
-        if isinstance(row, _Unfit)
-        else _line(number, row, layout)
-        for number, row in rows
-    )
+    return _csv_lines(text, layout) if form == "csv" else _ndjson_lines(text, layout)
 
 
 def instant(text: str) -> datetime:
@@ -95,15 +91,14 @@ def instant(text: str) -> datetime:
 
 def check_template(template: str) -> None:
     """Raise ValueError unless the template has columns in braces, and no more than their names."""
-    parts = list(Formatter().parse(template))
     names = _columns_of(template)
     if not names or not all(names):
         raise ValueError("has no column in braces, such as {date}")
-    if any(spec or conversion for _, _, spec, conversion in parts):
+    if any(spec or conversion for _, _, spec, conversion in Formatter().parse(template)):
         raise ValueError("has more than a column's name in braces")
 
 
-def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any]]:
+def _csv_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
     header = text.readline()
     if not header.strip():
         raise ConfigurationError("The file has no header in its first line.")
@@ -121,45 +116,38 @@ def _csv_rows(text: io.TextIOWrapper, layout: Layout) -> Iterator[tuple[int, Any
         ) from None
     names = [name.strip() for name in names]
     _check_header(names, layout)
-    return _cells(text, names, delimiter)
+    return _lines_below(text, names, delimiter, layout)
 
 
-def _cells(text: io.TextIOWrapper, names: list[str], delimiter: str) -> Iterator[tuple[int, Any]]:
+def _lines_below(
+    text: io.TextIOWrapper, names: list[str], delimiter: str, layout: Layout
+) -> Iterator[Line]:
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     number = 2
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield (
-                number,
-                _Unfit(
-                    f"cannot be read ({error}): look for an unmatched quote. Nothing after it"
-                    " was read"
-                ),
-            )
-            return
-        if any(cell.strip() for cell in cells):
-            if len(cells) == len(names):
-                yield number, dict(zip(names, cells, strict=True))
-            else:
-                yield (
-                    number,
-                    _Unfit(
-                        f"has {len(cells)} cells, but the header has {len(names)}: quote cells"
-                        f" that have a {delimiter!r}"
-                    ),
+    try:
+        for cells in reader:
+            if len(cells) == len(names) and any(cell.strip() for cell in cells):
+                yield _line(number, dict(zip(names, cells, strict=True)), layout)
+            elif any(cell.strip() for cell in cells):
+                problem = (
+                    f"has {len(cells)} cells, but the header has {len(names)}: quote cells that"
+                    f" have a {delimiter!r}"
                 )
-        number = reader.line_num + 2
+                yield Line(number, problem=problem)
+            number = reader.line_num + 2
+    except csv.Error as error:
+        problem = (
+            f"cannot be read ({error}): look for an unmatched quote. Nothing after it was read"
+        )
+        yield Line(number, problem=problem)
 
 
 def _check_header(names: list[str], layout: Layout) -> None:
     """Raise ConfigurationError unless every field has one source."""
+    it_has = f"it has {', '.join(names)}"
     for column in layout.columns.values():
         if column not in names:
-            raise ConfigurationError(f"The file has no column {column!r}; it has {_list(names)}.")
+            raise ConfigurationError(f"The file has no column {column!r}; {it_has}.")
     try:
         found = {field: name for field in FIELDS if (name := _column(field, names, layout))}
     except _Unfit as unfit:
@@ -167,8 +155,8 @@ def _check_header(names: list[str], layout: Layout) -> None:
     missing = [field for field in REQUIRED if field not in found]
     if missing:
         raise ConfigurationError(
-            f"The file has no column {_list(missing)}; it has {_list(names)}. Name the columns"
-            " with --column FIELD=NAME."
+            f"The file has no column {', '.join(missing)}; {it_has}. Name the columns with"
+            " --column FIELD=NAME."
         )
     sources = {"request_id": layout.id_from, "occurred_at": layout.occurred_at}
     options = {"request_id": "--id-from", "occurred_at": "--occurred-at"}
@@ -179,14 +167,14 @@ def _check_header(names: list[str], layout: Layout) -> None:
             )
         if field not in found and source is None:
             raise ConfigurationError(
-                f"The file has no column {field}; it has {_list(names)}. Name it with"
-                f" --column {field}=NAME, or pass {options[field]}: the file would otherwise be"
-                " billed twice, or in another month, if it is sent again."
+                f"The file has no column {field}; {it_has}. Name it with --column {field}=NAME, or"
+                f" pass {options[field]}: the file would otherwise be billed twice, or in another"
+                " month, if it is sent again."
             )
     of_template = _columns_of(layout.id_from or "")
     if lacking := [name for name in of_template if name not in names]:
         raise ConfigurationError(
-            f"The file has no column {_list(lacking)} for --id-from; it has {_list(names)}."
+            f"The file has no column {', '.join(lacking)} for --id-from; {it_has}."
         )
     if twice := [name for name in (*found.values(), *of_template) if names.count(name) > 1]:
         raise ConfigurationError(
@@ -194,7 +182,7 @@ def _check_header(names: list[str], layout: Layout) -> None:
         )
 
 
-def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
+def _ndjson_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue
@@ -202,40 +190,50 @@ def _ndjson_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, Any]]:
             row = _DECODER.decode(line)
         except json.JSONDecodeError as error:
             said = error.msg.lower().removesuffix(" at")
-            yield number, _Unfit(f"is not JSON: {said} at column {error.colno}")
+            problem = f"is not JSON: {said} at column {error.colno}"
         except (ValueError, RecursionError) as error:
-            yield number, _Unfit(f"is not JSON as expected: {error}")
+            problem = f"is not JSON as expected: {error}"
         else:
-            unfit = _Unfit("is not a JSON object with a record's fields")
-            yield number, row if isinstance(row, dict) else unfit
+            if isinstance(row, dict):
+                yield _line(number, row, layout)
+                continue
+            problem = "is not a JSON object with a record's fields"
+        yield Line(number, problem=problem)
 
 
 def _line(number: int, row: dict[str, Any], layout: Layout) -> Line:
     try:
         usage = Usage(**_given(row, layout))
     except _Unfit as unfit:
-        return Line(number, None, _id_of(row, layout), str(unfit))
+        problem = str(unfit)
     except ValidationError as error:
-        faults = (
+        problem = "; ".join(
             f"column {_column(fault.field, row, layout) or fault.field}: {fault.detail}"
             for fault in error.fields
         )
-        return Line(number, None, _id_of(row, layout), "; ".join(faults))
-    return Line(number, usage, usage.request_id)
+    else:
+        return Line(number, usage, usage.request_id)
+    try:
+        column = _column("request_id", row, layout)
+        given = _id_from(row, layout) if column is None else row[column]
+    except _Unfit:
+        given = None
+    return Line(number, None, "" if given is None else str(given), problem)
 
 
 def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
     """The arguments of Usage. Raises _Unfit."""
-    if any(isinstance(cell, str) and not cell.isprintable() for cell in row.values()):
-        _check_encoding(row)
+    for column, cell in row.items():
+        if isinstance(cell, str) and _NOT_UTF_8.search(cell):
+            raise _Unfit(f"column {column}: is not UTF-8; save the file as UTF-8")
     columns = {field: _column(field, row, layout) for field in FIELDS}
     given = {field: row[column] for field, column in columns.items() if column is not None}
     missing = [field for field in REQUIRED if field not in given]
     if missing:
-        raise _Unfit(f"has no field {_list(missing)}")
+        raise _Unfit(f"has no field {', '.join(missing)}")
     # Usage would make up an id for None, and another one each time that the file is sent.
     if nulls := [str(columns[field]) for field in given if given[field] is None]:
-        raise _Unfit(f"has null for {_list(nulls)}")
+        raise _Unfit(f"has null for {', '.join(nulls)}")
     if "request_id" not in given:
         given["request_id"] = _id_from(row, layout)
     elif layout.id_from is not None:
@@ -243,8 +241,10 @@ def _given(row: dict[str, Any], layout: Layout) -> dict[str, Any]:
     customer = given["customer_id"]
     if isinstance(customer, str):
         if not _DIGITS.fullmatch(customer):
-            column = columns["customer_id"]
-            raise _Unfit(f"column {column}: {customer[:60]!r} is not plain digits such as 123")
+            raise _Unfit(
+                f"column {columns['customer_id']}: {customer[:60]!r} is not plain digits such as"
+                " 123"
+            )
         given["customer_id"] = int(customer)
     given["occurred_at"] = _time(row, columns["occurred_at"], layout)
     return given
@@ -261,23 +261,6 @@ def _time(row: dict[str, Any], column: str | None, layout: Layout) -> datetime:
     if layout.occurred_at is None:
         raise _Unfit("has no field occurred_at, and --occurred-at was not passed")
     return layout.occurred_at
-
-
-def _check_encoding(row: dict[str, Any]) -> None:
-    for column, cell in row.items():
-        if isinstance(cell, str) and re.search("[\udc80-\udcff]", cell):
-            raise _Unfit(f"column {column}: is not UTF-8; save the file as UTF-8")
-
-
-def _id_of(row: dict[str, Any], layout: Layout) -> str:
-    """The id of a line that is refused, empty if it has none."""
-    try:
-        column = _column("request_id", row, layout)
-        if column is None:
-            return _id_from(row, layout)
-    except _Unfit:
-        return ""
-    return "" if row[column] is None else str(row[column])
 
 
 def _id_from(row: dict[str, Any], layout: Layout) -> str:
@@ -307,7 +290,3 @@ def _column(field: str, names: Any, layout: Layout) -> str | None:
     if len(found) > 1:
         raise _Unfit(f"has both {' and '.join(found)}: leave one of them out")
     return found[0] if found else None
-
-
-def _list(names: list[str]) -> str:
-    return ", ".join(names)

@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     """
     try:
         out = out or _stdout()
-        status = _run(arguments, out)
+        options = _parser().parse_args(arguments)
+        status: int = options.run(options, out)
         out.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -39,15 +40,6 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         # The interpreter flushes stdout when it ends, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _NO_READER
-    return status
-
-
-def _run(arguments: Sequence[str] | None, out: TextIO) -> int:
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options, out)
-    except BrokenPipeError:
-        raise
     except (BillingError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command prints
         return 2

@@ -7,17 +7,17 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TextIO
 
 from billing_client.client import CONNECTIONS, BillingClient
-from billing_client.commands.lines import FIELDS, Form, Layout, Line, check_template, opened, read
+from billing_client.commands.lines import FIELDS, Layout, Line, check_template, opened, read
 from billing_client.commands.record import time_argument, whole_number
 from billing_client.errors import AuthenticationError, BillingError, ConfigurationError
-from billing_client.receipts import Receipt, Receipts
+from billing_client.receipts import Receipts
 from billing_client.usage import Usage
 
 _SHOWN_PROBLEMS = 20
@@ -104,7 +104,8 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
     )
     with ExitStack() as stack:
         file = stack.enter_context(opened(options.file))
-        run = _Run(read(file, _form(options), layout), file)
+        ending = "ndjson" if options.file.endswith((".ndjson", ".jsonl", ".json")) else "csv"
+        run = _Run(read(file, options.format or ending, layout), file)
         if options.dry_run:
             for _ in run.usages():
                 pass
@@ -115,19 +116,12 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
         return run.send(billing, options.connections, out)
 
 
-def _form(options: argparse.Namespace) -> Form:
-    if options.format:
-        form: Form = options.format
-        return form
-    return "ndjson" if options.file.endswith((".ndjson", ".jsonl", ".json")) else "csv"
-
-
 def _result_file(result: str, file: str) -> TextIO:
     path = Path(result)
     if file != "-" and path.exists() and path.samefile(file):
         raise ConfigurationError("--result names the file that is sent; name another one.")
-    # A problem may quote bytes that are not UTF-8.
-    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+    # Each line is written as it becomes known. A problem may quote bytes that are not UTF-8.
+    return path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 class _Run:
@@ -140,14 +134,12 @@ class _Run:
         self._numbers: dict[str, int] = {}  # of each id
         self._read = self._created = self._replayed = self._refused = self._noted = 0
         self._problems: list[str] = []
-        self._result: Any = None
-        self._result_file: TextIO | None = None
+        self._keep: Callable[[Iterable[object]], object] = lambda result: None
 
     def keep_results(self, file: TextIO) -> None:
         """Write each line's result there as it becomes known."""
-        self._result_file = file
-        self._result = csv.writer(file)
-        self._result.writerow(_RESULT)
+        self._keep = csv.writer(file).writerow
+        self._keep(_RESULT)
 
     def usages(self) -> Iterator[Usage]:
         """The usage of each line that has one; the others are refused here."""
@@ -216,24 +208,16 @@ class _Run:
 
     def _note(self, receipts: Receipts) -> None:
         for receipt in receipts:
-            self._note_one(receipt)
-        if self._result_file is not None:
-            self._result_file.flush()
+            self._noted += 1
+            name, number = receipt.request_id, self._numbers[receipt.request_id]
+            if receipt.error is not None:
+                self._refuse(number, name, str(receipt.error))
+            else:
+                self._created += receipt.status == "created"
+                self._replayed += receipt.status == "replayed"
+                bill = receipt.bill_id, receipt.month
+                self._keep((name, number, receipt.status, receipt.amount, *bill, ""))
         self._bar.show(self._read)
-
-    def _note_one(self, receipt: Receipt) -> None:
-        self._noted += 1
-        number = self._numbers[receipt.request_id]
-        if receipt.error is not None:
-            self._refuse(number, receipt.request_id, str(receipt.error))
-            return
-        self._created += receipt.status == "created"
-        self._replayed += receipt.status == "replayed"
-        if self._result is not None:
-            bill = receipt.bill_id, receipt.month
-            self._result.writerow(
-                (receipt.request_id, number, receipt.status, receipt.amount, *bill, "")
-            )
 
     def _note_rest(self, error: Any) -> None:
         """Note the receipts that came after the error, which on_progress did not get."""
@@ -241,8 +225,7 @@ class _Run:
 
     def _refuse(self, number: int, request_id: str, problem: str) -> None:
         self._refused += 1
-        if self._result is not None:
-            self._result.writerow((request_id, number, "rejected", "", "", "", problem))
+        self._keep((request_id, number, "rejected", "", "", "", problem))
         if len(self._problems) < _SHOWN_PROBLEMS:
             name = f" ({request_id})" if request_id else ""
             self._problems.append(f"line {number}{name}: {problem}")

@@ -28,7 +28,7 @@ def test_ctrl_c_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(entry, "_run", interrupt)
+    monkeypatch.setattr(entry, "_parser", interrupt)
     assert main(["status"]) == 130
 
 
