@@ -150,14 +150,12 @@ def _verdict(result: object, request_id: str) -> Receipt | None:
     if not isinstance(result, dict) or result.get("request_id") != request_id:
         return None
     status = result.get("status")
-    if type(status) is not int:  # JSON's true is one to isinstance
+    if not isinstance(status, int):
         return None
     if status in _ACKNOWLEDGED:
         return _acknowledged(status, result.get("record"), request_id)
     problem = result.get("error")
-    if not isinstance(problem, dict):
-        return None
-    error = _rejection(status, problem)
+    error = _rejection(status, problem) if isinstance(problem, dict) else None
     if error is None:
         return None
     error.status_code = status

@@ -8,7 +8,7 @@ from typing import Any
 
 from billing_client.errors import FieldError, ValidationError
 from billing_client.receipts import Receipt, Receipts
-from billing_client.usage import OPTIONAL, REQUIRED, Usage, invalid_usage
+from billing_client.usage import FIELDS, REQUIRED, Usage, invalid_usage
 
 MOST_RECORDS = 1000
 # The service takes 2 MiB; the margin is for what a proxy may count on top.
@@ -107,11 +107,13 @@ def _usage_of(item: object) -> Usage:
         )
     name = item.get("request_id")
     ids = [name] if isinstance(name, str) else []
-    unknown = [key for key in item if key not in (*REQUIRED, *OPTIONAL)]
-    missing = [key for key in REQUIRED if key not in item]
     faults = [
-        *(FieldError(str(key), "unknown", f"{key} is not a field of Usage") for key in unknown),
-        *(FieldError(key, "required", f"{key} is missing") for key in missing),
+        FieldError(str(key), "unknown", f"{key} is not a field of Usage")
+        for key in item
+        if key not in FIELDS
+    ]
+    faults += [
+        FieldError(key, "required", f"{key} is missing") for key in REQUIRED if key not in item
     ]
     if faults:
         raise invalid_usage(faults, ids)

@@ -36,14 +36,10 @@ class Call(Generic[_T]):
         self.ambiguous = False
         self._transport = transport
         self._limits = limits
+        self._body = body
         self._request_ids = tuple(request_ids)
         self._read = read
         self._trace_id = uuid4().hex
-        try:
-            self._request = transport.prepare(body, trace_id=self._trace_id)
-        except BillingError as error:
-            self._name(error)
-            raise
         self._deadline = Deadline(limits.total)
 
     def result(self) -> _T:
@@ -66,28 +62,26 @@ class Call(Generic[_T]):
     def stamp(self, error: BillingError) -> None:
         """Set the attempts, trace id and ambiguity of the whole call on an error.
 
-        A lost attempt may still arrive. The service would surely refuse it too only for a
-        conflict: a customer may be created, and a time too far ahead comes nearer.
+        A lost attempt may still arrive, and be recorded if its customer exists by then, or its
+        time is no longer too far ahead. Only a conflict will surely be refused again.
         """
         error.attempts = self.attempts
         error.trace_id = self._trace_id
         error.ambiguous = self.ambiguous and not isinstance(error, ConflictError)
 
     def _attempt(self) -> _T:
-        self.attempts += 1
         try:
+            request = self._transport.prepare(self._body, trace_id=self._trace_id)
+            self.attempts += 1
             # Not less, even if the machine slept through the deadline: urllib3 refuses 0.
             seconds = max(self._deadline.left(), SHORTEST_ATTEMPT)
-            answer = self._transport.post(self._request, seconds=seconds)
+            answer = self._transport.post(request, seconds=seconds)
             return self._read(answer, self._request_ids)
         except BillingError as error:
             self.ambiguous = self.ambiguous or error.ambiguous
-            self._name(error)
+            self.stamp(error)
+            error.request_ids = self._request_ids
             raise
-
-    def _name(self, error: BillingError) -> None:
-        self.stamp(error)
-        error.request_ids = self._request_ids
 
     def _log(self, details: Any) -> None:
         first, *others = self._request_ids

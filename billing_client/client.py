@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, SupportsIndex
 
 from billing_client.answers import read_batch, read_record
@@ -95,12 +94,7 @@ class BillingClient:
         self._limits = Limits(
             connect=connect_timeout, read=read_timeout, attempts=attempts, total=total_timeout
         )
-        self._transport = Transport(
-            endpoint_of(url),
-            api_key_of(api_key),
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-        )
+        self._transport = Transport(endpoint_of(url), api_key_of(api_key), self._limits)
         bounds = Bounds(outbox_max_records, outbox_max_bytes, outbox_keep_days, outbox_keep_bytes)
         directory = os.environ.get("BILLING_OUTBOX_DIR") if outbox is None else outbox
         self._outbox: Outbox | None = None
@@ -288,12 +282,7 @@ class BillingClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -17,7 +17,7 @@ class Process:
 
     @classmethod
     def name(cls) -> tuple[int, int]:
-        """What no ancestor has been called."""
+        """A name that no ancestor has."""
         # Forks made outside Python run no hooks, but change the pid.
         return os.getpid(), cls.forks
 

@@ -40,14 +40,14 @@ class Deadline:
 def waits(*, deadline: Deadline, attempts: int) -> Generator[float, Any, None]:
     """Seconds to wait before each next attempt, for backoff's retry loop.
 
-    Ends, which makes backoff raise the error at once, after so many attempts. One that was
-    answered with Retry-After does not count: the service says that it will be back, and a
-    failover takes longer than a few attempts. One attempt is one attempt all the same.
-
     Full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) under
     a ceiling that doubles, on top of the Retry-After of the error sent in, so that clients told
-    the same Retry-After do not come back at the same moment. Ends, which makes backoff raise the
-    error at once, when the wait and a useful attempt no longer fit the deadline.
+    the same Retry-After do not come back at the same moment.
+
+    Ends, which makes backoff raise the error at once, after so many attempts, or when the wait
+    and a useful attempt no longer fit the deadline. An attempt that was answered with Retry-After
+    does not count, unless there is only one: the service says that it will be back, and a failover
+    takes longer than a few attempts.
     """
     error: BillingError = yield 0.0  # backoff primes the generator and drops this
     ceiling = FIRST_CEILING

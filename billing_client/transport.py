@@ -12,6 +12,7 @@ import urllib3
 from requests.auth import AuthBase
 
 from billing_client.answers import Answer, quoted
+from billing_client.config import Limits
 from billing_client.connections import Attempt, TimedAdapter, current_attempt
 from billing_client.errors import BillingError, ConfigurationError, UnavailableError
 from billing_client.processes import Process
@@ -77,18 +78,15 @@ class Transport:
     connect anew for every short-lived thread of a web server.
     """
 
-    def __init__(
-        self, endpoint: str, api_key: str, *, connect_timeout: float, read_timeout: float
-    ) -> None:
+    def __init__(self, endpoint: str, api_key: str, limits: Limits) -> None:
         self.endpoint = endpoint
         self._auth = _BearerKey(api_key)
-        self._connect_timeout = connect_timeout
-        self._read_timeout = read_timeout
+        self._limits = limits
         self._closed = False
         self._sessions: dict[tuple[int, int], requests.Session] = {}
 
     def prepare(self, body: bytes, *, trace_id: str) -> requests.PreparedRequest:
-        """The request with all its bytes, to be posted any number of times.
+        """The request with all its bytes.
 
         Raises ConfigurationError if the address cannot be used.
         """
@@ -118,7 +116,7 @@ class Transport:
                 request.url, proxies={}, stream=True, verify=None, cert=None
             )
             _check_proxy(requests.utils.select_proxy(str(request.url), settings["proxies"]))
-            timeout = (min(self._connect_timeout, seconds), min(self._read_timeout, seconds))
+            timeout = (min(self._limits.connect, seconds), min(self._limits.read, seconds))
             with session.send(
                 request, timeout=timeout, allow_redirects=False, **settings
             ) as response:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from os import urandom
 from typing import Any, SupportsIndex
 
@@ -16,7 +17,7 @@ from billing_client.decimals import Number, as_int, exact, product
 from billing_client.errors import FieldError, ValidationError
 
 REQUIRED = ("customer_id", "service", "units_consumed", "price_per_unit")
-OPTIONAL = ("request_id", "occurred_at")
+FIELDS = (*REQUIRED, "request_id", "occurred_at")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _LARGEST_CUSTOMER_ID = 2**63 - 1
@@ -142,7 +143,7 @@ def invalid_usage(faults: list[FieldError], request_ids: list[str]) -> Validatio
 
 
 def _given(value: object) -> str:
-    """The value for a message, if people can read it; a float is told of where it is refused."""
+    """The value for a message, if people can read it; exact() says how Python prints a float."""
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal | datetime):
         return ""
     if isinstance(value, int) and abs(value) >= 10**_LONGEST_SHOWN:
@@ -181,10 +182,6 @@ def _units(value: Number) -> Decimal:
     return number
 
 
-def _price(value: Number) -> Decimal:
-    return exact(value, whole=6, places=12)
-
-
 def _request_id(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"is a {type(value).__name__}, expected a str")
@@ -212,7 +209,7 @@ _RULES: dict[str, Callable[[Any], object]] = {
     "customer_id": _customer_id,
     "service": _service,
     "units_consumed": _units,
-    "price_per_unit": _price,
+    "price_per_unit": partial(exact, whole=6, places=12),
     "request_id": _request_id,
     "occurred_at": _occurred_at,
 }

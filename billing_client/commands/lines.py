@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from string import Formatter
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from billing_client.errors import ConfigurationError, ValidationError
 from billing_client.strict_json import no_constant, unique_keys
-from billing_client.usage import OPTIONAL, REQUIRED, Usage, camel_case
+from billing_client.usage import FIELDS, REQUIRED, Usage, camel_case
 
-FIELDS = (*REQUIRED, *OPTIONAL)
-Form = Literal["csv", "ndjson"]
 _DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 # What opened() makes of bytes that are not UTF-8.
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
@@ -70,8 +68,8 @@ def opened(name: str) -> io.TextIOWrapper:
     return text
 
 
-def read(text: io.TextIOWrapper, form: Form, layout: Layout) -> Iterator[Line]:
-    """The lines with usage; empty ones are skipped.
+def read(text: io.TextIOWrapper, form: str, layout: Layout) -> Iterator[Line]:
+    """The lines of a file in the form "csv" or "ndjson"; empty ones are skipped.
 
     Raises ConfigurationError, before the first line, if the file as a whole cannot be read.
     """

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from billing_client.client import CONNECTIONS, BillingClient
-from billing_client.commands.lines import FIELDS, Layout, Line, check_template, opened, read
+from billing_client.commands.lines import Layout, Line, check_template, opened, read
 from billing_client.commands.record import time_argument, whole_number
 from billing_client.errors import AuthenticationError, BillingError, ConfigurationError
 from billing_client.receipts import Receipts
-from billing_client.usage import Usage
+from billing_client.usage import FIELDS, Usage
 
 _SHOWN_PROBLEMS = 20
 _BAR_WIDTH = 30

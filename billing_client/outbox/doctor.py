@@ -11,7 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from billing_client.answers import Answer, refusal
-from billing_client.config import api_key_of, endpoint_of
+from billing_client.config import Limits, api_key_of, endpoint_of
 from billing_client.errors import AuthenticationError, BillingError, ValidationError
 from billing_client.outbox.directory import usable
 from billing_client.retries import http_date
@@ -35,10 +35,7 @@ def examine(directory: Path, url: str | None) -> Iterator[tuple[bool, str]]:
         yield is_private, text
         free = shutil.disk_usage(directory).free
         yield free > _FREE_BYTES, f"The disk of {directory} has {free // 1024**2} MiB free."
-        transport = Transport(
-            endpoint_of(url), api_key_of(None), connect_timeout=3.05, read_timeout=10.0
-        )
-        with closing(transport):
+        with closing(Transport(endpoint_of(url), api_key_of(None), Limits())) as transport:
             # The service refuses an empty batch, but only of those who showed a key.
             request = transport.prepare(b"[]", trace_id=uuid4().hex)
             answer = transport.post(request, seconds=13.0)

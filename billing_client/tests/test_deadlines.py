@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from billing_client import BillingClient, UnavailableError
+from billing_client.config import Limits
 from billing_client.connections import Attempt, _Timed, _TimedResponse, current_attempt
 from billing_client.tests.conftest import Sleeps
 from billing_client.tests.faulty import (
@@ -112,7 +113,7 @@ def peer(*, pause: float) -> Iterator[str]:
 def test_a_peer_that_does_not_read_is_given_up(pause: float) -> None:
     """Each slice of a body in time would not be enough: there are hundreds."""
     with peer(pause=pause) as url, given_up():
-        transport = Transport(url, KEY, connect_timeout=60, read_timeout=60)
+        transport = Transport(url, KEY, Limits(connect=60, read=60))
         request = transport.prepare(b"x" * 16_000_000, trace_id="t")
         with pytest.raises(UnavailableError, match="time") as caught:
             transport.post(request, seconds=0.3)
@@ -251,7 +252,7 @@ def test_what_a_proxy_took_is_not_given_again_to_the_handshake(
 
 
 def test_time_that_is_over_before_the_first_byte_sends_nothing(server: FaultyServer) -> None:
-    transport = Transport(server.url, KEY, connect_timeout=1, read_timeout=60)
+    transport = Transport(server.url, KEY, Limits(connect=1, read=60))
     with pytest.raises(UnavailableError):
         transport.post(transport.prepare(b"{}", trace_id="t"), seconds=1e-9)
     transport.close()

@@ -23,6 +23,7 @@ from billing_client import (
     UnavailableError,
     Usage,
 )
+from billing_client.config import Limits
 from billing_client.tests.conftest import Sleeps
 from billing_client.tests.faulty import (
     Behaviour,
@@ -100,7 +101,7 @@ def client_of(
     def patient(transport: Transport, request: Any, **seconds: float) -> Any:
         fault = relay.script[0] if relay.script else honest
         answered = len(relay.answered)
-        transport._read_timeout = SHORT_SECONDS if fault in STALLS else LONG_SECONDS
+        transport._limits = Limits(read=SHORT_SECONDS if fault in STALLS else LONG_SECONDS)
         try:
             return post(transport, request, **seconds)
         finally:
