@@ -155,7 +155,9 @@ def _verdict(result: object, request_id: str) -> Receipt | None:
     if status in _ACKNOWLEDGED:
         return _acknowledged(status, result.get("record"), request_id)
     problem = result.get("error")
-    error = _rejection(status, problem) if isinstance(problem, dict) else None
+    if not isinstance(problem, dict):
+        return None
+    error = _rejection(status, problem)
     if error is None:
         return None
     error.status_code = status
