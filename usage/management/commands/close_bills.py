@@ -50,7 +50,8 @@ class Command(ScheduledCommand):
                 self._say(f"Left for staff {bill}: {reason}")
             elif is_closed:
                 self.counted += 1
-                self._say(f"{'Would close' if dry_run else 'Closed'} {_described(bill)}")
+                did = "Would close" if dry_run else "Closed"
+                self._say(f"{did} {bill}: {bill.total:f} {bill.currency}")
         for bill_id in Bill.objects.with_unreadable().unreadable().values_list("pk", flat=True):
             self.stderr.write(f"Passed over bill {bill_id}: it cannot be read, see verify_bills.")
             failed += 1
@@ -90,7 +91,3 @@ def _due(*, except_flagged: bool) -> Iterator[tuple[Bill, Decimal | None, str]]:
             else:
                 yield bill, None, ""
         last = page[-1].pk
-
-
-def _described(bill: Bill) -> str:
-    return f"{bill}: {bill.total:f} {bill.currency}"

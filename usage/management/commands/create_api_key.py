@@ -23,20 +23,20 @@ class Command(BooksCommand):
     def handle(self, *, name: str, owner: str, contact: str, **options: Any) -> None:
         try:
             with transaction.atomic():  # a key that cannot be printed is not made
-                self._issue(name.strip(), owner.strip(), contact.strip())
+                api_key, key = ApiKey.objects.issue(
+                    name=name.strip(),
+                    owner=owner.strip(),
+                    contact=contact.strip(),
+                    by="create_api_key",
+                )
+                self.stderr.write(
+                    f"The key of {api_key}: it is kept nowhere and not shown again; staff can"
+                    " revoke it in the admin."
+                )
+                self.stdout.write(key)
+                self.stdout.flush()
         except ValidationError as error:
             problems = " ".join(
                 f"{field}: {' '.join(messages)}" for field, messages in error.message_dict.items()
             )
             raise CommandError(f"No key was made. {problems}") from error
-
-    def _issue(self, name: str, owner: str, contact: str) -> None:
-        api_key, key = ApiKey.objects.issue(
-            name=name, owner=owner, contact=contact, by="create_api_key"
-        )
-        self.stderr.write(
-            f"The key of {api_key}: it is kept nowhere and not shown again; staff can revoke it"
-            " in the admin."
-        )
-        self.stdout.write(key)
-        self.stdout.flush()

@@ -30,23 +30,17 @@ class Command(BaseCommand):
                 "first_run prints a password, which only a service on your own machine (DEBUG=1) "
                 "may do: use createsuperuser and create_api_key instead."
             )
-        with transaction.atomic():
-            # A password that cannot be printed is not made.
-            for line in [*self.prepare(address), f"Serving on {address}"]:
-                self.stdout.write(line)
+        with transaction.atomic():  # a password that cannot be printed is not made
+            if not Customer.objects.exists():
+                call_command("loaddata", "sample_data", verbosity=0)
+            if not User.objects.filter(is_staff=True).exists():
+                password = secrets.token_urlsafe(12)
+                User.objects.create_superuser("admin", password=password)
+                _, key = ApiKey.objects.issue(name="first run")
+                self.stdout.write(
+                    f"Staff log in at {address}/admin/ as admin with the password {password}"
+                )
+                self.stdout.write(f"Services report usage with the API key {key}")
+                self.stdout.write("Neither is shown again.")
+            self.stdout.write(f"Serving on {address}")
             self.stdout.flush()
-
-    def prepare(self, address: str) -> list[str]:
-        """Fills an empty database; returns what must be told once."""
-        if not Customer.objects.exists():
-            call_command("loaddata", "sample_data", verbosity=0)
-        if User.objects.filter(is_staff=True).exists():
-            return []
-        password = secrets.token_urlsafe(12)
-        User.objects.create_superuser("admin", password=password)
-        _, key = ApiKey.objects.issue(name="first run")
-        return [
-            f"Staff log in at {address}/admin/ as admin with the password {password}",
-            f"Services report usage with the API key {key}",
-            "Neither is shown again.",
-        ]

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import inf
 from pathlib import Path
@@ -20,9 +20,7 @@ from usage.models import Bill, Change, Customer
 _CUSTOMERS_AT_ONCE = 1000
 _COLUMNS = {"id", "name"}
 _OPTIONAL_COLUMNS = {"currency", "reference"}
-_FIELDS = ("name", "currency", "reference")
 _OUTCOMES = ("added", "renamed", "changed currency", "changed reference", "unchanged")
-_ACTOR = "import_customers"
 _ID = re.compile(r"[0-9]{1,19}")
 
 
@@ -80,7 +78,7 @@ def _read(file: Path) -> list[Row]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             lines = csv.reader(text, strict=True)
-            return _rows(_header(next(lines, [])), ((lines.line_num, line) for line in lines))
+            return _rows(lines)
     except OSError as error:
         raise CommandError(f"{file} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -89,23 +87,20 @@ def _read(file: Path) -> list[Row]:
         raise CommandError(f"{file} is not CSV from line {lines.line_num} on: {error}.") from error
 
 
-def _header(cells: Sequence[str]) -> list[str]:
-    header = [cell.strip() for cell in cells]
+def _rows(lines: Any) -> list[Row]:
+    header = [cell.strip() for cell in next(lines, [])]
     given = set(header)
     if len(given) < len(header) or not _COLUMNS <= given <= _COLUMNS | _OPTIONAL_COLUMNS:
         raise CommandError(
             "The first line must be id,name and, if wanted, currency and reference, with commas"
             " between the names."
         )
-    return header
-
-
-def _rows(header: Sequence[str], lines: Iterable[tuple[int, Sequence[str]]]) -> list[Row]:
     rows: dict[int, Row] = {}
     problems: list[tuple[int, str]] = []
-    for number, cells in lines:
+    for cells in lines:
         if not cells:
             continue  # an empty line
+        number = lines.line_num
         try:
             row = _row(number, header, cells)
         except ValidationError as error:
@@ -169,14 +164,31 @@ def _store(rows: Sequence[Row]) -> Counter[str]:
     remaining = iter(rows)
     while some := list(islice(remaining, _CUSTOMERS_AT_ONCE)):
         stored = Customer.objects.in_bulk([row.id for row in some])
-        outcomes = [(row, _outcome(row, stored.get(row.id))) for row in some]
-        problems += _fixed_currencies(
-            [row for row, outcome in outcomes if outcome == "changed currency"]
-        )
+        outcomes = {row: _outcome(row, stored.get(row.id)) for row in some}
+        lines = {row.id: row.line for row in some if outcomes[row] == "changed currency"}
+        bills = Bill.objects.filter(customer__in=lines).order_by()
+        problems += [
+            (
+                lines[billed],
+                f"customer {billed} has bills in another currency: make a new customer.",
+            )
+            for billed in set(bills.values_list("customer", flat=True))
+        ]
         if not problems:
-            changed = [row for row, outcome in outcomes if outcome != "unchanged"]
-            _upsert([_customer(row, stored.get(row.id)) for row in changed], stored)
-        done.update(outcome for _, outcome in outcomes)
+            changed = [
+                _customer(row, stored.get(row.id)) for row in some if outcomes[row] != "unchanged"
+            ]
+            Customer.objects.bulk_create(
+                changed,
+                update_conflicts=True,
+                unique_fields=["id"],
+                update_fields=["name", "currency", "reference"],
+            )
+            Change.objects.keep_all(
+                (customer.changes_from(stored.get(customer.pk)) for customer in changed),
+                by="import_customers",
+            )
+        done.update(outcomes.values())
     if problems:
         raise BadLines(problems)
     return done
@@ -190,26 +202,6 @@ def _outcome(row: Row, stored: Customer | None) -> str:
     if row.reference not in (None, stored.reference):
         return "changed reference"
     return "unchanged" if row.name == stored.name else "renamed"
-
-
-def _fixed_currencies(rows: Sequence[Row]) -> list[tuple[int, str]]:
-    """Return the faults of those rows whose customers have bills."""
-    bills = Bill.objects.filter(customer__in=[row.id for row in rows])
-    fixed = set(bills.order_by().values_list("customer", flat=True))
-    return [
-        (row.line, f"customer {row.id} has bills in another currency: make a new customer.")
-        for row in rows
-        if row.id in fixed
-    ]
-
-
-def _upsert(customers: Sequence[Customer], stored: Mapping[int, Customer]) -> None:
-    Customer.objects.bulk_create(
-        customers, update_conflicts=True, unique_fields=["id"], update_fields=_FIELDS
-    )
-    Change.objects.keep_all(
-        (customer.changes_from(stored.get(customer.pk)) for customer in customers), by=_ACTOR
-    )
 
 
 def _namesakes(rows: Sequence[Row]) -> Iterator[tuple[Row, int]]:

@@ -13,6 +13,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from usage.management.books import NOT_DONE
 from usage.management.scheduled import ScheduledCommand
 from usage.models import Bill
+from usage.models.bill import BillQuerySet
 from usage.models.customer import LARGEST_ID
 from usage.verification import Verification, counted
 
@@ -47,33 +48,18 @@ class Command(ScheduledCommand):
         read_from: str | None = None,
         **options: Any,
     ) -> None:
-        self.is_kept = bill is None and month is None
+        is_whole = self.is_kept = bill is None and month is None
         with contextlib.nullcontext() if read_from is None else _reading(read_from):
-            self._verify(bill, month)
-
-    def _verify(self, bill: list[int] | None, month: str | None) -> None:
-        bills = None if bill is None and month is None else Bill.objects.with_unreadable()
-        if bills is not None and bill is not None:
-            bills = bills.filter(pk__in=_existing(bill))
-        if bills is not None and month is not None:
-            bills = bills.filter(month=_first_day(month))
-            if not bills.exists():
-                raise CommandError(
-                    f"There is no such bill of {month}: give a month that has one.",
-                    returncode=NOT_DONE,
-                )
-        verification = Verification(bills)
-        differences = 0
-        for difference in verification.differences():
-            self.stdout.write(str(difference))
-            differences += 1
-            self.counted += 1
+            verification = Verification(None if is_whole else _chosen(bill, month))
+            for difference in verification.differences():
+                self.stdout.write(str(difference))
+                self.counted += 1
         read = (
             f"{counted(verification.bills, 'bill')} with"
             f" {counted(verification.records, 'record')} verified"
         )
-        if differences:
-            raise CommandError(f"{read}: {counted(differences, 'difference')}.")
+        if self.counted:
+            raise CommandError(f"{read}: {counted(self.counted, 'difference')}.")
         self.stdout.write(f"{read}: no difference.")
 
 
@@ -109,23 +95,32 @@ def _settings_of(url: str, primary: dict[str, Any], *, vendor: str) -> dict[str,
     return primary | place | {"HOST": unquote(parsed["HOST"]), "OPTIONS": options | given}
 
 
-def _existing(ids: list[int]) -> list[int]:
-    """Return the ids; raises CommandError if a bill does not exist, and could not be verified."""
-    possible = [bill_id for bill_id in ids if 0 < bill_id <= LARGEST_ID]  # SQLite takes no others
-    found = Bill.objects.with_unreadable().filter(pk__in=possible).values_list("pk", flat=True)
-    missing = set(ids) - set(found)
-    if missing:
-        raise CommandError(
-            f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing bills.",
-            returncode=NOT_DONE,
-        )
-    return ids
+def _chosen(ids: list[int] | None, month: str | None) -> BillQuerySet:
+    """Return the bills with these ids, of this month, or both.
 
-
-def _first_day(month: str) -> dt.date:
-    try:
-        return dt.datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007 - a month has no zone
-    except ValueError as error:
-        raise CommandError(
-            f"{month!r} is not a month. Use YYYY-MM.", returncode=NOT_DONE
-        ) from error
+    Raises CommandError if there is none, or not each of the ids: nothing would be verified.
+    """
+    bills = Bill.objects.with_unreadable()
+    if ids is not None:
+        possible = [bill_id for bill_id in ids if 0 < bill_id <= LARGEST_ID]  # SQLite takes no more
+        bills = bills.filter(pk__in=possible)
+        if missing := set(ids) - set(bills.values_list("pk", flat=True)):
+            raise CommandError(
+                f"There is no bill {', '.join(map(str, sorted(missing)))}: give ids of existing"
+                " bills.",
+                returncode=NOT_DONE,
+            )
+    if month is not None:
+        try:
+            first_day = dt.datetime.strptime(month, "%Y-%m").date()  # noqa: DTZ007 - has no zone
+        except ValueError as error:
+            raise CommandError(
+                f"{month!r} is not a month. Use YYYY-MM.", returncode=NOT_DONE
+            ) from error
+        bills = bills.filter(month=first_day)
+        if not bills.exists():
+            raise CommandError(
+                f"There is no such bill of {month}: give a month that has one.",
+                returncode=NOT_DONE,
+            )
+    return bills

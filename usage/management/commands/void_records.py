@@ -121,12 +121,8 @@ def _selections(options: dict[str, Any], up_to: dt.datetime) -> list[Selection]:
 
 def _condition(options: dict[str, Any]) -> Q:
     condition = Q()
-    for option, field in (
-        ("key", "reported_by"),
-        ("customer", "customer"),
-        ("bill", "bill"),
-        ("service", "service"),
-    ):
+    fields = {"key": "reported_by", "customer": "customer", "bill": "bill", "service": "service"}
+    for option, field in fields.items():
         if options[option] is not None:
             condition &= Q((field, options[option]))
     if options["price"] is not None:
@@ -139,7 +135,9 @@ def _condition(options: dict[str, Any]) -> Q:
             condition &= Q((f"{field}__gte", _period(day).start))
         if day := options[f"{prefix}to"]:
             condition &= Q((f"{field}__lt", _period(day).end))
-    return condition & Q(late=True) if options["late"] else condition
+    if options["late"]:
+        condition &= Q(late=True)
+    return condition
 
 
 def _period(day: str) -> Period:
