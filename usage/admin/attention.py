@@ -222,19 +222,20 @@ class AcceptDuplicates(OfService):
         if refusal := self.refusal():
             messages.error(self.request, f"Nothing was changed: {refusal}")
             return
-        repeatable(lambda: self._accept(data["reason"]))
-        messages.success(self.request, f"Equal records of {self.service} are right.")
 
-    def _accept(self, reason: str) -> None:
-        now = database_now()
-        _, is_new = AcceptedDuplicates.objects.get_or_create(
-            customer_id=self.row.customer_id,
-            service=self.service,
-            lifted_at=None,
-            defaults={"reason": reason, "by": str(self.request.user), "at": now},
-        )
-        if is_new:
-            self.keep(HistoryEntry.Action.ACCEPTED, reason, now)
+        def accept() -> None:
+            now = database_now()
+            _, is_new = AcceptedDuplicates.objects.get_or_create(
+                customer_id=self.row.customer_id,
+                service=self.service,
+                lifted_at=None,
+                defaults={"reason": data["reason"], "by": str(self.request.user), "at": now},
+            )
+            if is_new:
+                self.keep(HistoryEntry.Action.ACCEPTED, data["reason"], now)
+
+        repeatable(accept)
+        messages.success(self.request, f"Equal records of {self.service} are right.")
 
 
 class LiftAcceptance(OfService):
@@ -249,14 +250,14 @@ class LiftAcceptance(OfService):
         return "" if self.in_force().exists() else "Equal records of this service are not accepted."
 
     def act(self, data: dict[str, Any]) -> None:
-        if not repeatable(lambda: self._lift(data["reason"])):
-            messages.info(self.request, f"Nothing was changed: {self.refusal()}")
-            return
-        messages.success(self.request, f"Equal records of {self.service} need attention again.")
+        def lift() -> int:
+            now = database_now()
+            lifted = self.in_force().update(lifted_at=now, lifted_by=str(self.request.user))
+            if lifted:
+                self.keep(HistoryEntry.Action.LIFTED, data["reason"], now)
+            return int(lifted)
 
-    def _lift(self, reason: str) -> bool:
-        now = database_now()
-        lifted = self.in_force().update(lifted_at=now, lifted_by=str(self.request.user))
-        if lifted:
-            self.keep(HistoryEntry.Action.LIFTED, reason, now)
-        return bool(lifted)
+        if repeatable(lift):
+            messages.success(self.request, f"Equal records of {self.service} need attention again.")
+        else:
+            messages.info(self.request, f"Nothing was changed: {self.refusal()}")

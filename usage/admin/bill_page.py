@@ -33,7 +33,7 @@ LATEST_RECORDS = 10
 # Smaller lines are shown as one until all are asked for, so that the page stays below 60 kB.
 LINES_SHOWN = 40
 LINES_BYTES = 12_000
-# Even when all lines are requested; beyond that there is the CSV.
+# As many as a page shows when all are requested; the CSV has all.
 MOST_LINES = 500
 HISTORY_SHOWN = 20
 ACCEPTED_SHOWN = 20
@@ -60,7 +60,7 @@ class BillPage:
         self.lines, self.total = self.examined.lines, self.examined.total
         self.first_day = day_of(bill.period_start)
         self.last_day = day_of(bill.period_end - dt.timedelta(milliseconds=1))
-        # Of usage that occurred before the period and came late.
+        # The amount of late usage, which occurred before the period.
         self.early = exact_sum(
             amount for day, amount in self.examined.days.items() if day < self.first_day
         )

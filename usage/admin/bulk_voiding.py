@@ -27,7 +27,7 @@ from usage.admin.pages import AdminPage
 from usage.admin.record_list import RecordChangeList
 from usage.admin.rows import record_cells, with_cells
 from usage.database.transactions import DatabaseUnavailable, database_now
-from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
+from usage.ledger.bulk_void import CHUNK, Selection, summary, void_all
 from usage.ledger.void import VoidRefused
 from usage.verification import counted
 
@@ -135,35 +135,29 @@ class VoidMany(OfFilteredList):
     def preview(self, form: VoidManyForm, up_to: dt.datetime) -> HttpResponse:
         """Show what would be voided, or the command if a page may not void that many."""
         found = summary([self.selection(up_to)], most=MOST_RECORDS)
+        too_many = found.records > MOST_RECORDS
+        examples = with_cells(self.changelist.root_queryset).filter(
+            pk__in=[record.pk for record in found.examples]
+        )
         csv_url = reverse("admin:usage_usagerecord_void_many_csv", args=[up_to.isoformat()])
         return self.page(
             "usage/admin/void_many.html",
-            title=f"Void {counted(found.records, 'record')}?"
-            if found.records <= MOST_RECORDS
-            else "Void records?",
+            title="Void records?" if too_many else f"Void {counted(found.records, 'record')}?",
             form=form,
-            **self.described(found),
-            too_many=found.records > MOST_RECORDS,
+            number=formats.number(found.records),
+            sums=[
+                formats.exact_money(amount, currency)
+                for currency, amount in sorted(found.amounts.items())
+            ],
+            open_bills=counted(found.open_bills, "open bill"),
+            closed_bills=counted(found.closed_bills, "closed bill"),
+            examples=[record_cells(record) for record in examples.order_by("recorded_at")],
+            too_many=too_many,
             most=formats.number(MOST_RECORDS),
             command=self.command(),
             up_to=formats.moment(up_to),
             csv_url=f"{csv_url}{self.changelist.export_query}",
         )
-
-    def described(self, found: Summary) -> dict[str, Any]:
-        shown = with_cells(self.changelist.root_queryset).filter(
-            pk__in=[record.pk for record in found.examples]
-        )
-        return {
-            "number": formats.number(found.records),
-            "sums": [
-                formats.exact_money(amount, currency)
-                for currency, amount in sorted(found.amounts.items())
-            ],
-            "open_bills": counted(found.open_bills, "open bill"),
-            "closed_bills": counted(found.closed_bills, "closed bill"),
-            "examples": [record_cells(record) for record in shown.order_by("recorded_at")],
-        }
 
     def command(self) -> str:
         """Return the command that voids the same; "" if it has no such filter."""

@@ -9,7 +9,7 @@ from django.core.management import CommandError, call_command
 
 from billing_project.settings import database
 from usage.ledger.record import record
-from usage.management.commands.verify_bills import _settings_of
+from usage.management.commands.verify_bills import settings_of
 from usage.models import CommandRun
 from usage.tests.books import Books, copied, default_database
 from usage.tests.factories import FactFactory
@@ -46,9 +46,9 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 def test_the_standby_is_asked_for_by_its_own_hosts_and_options() -> None:
     primary = database("postgres://u:p@/books?host=a,b&target_session_attrs=read-write")
 
-    one = _settings_of("postgres://v:q@c/books", primary, vendor="postgresql")
+    one = settings_of("postgres://v:q@c/books", primary, vendor="postgresql")
     url = "postgres://v:q@/books?host=c,d&options=-c%20geqo%3Doff"
-    some = _settings_of(url, primary, vendor="postgresql")
+    some = settings_of(url, primary, vendor="postgresql")
 
     assert (one["USER"], one["HOST"]) == ("v", "c")
     assert one["OPTIONS"].keys() & {"host", "target_session_attrs"} == set()

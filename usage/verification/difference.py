@@ -1,4 +1,4 @@
-"""How a difference is said."""
+"""A difference, and the numbers in its text."""
 
 from __future__ import annotations
 

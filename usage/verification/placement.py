@@ -144,8 +144,8 @@ def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iter
 
 
 def voids(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
-    """Find the voids that do not mirror their records; there are few, each a person's deed."""
-    # Asked by voids__isnull, Django would join as if the foreign key never broke.
+    """Find the voids that do not mirror their records; there are few, since people make them."""
+    # With voids__isnull, Django would join as if no void had lost its record.
     is_void = Q(lookups.IsNull(F("voids"), False))  # noqa: FBT003 - Django's
     voids = records.filter(Q(units__lt=0) | is_void).select_related("voids")
     for void in voids.order_by("bill_id", "pk").iterator():

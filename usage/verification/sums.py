@@ -21,7 +21,7 @@ from usage.money import EXACT
 from usage.periods import day_of, midnight
 
 _QUARTER_HOUR_SECONDS = 900
-_QUARTERS_IN_MIND = 10_000  # a hundred days
+_QUARTERS_CACHED = 10_000  # a hundred days
 # The order in which Python compares text, whatever the database's own is.
 _COLLATION = {"postgresql": "C", "sqlite": "BINARY"}
 
@@ -66,12 +66,12 @@ class _QuarterHour(Func):
 def _grouping(records: QuerySet[UsageRecord, UsageRecord]) -> tuple[Func, Callable[[int], dt.date]]:
     """Return a number to group records by, in order of time, and what tells its day.
 
-    When days begin, Python alone says, as it does for the write path: the database's time zones
-    may be of another year.
+    Python alone decides when days begin, as on the write path: the database's time zones may be
+    of another version.
     """
     if connections[DEFAULT_DB_ALIAS].vendor == "sqlite":
 
-        @lru_cache(maxsize=_QUARTERS_IN_MIND)
+        @lru_cache(maxsize=_QUARTERS_CACHED)
         def day_of_quarter(quarter: int) -> dt.date:
             return day_of(dt.datetime.fromtimestamp(quarter * _QUARTER_HOUR_SECONDS, dt.UTC))
 

@@ -104,7 +104,7 @@ def _rows(lines: Any) -> list[Row]:
         try:
             row = _row(number, header, cells)
         except ValidationError as error:
-            problems += [(number, message) for message in _messages(error)]
+            problems += [(number, message) for message in error.messages]
             continue
         if rows.setdefault(row.id, row) is not row:
             problems.append((number, f"customer {row.id} is on line {rows[row.id].line} already."))
@@ -127,18 +127,15 @@ def _row(number: int, header: Sequence[str], cells: Sequence[str]) -> Row:
         values.get("reference"),
     )
     customer = _customer(row, None)
-    customer.clean_fields()
+    try:
+        customer.clean_fields()
+    except ValidationError as error:
+        problems = error.message_dict.items()
+        said = [f"{field}: {' '.join(messages)}" for field, messages in problems]
+        raise ValidationError(said) from error
     # In the normal form of stored names, for comparing both.
     reference = None if row.reference is None else customer.reference
     return row._replace(name=customer.name, reference=reference)
-
-
-def _messages(error: ValidationError) -> Iterator[str]:
-    if not hasattr(error, "error_dict"):
-        yield from error.messages
-        return
-    for field, messages in error.message_dict.items():
-        yield f"{field}: {' '.join(messages)}"
 
 
 def _customer(row: Row, stored: Customer | None) -> Customer:

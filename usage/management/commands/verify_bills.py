@@ -67,7 +67,7 @@ class Command(ScheduledCommand):
 def _reading(url: str) -> Iterator[None]:
     """Let queries of the block go to another database; raises CommandError for a wrong URL."""
     primary = connections[DEFAULT_DB_ALIAS]
-    other = _settings_of(url, primary.settings_dict, vendor=primary.vendor)
+    other = settings_of(url, primary.settings_dict, vendor=primary.vendor)
     connections[DEFAULT_DB_ALIAS] = type(primary)(other, DEFAULT_DB_ALIAS)
     try:
         yield
@@ -76,7 +76,7 @@ def _reading(url: str) -> Iterator[None]:
         connections[DEFAULT_DB_ALIAS] = primary
 
 
-def _settings_of(url: str, primary: dict[str, Any], *, vendor: str) -> dict[str, Any]:
+def settings_of(url: str, primary: dict[str, Any], *, vendor: str) -> dict[str, Any]:
     """Return the primary's settings for another place; raises CommandError for a wrong URL."""
     try:
         parsed: dict[str, Any] = {**dj_database_url.parse(url)}
