@@ -42,7 +42,7 @@ class Batch:
         return self._size + len(record) <= MOST_BYTES or not self.request_ids
 
     def is_full(self) -> bool:
-        """Whether it has to go before the next item is even asked for."""
+        """Whether it has as many items as one request may have."""
         return len(self) == MOST_RECORDS
 
     def body(self) -> bytes:

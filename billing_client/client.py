@@ -65,7 +65,7 @@ class BillingClient:
     one, enqueue() works. Many processes may share it, all with keys for the same service. At most
     ``outbox_max_records`` records of one process wait there, and ``outbox_max_bytes`` bytes of
     all. Delivered records are kept for ``outbox_keep_days``, in at most ``outbox_keep_bytes``
-    bytes, so that resend() can send it again. It is removed before enqueue() raises OutboxFull.
+    bytes, so that resend() can send them again. enqueue() removes them before it raises OutboxFull.
     ``fsync`` makes enqueue() outlast power failures too, at the price of a disk write each.
     ``on_event`` is called with each Event, in a thread of the outbox.
 
@@ -238,10 +238,10 @@ class BillingClient:
         """Send once more what this host delivered since then, when the service lost some of it.
 
         ``since`` is a time of delivery on this host, with a time zone; whole files are sent that
-        reach to ten minutes before it. All of it is replayed but what a restored service has
-        lost. ``on_progress`` is called with the number of records sent so far. Raises the errors
-        of record_many, and UnavailableError if it takes longer than ``timeout`` seconds; run it
-        once more then.
+        reach to ten minutes before it. The service replays all but what it has lost.
+        ``on_progress`` is called with the number of records sent so far. Raises the errors of
+        record_many, and UnavailableError if it takes longer than ``timeout`` seconds; run it once
+        more then.
         """
         if since.utcoffset() is None:
             raise ConfigurationError("since has no time zone; give one, such as 2026-11-22T10:00Z.")
@@ -270,8 +270,8 @@ class BillingClient:
         """Close the connections of this process; any later use raises ConfigurationError.
 
         What waits in the outbox is sent for so many seconds at most, or None for as long as it
-        takes. The rest stays on disk for the next process, with an OutboxWarning that says how
-        many records that are.
+        takes. The rest stays on disk for the next process; an OutboxWarning says how many
+        records are left.
         """
         try:
             if self._outbox is not None:

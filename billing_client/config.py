@@ -15,7 +15,7 @@ from billing_client.errors import ConfigurationError
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "/api/v1/usage/"
-# Sockets take up to 24 days. A longer timeout would mean for ever, which no call should take.
+# No call needs more. A socket waits for ever if it is told more than 24 days.
 LONGEST_SECONDS = 86_400
 # How much may wait in an outbox, and how many delivered records are kept.
 MOST_RECORDS = 1_000_000
@@ -80,8 +80,8 @@ class Bounds:
         self.keep_bytes = _whole("outbox_keep_bytes", keep_bytes, least=0)
 
 
-def _whole(name: str, value: object, *, least: int, most: int = 2**50) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+def _whole(name: str, value: int, *, least: int, most: int = 2**50) -> int:
+    if not _is_a(value, int) or not least <= value <= most:
         raise ConfigurationError(
             f"{name} is {value!r}, expected a whole number from {least} to {most}."
         )

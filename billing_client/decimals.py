@@ -48,14 +48,12 @@ def product(one: Decimal, other: Decimal) -> Decimal:
 
 
 def _as_decimal(value: Number) -> Decimal:
-    if isinstance(value, str):
-        if not _PLAIN.fullmatch(value):
-            raise ValueError('is not written in plain digits such as "58" or "0.05"')
-        return Decimal(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
+        raise ValueError('is not written in plain digits such as "58" or "0.05"')
     if isinstance(value, float):
         # Not repr(): subclasses such as numpy's print their own name around the digits.
         return Decimal(float.__repr__(value))
-    if isinstance(value, Decimal):
+    if isinstance(value, str | Decimal):
         return Decimal(value)
     return Decimal(as_int(value, "an int, str, Decimal or float"))
 

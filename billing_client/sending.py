@@ -7,10 +7,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from time import monotonic
 
 from billing_client.batches import Batch
 from billing_client.receipts import Receipts
+from billing_client.retries import Deadline
 
 Send = Callable[[Batch], Receipts]
 _Jobs = queue.SimpleQueue["tuple[Batch, Future[Receipts]] | None"]
@@ -20,7 +20,7 @@ class Sending:
     """One call of record_many.
 
     ``receipts`` are those so far, in the order of the items. With one connection the caller's own
-    thread sends; with more, as many threads do, which end with the process if they must.
+    thread sends; with more, as many threads do, which do not keep the process alive.
     """
 
     def __init__(self, send: Send, connections: int) -> None:
@@ -57,11 +57,11 @@ class Sending:
 
         Waits for so many seconds at most.
         """
-        ends = monotonic() + seconds
+        deadline = Deadline(seconds)
         missing: list[str] = []
         for batch, future in self._under_way:
             try:
-                failed = future.cancelled() or future.exception(max(0.0, ends - monotonic()))
+                failed = future.cancelled() or future.exception(max(0.0, deadline.left()))
             except TimeoutError:
                 failed = True
             if failed:

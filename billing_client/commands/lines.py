@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a file has what.
+    """Where a file has the values of the fields.
 
     columns      the column of a field, for those that are not named as in the contract
     id_from      a template such as "cdn:{date}:{customer}" of columns, for a file without ids
@@ -264,16 +264,17 @@ def _time(row: dict[str, Any], column: str | None, layout: Layout) -> datetime:
 def _id_from(row: dict[str, Any], layout: Layout) -> str:
     if layout.id_from is None:
         raise _Unfit("has no field request_id, and --id-from was not passed")
-    for name in _columns_of(layout.id_from):
-        if name not in row:
-            raise _Unfit(f"has no column {name} for --id-from")
-        if row[name] is None or row[name] == "":
-            raise _Unfit(f"column {name}: is empty, but --id-from needs it")
+    made = ""
     # Not by format_map(), which would look for a part of the column in {usage.id}.
-    return "".join(
-        before + ("" if name is None else str(row[name]))
-        for before, name, _, _ in Formatter().parse(layout.id_from)
-    )
+    for before, name, _, _ in Formatter().parse(layout.id_from):
+        made += before
+        if name is not None:
+            if name not in row:
+                raise _Unfit(f"has no column {name} for --id-from")
+            if row[name] is None or row[name] == "":
+                raise _Unfit(f"column {name}: is empty, but --id-from needs it")
+            made += str(row[name])
+    return made
 
 
 def _columns_of(template: str) -> list[str]:
