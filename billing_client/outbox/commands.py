@@ -282,11 +282,8 @@ def _wanted(path: Path, options: argparse.Namespace) -> Iterator[tuple[Path, int
 
 def _settle(file: Path, offset: int) -> None:
     """Mark a refused record in place: it was enqueued again, or given up."""
-    number = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.pwrite(number, MOVED, offset)
-    finally:
-        os.close(number)
+    with file.open("r+b", buffering=0) as opened:
+        os.pwrite(opened.fileno(), MOVED, offset)
 
 
 def _tidy(directory: Path) -> None:

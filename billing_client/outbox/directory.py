@@ -18,13 +18,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from billing_client.batches import Batch
 from billing_client.config import Bounds
 from billing_client.errors import ConfigurationError
-from billing_client.outbox.segment import DELIVERED, PENDING, TIME, rows_of
+from billing_client.outbox.segment import DELIVERED, PENDING, TIME, check_whole, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -151,13 +152,8 @@ class Directory:
         """
         path = self.path / time.strftime("rejected-%Y%m.log", time.gmtime())
         line = b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:])
-        with open(path, "ab", buffering=0, opener=_private) as file:
-            if file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, "the disk took only a part of it")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+        with open(path, "ab", buffering=0, opener=partial(os.open, mode=0o600)) as file:
+            check_whole(file.write(line), len(line))
 
 
 def usable(directory: str | os.PathLike[str]) -> Path:

@@ -142,9 +142,7 @@ class Log:
             # Delivered usage goes first; a file that is put aside waits no longer.
             self._put_aside()
             directory.prune()
-        records = 0
-        for segment in self.own:
-            records += segment.pending
+        records = self.pending()
         if records >= bounds.records or directory.size + size > bounds.size:
             raise OutboxFull(
                 f"The outbox in {directory.path} is full: {records} records of this process wait,"

@@ -173,7 +173,9 @@ class Segment:
         if segment is None:  # another process took it for the file of a process that ended
             return cls.create(directory, kind)
         try:
-            segment.write(HEADER)
+            # The number is read and used in one step: a signal handler may fork before it, and the
+            # child then goes on here with its copy closed.
+            check_whole(os.write(segment.number, HEADER), len(HEADER))
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -217,7 +219,7 @@ class Segment:
         size, taken = len(line), 0
         try:
             taken = os.write(self.number, line)
-            _check_whole(taken, size)
+            check_whole(taken, size)
             if fsync:
                 os.fsync(self.number)
         except OSError:
@@ -264,12 +266,6 @@ class Segment:
             when = time.strftime(TIME, time.gmtime(os.fstat(self.number).st_mtime))
             self.path.rename(kept / f"{when}-{self.path.name.split('-', 2)[2]}")
 
-    def write(self, data: bytes) -> None:
-        """Write all of it. Raises OSError."""
-        # The number is read and used in one step: a signal handler may fork before it, and the
-        # child then goes on here with its copy closed.
-        _check_whole(os.write(self.number, data), len(data))
-
     def release(self) -> None:
         """Let the lock go, at once; what still uses the file may end. Only its owner may do it."""
         with suppress(OSError):
@@ -284,7 +280,8 @@ class Segment:
     __del__ = close
 
 
-def _check_whole(taken: int, size: int) -> None:
+def check_whole(taken: int, size: int) -> None:
+    """Raise OSError if a write took fewer bytes, as on a full disk."""
     if taken < size:
         raise OSError(errno.ENOSPC, "the disk took only a part of it")
 
