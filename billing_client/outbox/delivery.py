@@ -14,6 +14,7 @@ from random import uniform
 from time import monotonic
 from typing import Literal
 
+from billing_client.batches import MOST_RECORDS
 from billing_client.calls import RETRIED
 from billing_client.errors import (
     AuthenticationError,
@@ -27,8 +28,6 @@ from billing_client.errors import (
 from billing_client.outbox.segment import Row
 from billing_client.receipts import Receipt
 
-# The service takes no more in one request; their bytes are within its bound however long they are.
-MOST_RECORDS = 1000
 # From the moment of enqueue, whichever process sends.
 UNKNOWN_CUSTOMER_SECONDS = 7 * 24 * 3600.0
 # Enough to take a full batch apart, and to see that nothing of it goes through.
@@ -37,11 +36,12 @@ _MOST_REFUSALS = 80
 # How many records are sent after a failure; four times as many with each success.
 PROBE_RECORDS = 8
 
-Ask = Callable[[Sequence[Row]], Sequence[Receipt | None]]
 Fate = Literal["sent", "rejected", "waiting"]
 
 
-def deliver(ask: Ask, rows: Sequence[Row]) -> Iterator[list[tuple[Row, Receipt]]]:
+def deliver(
+    ask: Callable[[Sequence[Row]], Sequence[Receipt | None]], rows: Sequence[Row]
+) -> Iterator[list[tuple[Row, Receipt]]]:
     """The receipts of the records, as the answers come in.
 
     Raises UnavailableError or RateLimitedError, or another BillingError where nothing can be sent
@@ -110,7 +110,7 @@ class Pace:
     """When to try again: full jitter under a ceiling that doubles, above the service's Retry-After.
 
     All times are in seconds, on the monotonic clock. ``limit`` is how many records to send: few
-    after a failure.
+    after a failure, and never more bytes than the service takes, however long they are.
     """
 
     def __init__(self, first: float, last: float, shortest: float = 0.0) -> None:

@@ -300,7 +300,13 @@ class Outbox:
     def _send_all(self, log: Log) -> bool:
         """Send this process's records, and those of one that ended; whether there was one."""
         if monotonic() >= self._scan_due:
-            self._scan(log)
+            # Also for the files of processes that ended.
+            self._scan_due = monotonic() + RESCAN_SECONDS
+            self.directory.prune()
+            take_over(self.directory, self._report)
+            self._orphans = iter(self.directory.segments())
+            for segment in log.own:
+                segment.position = START  # for records whose outcome could not be kept
         if tries := not self._customers.left():
             self._customers.failed()
             self._put_off.clear()
@@ -325,15 +331,6 @@ class Outbox:
             finally:
                 log.give_back()
         return False
-
-    def _scan(self, log: Log) -> None:
-        """Look after the directory, and for the files of processes that ended."""
-        self._scan_due = monotonic() + RESCAN_SECONDS
-        self.directory.prune()
-        take_over(self.directory, self._report)
-        self._orphans = iter(self.directory.segments())
-        for segment in log.own:
-            segment.position = START  # for records whose outcome could not be kept
 
     def _report(self, path: Path, error: Exception) -> None:
         if path not in self._reported:

@@ -43,7 +43,9 @@ def take_over(directory: Directory, report: Callable[[Path, Exception], None]) -
         return
     for path in sorted(directory.path.glob("usage-*.sqlite3")):
         try:
-            with closing(_connected(path)) as connection:
+            address = f"file:{quote(str(path))}?mode=rw"
+            connection = sqlite3.connect(address, uri=True, timeout=0, isolation_level=None)
+            with closing(connection):
                 if _locked(connection, path):
                     # What version 1 delivered was not kept.
                     marker = f"{REMOVED}{time.strftime(TIME, time.gmtime())}-version-1"
@@ -53,7 +55,9 @@ def take_over(directory: Directory, report: Callable[[Path, Exception], None]) -
                     Path(f"{path}-wal").unlink(missing_ok=True)
                     path.unlink()
         except sqlite3.Error as error:
-            if not _is_busy(error) and path.exists():
+            name = getattr(error, "sqlite_errorname", "")
+            is_in_use = name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+            if not is_in_use and path.exists():
                 report(path, error)
         except ValueError as error:
             report(path, error)
@@ -62,11 +66,6 @@ def take_over(directory: Directory, report: Callable[[Path, Exception], None]) -
 def left_over(directory: Path) -> list[Path]:
     """The SQLite files that wait to be taken over."""
     return sorted(directory.glob("usage-*.sqlite3"))
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    address = f"file:{quote(str(path))}?mode=rw"
-    return sqlite3.connect(address, uri=True, timeout=0, isolation_level=None)
 
 
 def _locked(connection: sqlite3.Connection, path: Path) -> bool:
@@ -110,8 +109,3 @@ def _move(connection: sqlite3.Connection, directory: Directory) -> None:
                 else:
                     segment.append(line_of(record, stamped=bool(stamped), at=at))
             connection.execute(f"DELETE FROM {table} WHERE seq <= ?", (rows[-1][0],))  # noqa: S608 - as above
-
-
-def _is_busy(error: sqlite3.Error) -> bool:
-    name = getattr(error, "sqlite_errorname", "")
-    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

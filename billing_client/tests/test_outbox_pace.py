@@ -15,10 +15,10 @@ import pytest
 import time_machine
 
 from billing_client import BillingClient
-from billing_client.batches import MOST_BYTES
+from billing_client.batches import MOST_BYTES, MOST_RECORDS
 from billing_client.outbox import delivery
 from billing_client.outbox import outbox as outbox_module
-from billing_client.outbox.delivery import MOST_RECORDS, Pace
+from billing_client.outbox.delivery import Pace
 from billing_client.tests.faulty import Behaviour, Exchange, FaultyServer, honest, refuse, reply
 from billing_client.tests.outboxes import (
     SOAK,
