@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from billing_client.fake.service import MemoryService
+from billing_client.fake.service import MemoryService, id_of
 
 Fault = Literal["lost", "reset", "silence", "bad gateway", "outage", "refused"]
 FAULTS: dict[Fault, str] = {
@@ -79,13 +79,8 @@ def records_of(body: bytes) -> dict[str, Any]:
         sent = json.loads(body, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return {}
-    found = {}
-    for record in sent if isinstance(sent, list) else [sent]:
-        if isinstance(record, dict):
-            name = record.get("request_id", record.get("requestId"))
-            if isinstance(name, str):
-                found[name] = record
-    return found
+    records = sent if isinstance(sent, list) else [sent]
+    return {name: record for record in records if (name := id_of(record)) is not None}
 
 
 class Grader:

@@ -246,9 +246,15 @@ def _invalid(field: str, code: str, detail: str) -> ValidationError:
     return ValidationError("", fields=[FieldError(field, code, detail)])
 
 
+def id_of(sent: Any) -> str | None:
+    """The id of a record as it was sent, under either name; None if it is no text."""
+    name = sent.get("request_id", sent.get("requestId")) if isinstance(sent, dict) else None
+    return name if isinstance(name, str) else None
+
+
 def _result(sent: Any, reply: Reply) -> Record:
-    request_id = sent.get("request_id", sent.get("requestId")) if isinstance(sent, dict) else None
-    if not (isinstance(request_id, str) and len(request_id) <= 128 and request_id.isprintable()):
+    request_id = id_of(sent)
+    if request_id is None or len(request_id) > 128 or not request_id.isprintable():
         request_id = None
     name = "record" if reply.status < 400 else "error"
     return {"status": reply.status, "request_id": request_id, name: reply.content}
