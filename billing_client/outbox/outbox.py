@@ -141,7 +141,8 @@ class Outbox:
         """The files of this process. Also notices forks in C, which run no hooks."""
         log = self._log
         if log.process != Process.name():
-            # Of threads that are the first at once, only the last one's log is sent from at once.
+            # If several threads come first at once, each has a log, and only the last one is sent
+            # from. The others' files are found like those of processes that ended.
             self._begin()
             log.abandon()
         return self._log
@@ -267,8 +268,8 @@ class Outbox:
     def _send_once(self) -> bool | None:
         """Send what there is; whether there may be more, None if it was not the time to send."""
         log, me, is_early = self._log, get_ident(), self._attempts.left() > 0
-        # No call between a reading and its writing, where another thread might do the same; nor
-        # a lock, which a KeyboardInterrupt might leave taken.
+        # Nothing is called between the look at _worker and its change, where another thread might
+        # do the same. A lock would not do: a KeyboardInterrupt might leave it taken.
         if self._log.closed or is_early or self._worker:
             return None
         self._worker = me
@@ -284,7 +285,7 @@ class Outbox:
                 log.close()  # files made or adopted meanwhile
 
     def _failed(self, error: Exception) -> None:
-        # So that no customer, and no file of a process that ended, waits longer because of this.
+        # So that this makes no customer, and no file of a process that ended, wait longer.
         self._customers.hurry()
         self._scan_due = 0.0
         seconds = self._attempts.failed(getattr(error, "retry_after", None))
@@ -364,7 +365,7 @@ class Outbox:
     def _settle(
         self, log: Log, segment: Segment, answered: Sequence[tuple[Row, Receipt]]
     ) -> str | None:
-        """Keep these outcomes, and tell of them; return what stands in the way of that."""
+        """Keep these outcomes and tell of them; return why one could not be kept, if so."""
         told: dict[Fate, list[tuple[Row, BillingError | None]]] = {}
         trouble = None
         for row, receipt in answered:

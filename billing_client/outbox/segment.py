@@ -227,7 +227,7 @@ class Segment:
             if taken >= size - 1 and not self._take_back(line, before):
                 self.pending += 1  # it was sent meanwhile and counted off, or will be
             raise
-        # No call between a reading and its writing: another thread counts at the same time.
+        # Nothing is called while a count is read and written: another thread counts too.
         self.pending += 1
         self.written += size
 
