@@ -31,7 +31,7 @@ _QUICK: tuple[Fault, ...] = ("lost", "reset", "bad gateway")
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close at once, with an RST
 
 
-class FakeServer:
+class FakeServer(ThreadingHTTPServer):
     """Serves on 127.0.0.1 from the start to the end of the with block.
 
     port   0 takes a free one
@@ -39,6 +39,9 @@ class FakeServer:
     seed   makes the order of the faults
     say    gets one line for each call
     """
+
+    daemon_threads = True
+    block_on_close = False
 
     def __init__(
         self,
@@ -61,21 +64,20 @@ class FakeServer:
         self._last_call = time.monotonic()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._server = _Server(("127.0.0.1", port), _Handler)
-        self._server.fake = self
-        self.port: int = self._server.server_address[1]
+        super().__init__(("127.0.0.1", port), _Handler)
+        self.port = self.server_port
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,))
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._server.shutdown()
+        self.shutdown()
         self._thread.join()
-        self._server.server_close()
+        self.server_close()
 
     def wait(self) -> None:
         """Return when all is settled and quiet, or when the client has long made no call."""
@@ -88,6 +90,18 @@ class FakeServer:
                 if time.monotonic() - self._last_call > seconds:
                     return
             time.sleep(0.05)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection; one that is to be reset sends no FIN first."""
+        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that hung up."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     # For the handler
 
@@ -175,31 +189,13 @@ class FakeServer:
         return self._dice.choice(_QUICK) if self._new_calls % 2 else None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    fake: FakeServer
-
-    def shutdown_request(self, request: Any) -> None:
-        """Close a connection; one that is to be reset sends no FIN first."""
-        if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, len(_RESET)) == _RESET:
-            self.close_request(request)
-        else:
-            super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that hung up."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Server
+    server: FakeServer
 
     def setup(self) -> None:
         super().setup()
-        self.number = self.server.fake.connected()
+        self.number = self.server.connected()
 
     def __getattr__(self, name: str) -> Any:
         """Find the methods but POST, which the base class looks up by their names."""
@@ -215,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(self._not_let_in() or refusal)
 
     def do_POST(self) -> None:
-        fake, body = self.server.fake, self._body()
+        fake, body = self.server, self._body()
         if self.path == READ_ELSEWHERE:
             self._send(fake.read_elsewhere(body))
             return
