@@ -27,7 +27,7 @@ from usage.models import Bill, CommandRun, Hold, UsageRecord
 
 # A scrape more often than this is answered with the same figures of the database.
 KEPT_SECONDS = 15.0
-_MERGED = "ended"
+_KINDS = ("counter", "histogram")
 _BILLS_AT_ONCE = 100
 
 
@@ -41,26 +41,30 @@ class WorkersCollector(Collector):
     def __init__(self, directory: str) -> None:
         self.directory = Path(directory)
         self._lock = threading.Lock()  # the server answers each scrape in a thread of its own
-        self._discard_merged()
+        # Remove files that were merged when this process's predecessor was killed.
+        for kind in _KINDS:
+            kept, listing = self._sums(kind, "db"), self._sums(kind, "json")
+            if kept.exists() and listing.exists():
+                generation, names = json.loads(listing.read_text())
+                if generation == kept.stat().st_ino:
+                    for name in names:
+                        (self.directory / name).unlink(missing_ok=True)
 
     def collect(self) -> Iterable[Metric]:
         """Return the sums of all workers, ended ones included."""
         with self._lock:
-            self._merge_ended()
+            ended = [path for path in self.directory.glob("*.db") if _has_ended(path)]
+            for path in ended:
+                # No request is under way in an ended worker. One killed at its start left no bytes.
+                if path.name.startswith("gauge_live") or not path.stat().st_size:
+                    path.unlink()
+            for kind in _KINDS:
+                paths = [path for path in ended if path.match(f"{kind}_*") and path.exists()]
+                if paths:
+                    self._merge(kind, paths)
             # One without bytes is being made by a worker that starts; reading it is an error.
             files = [str(path) for path in self.directory.glob("*.db") if path.stat().st_size]
             return list(MultiProcessCollector.merge(files))
-
-    def _merge_ended(self) -> None:
-        ended = [path for path in self.directory.glob("*.db") if self._has_ended(path)]
-        for path in ended:
-            # No request is under way in an ended worker. One killed at its start left no bytes.
-            if path.name.startswith("gauge_live") or not path.stat().st_size:
-                path.unlink()
-        for kind in ("counter", "histogram"):
-            paths = [path for path in ended if path.name.startswith(f"{kind}_") and path.exists()]
-            if paths:
-                self._merge(kind, paths)
 
     def _merge(self, kind: str, paths: list[Path]) -> None:
         """Add the numbers of some files to those kept of ended workers, also if interrupted.
@@ -68,7 +72,7 @@ class WorkersCollector(Collector):
         The new sums are complete before they replace the old ones under their name, and the list
         of the files in them is written first: files that a crash leaves behind are not added twice.
         """
-        kept, new = self.directory / f"{kind}_{_MERGED}.db", self.directory / f"{kind}.new"
+        kept, new = self._sums(kind, "db"), self.directory / f"{kind}.new"
         new.unlink(missing_ok=True)
         sums: dict[str, float] = {}
         for path in [kept, *paths] if kept.exists() else paths:
@@ -79,34 +83,27 @@ class WorkersCollector(Collector):
             merged.write_value(key, value, 0.0)
         merged.close()
         generation = new.stat().st_ino
-        listing = self.directory / f"{kind}_{_MERGED}.json"
-        listing.write_text(json.dumps([generation, [path.name for path in paths]]))
+        self._sums(kind, "json").write_text(json.dumps([generation, [path.name for path in paths]]))
         new.replace(kept)
         for path in paths:
             path.unlink()
 
-    def _discard_merged(self) -> None:
-        """Remove files that were merged when this process's predecessor was killed."""
-        for kind in ("counter", "histogram"):
-            kept = self.directory / f"{kind}_{_MERGED}.db"
-            listing = self.directory / f"{kind}_{_MERGED}.json"
-            if kept.exists() and listing.exists():
-                generation, names = json.loads(listing.read_text())
-                if generation == kept.stat().st_ino:
-                    for name in names:
-                        (self.directory / name).unlink(missing_ok=True)
+    def _sums(self, kind: str, suffix: str) -> Path:
+        """Return the file of the sums of ended workers, or of the list of the files in them."""
+        return self.directory / f"{kind}_ended.{suffix}"
 
-    def _has_ended(self, path: Path) -> bool:
-        pid = path.stem.rpartition("_")[2]
-        if not pid.isdecimal():
-            return False  # the sums of ended workers
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # a process of another user's has the number now
-        return False
+
+def _has_ended(path: Path) -> bool:
+    pid = path.stem.rpartition("_")[2]
+    if not pid.isdecimal():
+        return False  # the sums of ended workers
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass  # a process of another user's has the number now
+    return False
 
 
 class DatabaseCollector(Collector):
@@ -129,23 +126,18 @@ class DatabaseCollector(Collector):
         """Return the figures, read now unless that was a moment ago."""
         with self._lock:
             if self._clock() - self._read_at >= KEPT_SECONDS:
-                self._kept = self._read()
+                up = GaugeMetricFamily("billing_database_up", "1 if the database gave the figures.")
+                try:
+                    self._kept = [up, *_figures()]
+                    up.add_metric([], 1)
+                except Error:
+                    self._kept = [up]
+                    up.add_metric([], 0)
+                finally:
+                    with contextlib.suppress(Error):
+                        connection.close()  # this thread ends with the scrape
                 self._read_at = self._clock()
             return self._kept
-
-    def _read(self) -> list[Metric]:
-        up = GaugeMetricFamily("billing_database_up", "1 if the database gave the figures.")
-        try:
-            figures = list(_figures())
-        except Error:
-            figures = []
-            up.add_metric([], 0)
-        else:
-            up.add_metric([], 1)
-        finally:
-            with contextlib.suppress(Error):
-                connection.close()  # this thread ends with the scrape
-        return [up, *figures]
 
 
 def _figures() -> Iterator[Metric]:

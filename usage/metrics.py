@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from contextvars import ContextVar
-from typing import NamedTuple
 
 from django.conf import settings
 from prometheus_client import Counter, Gauge, Histogram
@@ -34,58 +33,47 @@ class RequestSummary:
 request_summary: ContextVar[RequestSummary | None] = ContextVar("request_summary", default=None)
 
 
-class Instruments(NamedTuple):
+class Instruments:
     """Everything that the workers measure."""
 
-    request_seconds: Histogram
-    requests_in_progress: Gauge
-    records: Counter
-    unavailable: Counter
-    group_commit_requests: Histogram
-    close_lock_seconds: Histogram
-    traffic_waiting: Gauge
-
-
-def _instruments() -> Instruments:
-    return Instruments(
-        request_seconds=Histogram(
+    def __init__(self) -> None:
+        self.request_seconds = Histogram(
             "billing_request_seconds",
             "Seconds from a request's arrival until its answer was sent.",
             ("route", "status"),
             buckets=_SECONDS,
-        ),
-        requests_in_progress=Gauge(
+        )
+        self.requests_in_progress = Gauge(
             "billing_requests_in_progress",
             "Requests that have arrived and are not answered yet.",
             multiprocess_mode="livesum",
-        ),
-        records=Counter(
+        )
+        self.records = Counter(
             "billing_records",
             "Records answered, by outcome: created, replayed, or the code of the refusal.",
             ("outcome",),
-        ),
-        unavailable=Counter(
+        )
+        self.unavailable = Counter(
             "billing_unavailable",
             "Answers of 503, by the class of the database's SQLSTATE, or none.",
             ("sqlstate_class",),
-        ),
-        group_commit_requests=Histogram(
+        )
+        self.group_commit_requests = Histogram(
             "billing_group_commit_requests",
             "Requests that shared a transaction.",
             buckets=_REQUESTS,
-        ),
-        close_lock_seconds=Histogram(
+        )
+        self.close_lock_seconds = Histogram(
             "billing_close_lock_seconds",
             "Seconds that a transaction waited for the close lock, by verb: record or close.",
             ("verb",),
             buckets=_SECONDS,
-        ),
-        traffic_waiting=Gauge(
+        )
+        self.traffic_waiting = Gauge(
             "billing_traffic_waiting",
             "Counts of API keys' traffic that wait for the database.",
             multiprocess_mode="livesum",
-        ),
-    )
+        )
 
 
-instruments = _instruments() if settings.METRICS_ADDRESS else None
+instruments = Instruments() if settings.METRICS_ADDRESS else None
