@@ -83,20 +83,17 @@ class PostgreSQLStatements:
         accounts: dict[int, list[ExistingBill]] = {}
         for _, _, _, customers, ids, month, start, end, is_open in rows:
             if month is None:  # without a bill, or unknown
-                accounts |= {customer_id: [] for customer_id in self._existing(customers)}
+                self.cursor.execute(
+                    "SELECT id FROM usage_customer WHERE id = ANY(%s::bigint[])",
+                    [_array(customers)],
+                )
+                accounts |= {customer_id: [] for (customer_id,) in self.cursor.fetchall()}
                 continue
             alike = _date(month), _instant(start), _instant(end), is_open
             for customer_id, bill_id in zip(customers, ids, strict=True):
                 accounts.setdefault(customer_id, []).append(ExistingBill(bill_id, *alike))
         now, zone, past_until = rows[0][:3]
         return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
-
-    def _existing(self, customer_ids: Collection[int]) -> list[int]:
-        """Return the ids that customers have; only ids without a bill need this look."""
-        self.cursor.execute(
-            "SELECT id FROM usage_customer WHERE id = ANY(%s::bigint[])", [_array(customer_ids)]
-        )
-        return [customer_id for (customer_id,) in self.cursor.fetchall()]
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
         """Open those bills that are still missing, and return their ids."""

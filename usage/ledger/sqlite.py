@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache, lru_cache
-from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError
@@ -33,7 +32,7 @@ _PRICE_PLACES = PRICE_DIGITS["decimal_places"]
 
 @dataclass(slots=True)
 class SQLiteStatements:
-    """The statements, on a cursor inside the caller's transaction."""
+    """The statements of `PostgreSQLStatements`, on a cursor inside the caller's transaction."""
 
     cursor: CursorWrapper
 
@@ -45,10 +44,6 @@ class SQLiteStatements:
     def accounts(
         self, customer_ids: Collection[int]
     ) -> tuple[dt.datetime, str | None, dt.date, dict[int, list[ExistingBill]]]:
-        """Return the clock, the zone of the books, the last past day and each customer's bills.
-
-        Unknown customers are left out, and so are bills that no longer matter.
-        """
         # A column behind `|| ''` has no declared type, so Django leaves its text alone.
         self.cursor.execute(
             f"SELECT {NOW['sqlite']}, (SELECT name FROM usage_billingtimezone),"
@@ -59,10 +54,7 @@ class SQLiteStatements:
             " LEFT JOIN usage_customer customer ON customer.id = asked.id"
             " LEFT JOIN usage_bill bill ON bill.customer_id = customer.id AND (bill.closed_at"
             f" IS NULL OR bill.month >= date({NOW['sqlite']}, '-' || %s || ' days'))",
-            [
-                json.dumps(list(customer_ids)),
-                TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS,
-            ],
+            [json.dumps(list(customer_ids)), TWO_MONTHS_IN_DAYS + settings.BILLING_GRACE_DAYS],
         )
         rows = self.cursor.fetchall()
         accounts: dict[int, list[ExistingBill]] = {}
@@ -70,20 +62,19 @@ class SQLiteStatements:
             if customer_id is not None:
                 bills = accounts.setdefault(customer_id, [])
                 if bill_id is not None:
-                    period = _utc(start), _utc(end)
-                    bills.append(ExistingBill(bill_id, _date(month), *period, bool(is_open)))
+                    alike = _date(month), _utc(start), _utc(end), bool(is_open)
+                    bills.append(ExistingBill(bill_id, *alike))
         now, zone, past_until = rows[0][:3]
         return instant(now), zone, _date(past_until) if past_until else dt.date.min, accounts
 
     def open_bills(self, bills: Sequence[MissingBill]) -> set[int]:
-        """Open those bills that are still missing, and return their ids."""
         rows = [
-            (bill.customer_id, bill.month.isoformat(), _text(bill[2]), _text(bill[3]))
-            for bill in bills
+            (customer_id, month.isoformat(), _text(start), _text(end))
+            for customer_id, month, start, end in bills
         ]
         self.cursor.execute(
             "WITH missing (customer_id, month, period_start, period_end) AS"
-            f" ({_values(rows)})"
+            f" (SELECT {_columns(4)} FROM json_each(%s))"
             " INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency,"
             " minor_unit_digits)"
             f" SELECT missing.*, customer.currency, {digits_sql('customer.currency')} FROM missing"
@@ -93,7 +84,7 @@ class SQLiteStatements:
             " WHERE bill.customer_id = missing.customer_id"
             " AND bill.period_end > missing.period_start"
             " AND bill.period_start < missing.period_end) RETURNING id",
-            [value for row in rows for value in row],
+            [json.dumps(rows)],
         )
         return {bill_id for (bill_id,) in self.cursor.fetchall()}
 
@@ -102,10 +93,6 @@ class SQLiteStatements:
         records: Sequence[tuple[StoredRecord, int | None]],
         voiding: Voiding | None,
     ) -> set[str]:
-        """Insert those records whose ids are new, and return their ids.
-
-        Each comes with the id of the API key that reported it. All were recorded at one instant.
-        """
         rows = [
             (
                 record.request_id,
@@ -174,7 +161,6 @@ class SQLiteStatements:
             raise
 
     def stored(self, request_ids: Iterable[str]) -> dict[str, StoredRecord]:
-        """Return the records with these ids, by id."""
         self.cursor.execute(
             "SELECT record.request_id, record.customer_id, record.service, record.units,"
             " record.price_per_unit, record.occurred_at || '', record.recorded_at || '',"
@@ -201,12 +187,6 @@ class SQLiteStatements:
                 occurred_at, recorded_at, late, bill_id, month,
             ) in self.cursor.fetchall()
         }  # fmt: skip
-
-
-def _values(rows: Sequence[Sequence[Any]]) -> str:
-    """Return a VALUES clause with a placeholder for each value."""
-    row = f"({', '.join(['%s'] * len(rows[0]))})"
-    return f"VALUES {', '.join([row] * len(rows))}"
 
 
 @cache
