@@ -16,7 +16,6 @@ REASON_LENGTH = 500
 ACTOR_LENGTH = 150
 UNITS_DIGITS = {"max_digits": 18, "decimal_places": 6}
 PRICE_DIGITS = {"max_digits": 18, "decimal_places": 12}
-AMOUNT_LIMIT = 10**12
 
 REQUEST_ID_RULE = (
     f"A request_id has 1 to {REQUEST_ID_LENGTH} printable ASCII characters and no spaces."
@@ -102,7 +101,7 @@ def fit_price(value: Decimal) -> Decimal:
 
 def validate_amount(units: Decimal, price_per_unit: Decimal) -> None:
     """Raise ValidationError unless units × price is below 10¹²."""
-    if exact_amount(units, price_per_unit) >= AMOUNT_LIMIT:
+    if exact_amount(units, price_per_unit) >= 10**12:
         raise ValidationError(
             "Units × price must be below 1,000,000,000,000. Check both; report more in parts, each"
             " under its own request_id.",

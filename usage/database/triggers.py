@@ -98,11 +98,6 @@ def install_in_migration(_apps: Any, schema_editor: Any) -> None:
     install(schema_editor.connection)
 
 
-def expected(connection: BaseDatabaseWrapper) -> set[str]:
-    """Return the names of all guards."""
-    return set(_guards(connection.vendor))
-
-
 def faults(connection: BaseDatabaseWrapper) -> dict[str, str]:
     """Return the faults of the guards, by name, in at most three queries: it suits a probe.
 

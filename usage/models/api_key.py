@@ -100,32 +100,23 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
             digest=_digest(key),
         )
         try:
-            self._insert(api_key, by=by)
+            with transaction.atomic():
+                api_key.clean_fields()
+                api_key.save(force_insert=True)
+                name_given = NewValue("name", "", api_key.name)
+                Change.objects.keep(api_key, Change.Action.ISSUED, by=by, values=[name_given])
         except (IntegrityError, ValidationError):
             if form_id and (issued := self.filter(form_id=form_id).first()):
                 raise FormSentTwice(issued) from None
             raise
         return api_key, key
 
-    def _insert(self, api_key: ApiKey, *, by: object) -> None:
-        with transaction.atomic():
-            api_key.clean_fields()
-            api_key.save(force_insert=True)
-            Change.objects.keep(
-                api_key, Change.Action.ISSUED, by=by, values=[NewValue("name", "", api_key.name)]
-            )
-
     def identify(self, key: str) -> ApiKey | None:
         """Return the live key with this text; a mistyped one is refused without a query."""
-        if not is_well_formed(key):
+        body, checksum = key[:-_CHECKSUM_LENGTH], key[-_CHECKSUM_LENGTH:]
+        if not (key.isascii() and key.startswith(_MARK) and checksum == _checksum(body)):
             return None
         return self.live().filter(digest=_digest(key)).first()
-
-
-def is_well_formed(key: str) -> bool:
-    """Tell whether `key` looks like one of ours and its checksum holds."""
-    body, checksum = key[:-_CHECKSUM_LENGTH], key[-_CHECKSUM_LENGTH:]
-    return key.isascii() and key.startswith(_MARK) and checksum == _checksum(body)
 
 
 class ApiKey(models.Model):

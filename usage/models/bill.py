@@ -17,11 +17,7 @@ from usage.database.constraints import CurrencyCode, FirstDayOfMonth, readable
 from usage.database.fields import ExactDecimalField
 from usage.database.names import NameField
 from usage.models.base import FrozenModel, FrozenQuerySet
-from usage.models.customer import (
-    CUSTOMER_NAME_LENGTH,
-    REFERENCE_LENGTH,
-    Customer,
-)
+from usage.models.customer import CUSTOMER_NAME_LENGTH, REFERENCE_LENGTH, Customer
 from usage.models.time_zone import BillingTimeZone, misfit_of
 from usage.money import exact_amount, exact_sum, round_amount
 from usage.periods import Period, grace_end, last_due_month, month_bounds
@@ -228,9 +224,9 @@ class Bill(FrozenModel):
     @property
     def customer_reference(self) -> str:
         """The customer's reference, likewise."""
-        kept: str | None = self.closed_reference
-        reference: str = self.customer.reference
-        return reference if kept is None else kept
+        kept = self.closed_reference
+        reference: str = self.customer.reference if kept is None else kept
+        return reference
 
     @property
     def is_closed(self) -> bool:

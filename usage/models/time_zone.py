@@ -29,9 +29,23 @@ def confirm_zone(kept: str | None) -> None:
 
 
 def confirm_fit(bills: QuerySet[Any]) -> None:
-    """Raise OtherTimeZone, which names a bill, unless all periods are of this process's zone."""
-    if bill := _misfit(bills):
-        raise misfit_of(bill.pk, bill.month, Period(bill.period_start, bill.period_end))
+    """Raise OtherTimeZone, which names a bill, unless all periods are of this process's zone.
+
+    A bill starts with its month or where another one ended, and ends with its month or when it was
+    closed. A month's bounds are known to Python alone, so each distinct edge is read once.
+    """
+    if not bills.exists():
+        return
+    before = bills.filter(
+        customer=OuterRef("customer"), month=OuterRef("month"), period_end=OuterRef("period_start")
+    )
+    starts = bills.filter(~Exists(before.order_by()))
+    ends = bills.filter(Q(closed_at=None) | ~Q(closed_at=F("period_end")))
+    for edge, name, of_bills in ((0, "period_start", starts), (1, "period_end", ends)):
+        for month, instant in of_bills.order_by().values_list("month", name).distinct():
+            if instant != month_bounds(month)[edge]:
+                bill = bills.filter(month=month, **{name: instant}).order_by("pk")[0]
+                raise misfit_of(bill.pk, month, Period(bill.period_start, bill.period_end))
 
 
 def misfit_of(bill: object, month: dt.date, period: Period) -> OtherTimeZone:
@@ -43,26 +57,6 @@ def misfit_of(bill: object, month: dt.date, period: Period) -> OtherTimeZone:
         f" month is {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC: set it to the time zone in"
         " which the bills were opened."
     )
-
-
-def _misfit(bills: QuerySet[Any]) -> Any:
-    """Return a bill that starts or ends where none of its month can.
-
-    It starts with its month or where another one ended, and ends with its month or when it was
-    closed. A month's bounds are known to Python alone, so each distinct edge is read once.
-    """
-    if not bills.exists():
-        return None
-    before = bills.filter(
-        customer=OuterRef("customer"), month=OuterRef("month"), period_end=OuterRef("period_start")
-    )
-    starts = bills.filter(~Exists(before.order_by()))
-    ends = bills.filter(Q(closed_at=None) | ~Q(closed_at=F("period_end")))
-    for edge, name, of_bills in ((0, "period_start", starts), (1, "period_end", ends)):
-        for month, instant in of_bills.order_by().values_list("month", name).distinct():
-            if instant != month_bounds(month)[edge]:
-                return bills.filter(month=month, **{name: instant}).order_by("pk").first()
-    return None
 
 
 class TimeZoneQuerySet(FrozenQuerySet["BillingTimeZone"]):
