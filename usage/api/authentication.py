@@ -63,21 +63,16 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
         """Return the API client and its key; raises AuthenticationFailed."""
         scheme, _, key = request._request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
         key = key.strip() if scheme.lower() == "bearer" else ""
-        api_client = known_keys.get(key) or _identify(key)
+        api_client = known_keys.get(key)
         if api_client is None:
-            raise exceptions.AuthenticationFailed
+            asked_at = known_keys.clock()
+            api_key = ask_first(lambda: ApiKey.objects.identify(key))
+            if api_key is None:
+                raise exceptions.AuthenticationFailed
+            api_client = ApiClient(api_key.pk, api_key.name)
+            known_keys.put(key, api_client, asked_at=asked_at)
         return api_client, key
 
     def authenticate_header(self, request: Request) -> str:
         """Return the scheme of the WWW-Authenticate header."""
         return "Bearer"
-
-
-def _identify(key: str) -> ApiClient | None:
-    asked_at = known_keys.clock()
-    api_key = ask_first(lambda: ApiKey.objects.identify(key))
-    if api_key is None:
-        return None
-    api_client = ApiClient(api_key.pk, api_key.name)
-    known_keys.put(key, api_client, asked_at=asked_at)
-    return api_client

@@ -62,30 +62,19 @@ def _faults(text: str) -> list[str]:
         return ["This is not a date and time as RFC 3339 writes them."]
     if nearly["between"] is None:
         return ["The time of day and the offset are missing."]
-    faults = []
-    if nearly["between"] not in {"T", "t"}:
-        faults.append("Write T between the date and the time of day.")
-    if nearly["seconds"] is None:
-        faults.append("The seconds are missing.")
-    if nearly["seconds"] == ":60":
-        faults.append("Leap seconds are not accepted: write :59.")
-    if nearly["fraction"] and not re.fullmatch(r"\.\d+", nearly["fraction"]):
-        faults.append("Write the fraction of a second as a point and digits.")
-    faults += _faults_of_offset(nearly)
-    return faults or ["The time of day or the offset is out of range."]
-
-
-def _faults_of_offset(nearly: re.Match[str]) -> list[str]:
-    faults = []
+    has_odd_fraction = nearly["fraction"] and not re.fullmatch(r"\.\d+", nearly["fraction"])
     offset = nearly["offset"] or ""
-    if not offset:
-        faults.append("The offset is missing: end with Z for UTC, or an offset such as +01:00.")
-    if len(offset) == 3:
-        faults.append(f"The minutes of the offset are missing: write {offset}:00.")
-    if len(offset) == 5:
-        faults.append(f"The colon in the offset is missing: write {offset[:3]}:{offset[3:]}.")
-    if offset and nearly["space"]:
-        faults.append("Write no space before the offset.")
-    if offset and nearly["rest"]:
-        faults.append("Write nothing after the offset.")
-    return faults
+    colon_added = f"{offset[:3]}:{offset[3:]}"
+    faults = {
+        "Write T between the date and the time of day.": nearly["between"] not in {"T", "t"},
+        "The seconds are missing.": nearly["seconds"] is None,
+        "Leap seconds are not accepted: write :59.": nearly["seconds"] == ":60",
+        "Write the fraction of a second as a point and digits.": has_odd_fraction,
+        "The offset is missing: end with Z for UTC, or an offset such as +01:00.": not offset,
+        f"The minutes of the offset are missing: write {offset}:00.": len(offset) == 3,
+        f"The colon in the offset is missing: write {colon_added}.": len(offset) == 5,
+        "Write no space before the offset.": offset and nearly["space"],
+        "Write nothing after the offset.": offset and nearly["rest"],
+    }
+    found = [sentence for sentence, is_found in faults.items() if is_found]
+    return found or ["The time of day or the offset is out of range."]

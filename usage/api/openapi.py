@@ -161,23 +161,12 @@ _TITLES_AND_EXAMPLES: dict[str, tuple[str, Any]] = {
 
 def add_titles_and_examples(result: dict[str, Any], **_others: Any) -> dict[str, Any]:
     """Give every schema a title and an example; a hook of drf-spectacular."""
-    for name, schema in result["components"]["schemas"].items():
+    schemas = result["components"]["schemas"]
+    schemas["Usage"]["additionalProperties"] = False
+    for name, schema in schemas.items():
         title, example = _TITLES_AND_EXAMPLES[name]
         schema |= {"title": title, "examples": [example]}
     return result
-
-
-class UsageExtension(OpenApiSerializerExtension):
-    """A usage record has no fields but its own."""
-
-    target_class = UsageSerializer
-
-    def map_serializer(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
-        """Return the schema."""
-        schema = auto_schema._map_serializer(  # noqa: SLF001 - as the library documents it
-            self.target, direction, bypass_extensions=True
-        )
-        return {**schema, "additionalProperties": False}
 
 
 class BatchExtension(OpenApiSerializerExtension):

@@ -26,8 +26,9 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 def read_body(request: HttpRequest) -> bytes:
     """Return the body; raises Problem if it is too large or did not arrive whole."""
-    expected = _content_length(request)
-    if expected is not None and expected > MOST_BYTES:
+    length = request.META.get("CONTENT_LENGTH") or ""
+    expected = int(length) if length.isdecimal() else 0
+    if expected > MOST_BYTES:
         raise _too_large()
     try:
         body: bytes = _stream(request).read(MOST_BYTES + 1)
@@ -35,7 +36,7 @@ def read_body(request: HttpRequest) -> bytes:
         raise invalid_json("The body did not arrive whole. Send the request again.") from error
     if len(body) > MOST_BYTES:
         raise _too_large()
-    if expected is not None and len(body) < expected:
+    if len(body) < expected:
         raise invalid_json("The body is shorter than its Content-Length. Send the request again.")
     return body
 
@@ -77,11 +78,6 @@ def _has_dropped_body(request: HttpRequest) -> bool:
 def _stream(request: HttpRequest) -> Any:
     # Django takes a body sent in chunks for empty; the server's own stream knows where it ends.
     return request.META["wsgi.input"] if "HTTP_TRANSFER_ENCODING" in request.META else request
-
-
-def _content_length(request: HttpRequest) -> int | None:
-    text = request.META.get("CONTENT_LENGTH") or ""
-    return int(text) if text.isdecimal() else None
 
 
 def _too_large() -> Problem:
@@ -140,11 +136,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _integer(text: str) -> int:
-    # The beginning of a longer one is out of every field's bounds too, and is read in no time.
-    return int(text[:_LONGEST_INTEGER])
-
-
 def _number(text: str) -> Decimal:
     try:
         return Decimal(text)
@@ -159,6 +150,7 @@ def _constant(name: str) -> None:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_object,
     parse_float=_number,
-    parse_int=_integer,
+    # The beginning of a longer one is out of every field's bounds too, and is read in no time.
+    parse_int=lambda text: int(text[:_LONGEST_INTEGER]),
     parse_constant=_constant,
 )

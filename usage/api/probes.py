@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 from django.db import Error, connection, transaction
@@ -51,8 +51,10 @@ def livez(_request: HttpRequest) -> HttpResponse:
 @require_safe
 def readyz(_request: HttpRequest) -> HttpResponse:
     """Answer 200 if this process could record usage now, else 503 with the reasons."""
+    # On SQLite a transaction waits for the one writer, and would make others wait.
+    begin = transaction.atomic if connection.vendor == "postgresql" else nullcontext
     try:
-        with circuit.attempt(deadline.PROBE_SECONDS), _transaction():
+        with circuit.attempt(deadline.PROBE_SECONDS), begin():
             missing = list(_missing())
     except CircuitOpen:
         missing = ["The database has not answered for a while, and a request is trying it now."]
@@ -64,11 +66,6 @@ def readyz(_request: HttpRequest) -> HttpResponse:
         status=503 if missing else 200,
         headers={"Cache-Control": "no-store"},
     )
-
-
-def _transaction() -> AbstractContextManager[object]:
-    # On SQLite a transaction waits for the one writer, and would make others wait.
-    return transaction.atomic() if connection.vendor == "postgresql" else nullcontext()
 
 
 def _missing() -> Iterator[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -24,37 +25,29 @@ class InvalidField(NamedTuple):
     detail: str
 
 
+@dataclass(eq=False)
 class Problem(Exception):
     """An answer with a status of 400 or more: raised where the fault is, rendered by the view."""
 
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        detail: str,
-        *,
-        errors: Sequence[InvalidField] = (),
-        headers: Mapping[str, str] | None = None,
-        **extensions: Any,
-    ) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.errors = errors
-        self.headers = headers or {}
-        self.extensions = extensions
+    status: int
+    code: str
+    detail: str
+    _: KW_ONLY
+    errors: Sequence[InvalidField] = ()
+    conflicting_fields: Sequence[str] = ()
+    headers: dict[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Return the problem details object."""
-        document = {
+        document: dict[str, Any] = {
             "type": f"urn:usage-billing:problem:{self.code}",
             "title": TITLES.get(self.code) or HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             "code": self.code,
-            **self.extensions,
         }
+        if self.conflicting_fields:
+            document["conflicting_fields"] = self.conflicting_fields
         if self.errors:
             document["errors"] = [error._asdict() for error in self.errors]
         return document
@@ -64,7 +57,7 @@ class Problem(Exception):
             json.dumps(self.document()),
             status=self.status,
             content_type=CONTENT_TYPE,
-            headers=dict(self.headers),
+            headers=self.headers,
         )
 
 

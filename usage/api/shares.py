@@ -32,9 +32,8 @@ class Shares(dict[int, Semaphore]):
         self.clear()
 
     def __missing__(self, api_key_id: int) -> Semaphore:
-        return self.setdefault(
-            api_key_id, Semaphore(self.requests)
-        )  # one wins, if two come at once
+        # If two come at once, one wins.
+        return self.setdefault(api_key_id, Semaphore(self.requests))
 
 
 class _Told(threading.local):

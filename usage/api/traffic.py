@@ -189,31 +189,24 @@ class TrafficCounter:
 
 
 def _note(at: dt.datetime, problem: Problem, sent: Any) -> RefusalNote:
+    record = sent if isinstance(sent, dict) else {}
+    request_id, customer_id, service = (
+        record.get(name, record.get(camel_case(name)))
+        for name in ("request_id", "customer_id", "service")
+    )
+    try:
+        customer_id = read_customer_id(customer_id)
+    except ValidationError:
+        customer_id = None
     return RefusalNote(
         at,
         problem.status,
         shown(problem.code, length=CODE_LENGTH),
         shown(problem.detail, length=DETAIL_LENGTH),
-        _text(sent, "request_id", REQUEST_ID_LENGTH),
-        _customer_id(sent),
-        _text(sent, "service", SERVICE_LENGTH),
+        shown(request_id, length=REQUEST_ID_LENGTH) if isinstance(request_id, str) else "",
+        customer_id,
+        shown(service, length=SERVICE_LENGTH) if isinstance(service, str) else "",
     )
-
-
-def _named(sent: Any, name: str) -> Any:
-    return sent.get(name, sent.get(camel_case(name))) if isinstance(sent, dict) else None
-
-
-def _text(sent: Any, name: str, length: int) -> str:
-    value = _named(sent, name)
-    return shown(value, length=length) if isinstance(value, str) else ""
-
-
-def _customer_id(sent: Any) -> int | None:
-    try:
-        return read_customer_id(_named(sent, "customer_id"))
-    except ValidationError:
-        return None
 
 
 traffic = TrafficCounter()

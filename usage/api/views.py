@@ -77,9 +77,32 @@ class UsageView(APIView):
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]  # rendered already
         """Return the answer to a request that was refused; other errors are raised again."""
-        problem = _problem_of_error(exc)
-        if problem is None:
-            raise exc
+        match exc:
+            case Problem():
+                problem = exc
+            case exceptions.AuthenticationFailed() | exceptions.NotAuthenticated():
+                problem = Problem(
+                    401,
+                    "not_authenticated",
+                    "Send a valid API key as 'Authorization: Bearer <key>'. This request recorded"
+                    " nothing: send the same bytes again with a valid key.",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+            case exceptions.MethodNotAllowed():
+                problem = Problem(
+                    405,
+                    "method_not_allowed",
+                    "Report usage by POST. A redirected POST, as from http to https, arrives as"
+                    " GET: send it to the address that it is redirected to.",
+                    headers={"Allow": "POST"},
+                )
+            case DatabaseUnavailable() | Error() if is_unavailable(exc):
+                logger.warning("The database is unavailable.", exc_info=exc)
+                if summary := request_summary.get():
+                    summary.sqlstate_class = sqlstate_class(exc)
+                problem = problems.unavailable()
+            case _:
+                raise exc
         is_decided = problem.status < 500 and problem.status != 429
         if self.api_client and is_decided:
             traffic.refused(self.api_client.api_key_id, [(problem, self.body)])
@@ -135,11 +158,15 @@ def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:
         outcome = problems_at.get(place) or next(outcomes)
         if isinstance(outcome, Recorded):
             replayed += outcome.replayed
-            results.append(_result_json(outcome))
+            request_id, record = _json(outcome.record.request_id), record_json(outcome.record)
+            status = 200 if outcome.replayed else 201
+            result = f'{{"status": {status}, "request_id": {request_id}, "record": {record}}}'
         else:
             problem = outcome if isinstance(outcome, Problem) else _problem_of_outcome(outcome)
             refused.append((problem, item))
-            results.append(_refusal_json(problem, item))
+            sent_id, error = _request_id(item), problem.document()
+            result = json.dumps({"status": problem.status, "request_id": sent_id, "error": error})
+        results.append(result)
     created = len(items) - replayed - len(refused)
     traffic.recorded(api_key_id, created=created, replayed=replayed)
     if refused:
@@ -149,20 +176,6 @@ def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:
         f'{{"results": [{", ".join(results)}], "summary": {json.dumps(summary)}}}',
         status=207,
         content_type="application/json",
-    )
-
-
-def _result_json(result: Recorded) -> str:
-    """Return the result of one record of a batch as JSON."""
-    request_id, record = _json(result.record.request_id), record_json(result.record)
-    status = 200 if result.replayed else 201
-    return f'{{"status": {status}, "request_id": {request_id}, "record": {record}}}'
-
-
-def _refusal_json(problem: Problem, item: Any) -> str:
-    """Return the result of one item of a batch that was refused as JSON."""
-    return json.dumps(
-        {"status": problem.status, "request_id": _request_id(item), "error": problem.document()}
     )
 
 
@@ -186,34 +199,6 @@ def _problem_of_outcome(outcome: Conflict | Refused) -> Problem:
         case Refused(field, code, detail):
             return problems.validation_error([InvalidField(field, code, detail)])
     assert_never(outcome)
-
-
-def _problem_of_error(error: Exception) -> Problem | None:
-    match error:
-        case Problem():
-            return error
-        case exceptions.AuthenticationFailed() | exceptions.NotAuthenticated():
-            return Problem(
-                401,
-                "not_authenticated",
-                "Send a valid API key as 'Authorization: Bearer <key>'. This request recorded"
-                " nothing: send the same bytes again with a valid key.",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-        case exceptions.MethodNotAllowed():
-            return Problem(
-                405,
-                "method_not_allowed",
-                "Report usage by POST. A redirected POST, as from http to https, arrives as GET:"
-                " send it to the address that it is redirected to.",
-                headers={"Allow": "POST"},
-            )
-        case DatabaseUnavailable() | Error() if is_unavailable(error):
-            logger.warning("The database is unavailable.", exc_info=error)
-            if summary := request_summary.get():
-                summary.sqlstate_class = sqlstate_class(error)
-            return problems.unavailable()
-    return None
 
 
 def record_json(record: StoredRecord) -> str:

@@ -81,7 +81,7 @@ def test_an_error_of_the_service_is_told_with_its_traceback(
     stderr: io.StringIO, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.raise_request_exception = False
-    monkeypatch.setattr("usage.api.authentication._identify", lambda _key: 1 / 0)
+    monkeypatch.setattr("usage.api.authentication.ask_first", lambda _: 1 / 0)
 
     client.post("/api/v1/usage/", headers={"Authorization": "Bearer x"})
 
