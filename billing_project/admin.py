@@ -40,18 +40,16 @@ class BillingSite(AdminSite):
 
         def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             left = not request.user.is_authenticated and request.path != reverse("admin:logout")
-            if request.method == "POST" and left:
-                return _after_login(request)
-            response: HttpResponseBase = shown(request, *args, **kwargs)
-            return response
+            if request.method != "POST" or not left:
+                response: HttpResponseBase = shown(request, *args, **kwargs)
+                return response
+            messages.warning(
+                request, "Your session ended; nothing was done. Log in and send it again."
+            )
+            query = request.GET.copy()
+            if reason := request.POST.get("reason"):
+                query["reason"] = reason
+            address = f"{request.path}?{urlencode(query, doseq=True)}" if query else request.path
+            return HttpResponseRedirect(reverse("admin:login", query={"next": address}))
 
         return update_wrapper(checked, view)
-
-
-def _after_login(request: HttpRequest) -> HttpResponseBase:
-    messages.warning(request, "Your session ended; nothing was done. Log in and send it again.")
-    query = request.GET.copy()
-    if reason := request.POST.get("reason"):
-        query["reason"] = reason
-    address = f"{request.path}?{urlencode(query, doseq=True)}" if query else request.path
-    return HttpResponseRedirect(reverse("admin:login", query={"next": address}))

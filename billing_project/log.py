@@ -52,37 +52,28 @@ class OutageFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Drops repeated causes, and Django's second line about each 503."""
-        self._tell_counts()
+        now = time.monotonic()
+        with self._lock:
+            over = {cause: again for cause, (until, again) in self._told.items() if until <= now}
+            for cause in over:
+                del self._told[cause]
+        for cause, again in over.items():  # without the lock, since this comes back here
+            if again:
+                logger.warning("The database was unavailable %d more times: %s", again, cause)
         if getattr(record, "status_code", None) == 503 and not record.exc_info:
             return False
         error = record.exc_info[1] if record.exc_info else None
         if error is None or not is_unavailable(error):
             return True
-        cause = _cause(error)
+        # The first line of the error that the others come from.
+        while error.__cause__ is not None:
+            error = error.__cause__
+        line, _, _ = str(error).partition("\n")
+        cause = f"{type(error).__name__}: {line}"
         with self._lock:
-            until, again = self._told.get(cause, (0.0, -1))
-            if is_first := again < 0:
-                until = time.monotonic() + _MINUTE
+            until, again = self._told.get(cause, (now + _MINUTE, -1))
             self._told[cause] = until, again + 1
-        return is_first
-
-    def _tell_counts(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            over = {cause: again for cause, (until, again) in self._told.items() if until <= now}
-            for cause in over:
-                del self._told[cause]
-        for cause, again in over.items():
-            if again:
-                logger.warning("The database was unavailable %d more times: %s", again, cause)
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of the error that the others come from."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line, _, _ = str(error).partition("\n")
-    return f"{type(error).__name__}: {line}"
+        return again < 0
 
 
 class JSONFormatter(logging.Formatter):

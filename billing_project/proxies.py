@@ -13,8 +13,13 @@ def client_address(request: HttpRequest) -> str | None:
     Returns None on a Unix socket without an address in that header.
     """
     address = str(request.META.get("REMOTE_ADDR", ""))
-    if not _is_ours(address):
-        return address
+    if address:  # else it is a Unix socket, which gunicorn trusts too
+        proxy = ip_address(address)
+        if isinstance(proxy, IPv6Address) and proxy.ipv4_mapped:
+            proxy = proxy.ipv4_mapped  # an IPv4 proxy, on a socket of [::]
+        ours = settings.FORWARDED_ALLOW_IPS
+        if not any(network == "*" or proxy in network for network in ours):
+            return address
     seen = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
     return _without_port(seen) or address or None
 
@@ -33,12 +38,3 @@ def _without_port(text: str) -> str:
         return str(ip_address(text.partition("%")[0]))  # a zone is of the proxy's machine alone
     except ValueError:
         return ""
-
-
-def _is_ours(address: str) -> bool:
-    if not address:
-        return True  # a Unix socket, which gunicorn trusts too
-    proxy = ip_address(address)
-    if isinstance(proxy, IPv6Address) and proxy.ipv4_mapped:
-        proxy = proxy.ipv4_mapped  # an IPv4 proxy, on a socket of [::]
-    return any(network == "*" or proxy in network for network in settings.FORWARDED_ALLOW_IPS)

@@ -138,18 +138,15 @@ SILENCED_SYSTEM_CHECKS = [
 # Billing
 
 
-def time_zone(name: str) -> str:
-    """Parses the name of a time zone in the IANA database."""
+def time_zone(name: str) -> None:
+    """Checks that this is the name of a time zone in the IANA database."""
     # Files beside the zones: localtime is another zone on each machine, right/ counts leap seconds.
     if name.partition("/")[0] in {"localtime", "posixrules", "Factory", "posix", "right"}:
         raise ValidationError(f"{name!r} is not the name of a time zone.")
     try:
-        return ZoneInfo(name).key
+        ZoneInfo(name)
     except (OSError, ValueError, KeyError) as error:
         raise ValidationError(f"{name!r} is not a time zone.") from error
-
-
-env.add_parser("time_zone", time_zone)
 
 
 def address(text: str | None) -> tuple[str, int] | None:
@@ -165,10 +162,11 @@ def address(text: str | None) -> tuple[str, int] | None:
 env.add_parser("address", address)
 
 BILLING_TIME_ZONE = setting(
-    env.time_zone,
+    env.str,
     "BILLING_TIME_ZONE",
     "UTC",
     expected="the name of a time zone in the IANA database, such as Europe/Vienna",
+    validate=time_zone,
 )
 BILLING_GRACE_DAYS = setting(
     env.int,
@@ -237,11 +235,6 @@ POSTGRESQL = {
 }
 
 
-def socket_folder(url: str) -> str:
-    """The host of the address in its own case, which urlsplit().hostname does not keep."""
-    return unquote(urlsplit(url).netloc.rpartition("@")[2].partition(":")[0])
-
-
 def database(url: str) -> dict[str, Any]:
     """Parses the address of a database, whose own options for PostgreSQL win over those above."""
     try:
@@ -256,7 +249,9 @@ def database(url: str) -> dict[str, Any]:
             return config | {"ENGINE": engine, "NAME": BASE_DIR / name, "OPTIONS": SQLITE}
         case "django.db.backends.postgresql", str(name) if name:
             if config["HOST"].startswith("/"):
-                config["HOST"] = socket_folder(url)
+                # The folder of a socket in its own case, which urlsplit().hostname does not keep.
+                host, _, _ = urlsplit(url).netloc.rpartition("@")[2].partition(":")
+                config["HOST"] = unquote(host)
             options["options"] = f"{POSTGRESQL['options']} {options.get('options', '')}".strip()
             engine = "usage.database.postgresql"
             try:  # the role is Django's own option
@@ -392,7 +387,6 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": ["usage.api.openapi.add_titles_and_examples"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    "REDOC_DIST": "SIDECAR",
 }
 
 # Time, language and the files of the pages

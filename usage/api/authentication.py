@@ -72,7 +72,3 @@ class ApiKeyAuthentication(authentication.BaseAuthentication):
             api_client = ApiClient(api_key.pk, api_key.name)
             known_keys.put(key, api_client, asked_at=asked_at)
         return api_client, key
-
-    def authenticate_header(self, request: Request) -> str:
-        """Return the scheme of the WWW-Authenticate header."""
-        return "Bearer"

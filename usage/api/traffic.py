@@ -12,11 +12,10 @@ import contextlib
 import datetime as dt
 import logging
 import os
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from threading import Event, Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import Error, connections, transaction
@@ -29,7 +28,7 @@ from usage.database.transactions import is_unavailable
 from usage.metrics import instruments, request_summary
 from usage.models import Counts, Refusal, RefusalNote, Traffic
 from usage.models.traffic import CODE_LENGTH, DETAIL_LENGTH, KEPT_REFUSALS
-from usage.periods import day_of, midnight
+from usage.periods import Period, day_bounds, day_of
 from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
 
 logger = logging.getLogger(__name__)
@@ -41,22 +40,6 @@ _LAST_FLUSH_SECONDS = 10.0
 _MOST_KEYS_REFUSED = 200
 
 KeyAndDay = tuple[int, dt.date]
-Counted = defaultdict[KeyAndDay, Counter[str]]  # by the names of Counts
-RefusedItem = tuple[Problem, Any]  # with the JSON value that was sent, None if it was not read
-
-
-class _Day(NamedTuple):
-    """A day of the billing time zone; begins and ends in seconds of the Unix epoch."""
-
-    day: dt.date
-    begins: float
-    ends: float
-
-    @classmethod
-    def at(cls, now: float) -> _Day:
-        day = day_of(dt.datetime.fromtimestamp(now, dt.UTC))
-        next_day = day + dt.timedelta(days=1)
-        return cls(day, midnight(day).timestamp(), midnight(next_day).timestamp())
 
 
 class TrafficCounter:
@@ -68,13 +51,14 @@ class TrafficCounter:
 
     def __init__(self, *, every: float = FLUSH_SECONDS) -> None:
         self.every = every
-        self._today = _Day(dt.date.min, 0, 0)
+        self._today = _with_bounds(timezone.now())
         self.clear()
 
     def clear(self) -> None:
         """Forget everything, the thread too."""
         self._lock = Lock()
-        self._counts: Counted = defaultdict(Counter)
+        # The inner ones are by the names of Counts.
+        self._counts: defaultdict[KeyAndDay, Counter[str]] = defaultdict(Counter)
         self._notes: dict[int, deque[RefusalNote]] = {}
         self._thread: Thread | None = None
         self._ends = Event()
@@ -86,8 +70,11 @@ class TrafficCounter:
             summary.outcomes.update(created=created, replayed=replayed)
         self._add(api_key_id, created=created, replayed=replayed)
 
-    def refused(self, api_key_id: int, refused: Sequence[RefusedItem]) -> None:
-        """Count refusals and conflicts, and remember the last of them."""
+    def refused(self, api_key_id: int, refused: Sequence[tuple[Problem, Any]]) -> None:
+        """Count refusals and conflicts, and remember the last of them.
+
+        Each comes with the JSON value that was sent, None if it was not read.
+        """
         if summary := request_summary.get():
             summary.outcomes.update(problem.code for problem, _ in refused)
         conflicts = sum(problem.status == 409 for problem, _ in refused)
@@ -96,11 +83,12 @@ class TrafficCounter:
         self._add(api_key_id, last, conflicting=conflicts, refused=len(refused) - conflicts)
 
     def _add(self, api_key_id: int, refusals: Iterable[RefusalNote] = (), **counts: int) -> None:
-        now = time.time()
-        if not self._today.begins <= now < self._today.ends:
-            self._today = _Day.at(now)
+        now = timezone.now()
+        day, (start, end) = self._today
+        if not start <= now < end:  # looked up only then, which takes ten times as long
+            day, _ = self._today = _with_bounds(now)
         with self._lock:
-            counted = self._counts[api_key_id, self._today.day]
+            counted = self._counts[api_key_id, day]
             for name, number in counts.items():
                 counted[name] += number
             if refusals:
@@ -186,6 +174,12 @@ class TrafficCounter:
         if thread is not None:
             ends.set()
             thread.join(_LAST_FLUSH_SECONDS)
+
+
+def _with_bounds(instant: dt.datetime) -> tuple[dt.date, Period]:
+    """Return the day of an instant, and when that begins and ends."""
+    day = day_of(instant)
+    return day, day_bounds(day)
 
 
 def _note(at: dt.datetime, problem: Problem, sent: Any) -> RefusalNote:
