@@ -209,17 +209,19 @@ def test_many_bills_go_on_in_requests_that_stay_short(
     assert [entry.reason for entry in reasons] == ["October.", "October."]
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        *("x", "1:2", "1:x:", "x:1:", "-1:1:", f"{10**30}:1:"),
-        *("1:NaN:", "1:sNaN:", "1:Infinity:", "1:1e999999:"),
-    ],
-)
-def test_a_damaged_form_closes_nothing(admin_client: Client, bills: list[Bill], value: str) -> None:
-    response = admin_client.post(TO_CLOSE, {"bill": [value], "confirmed": "1"}, follow=True)
+DAMAGED = [
+    *("x", "1:2", "1:x:", "x:1:", "-1:1:", f"{10**30}:1:"),
+    *("1:NaN:", "1:sNaN:", "1:Infinity:", "1:1e999999:"),
+]
 
-    assert messages_of(response) == ["Nothing was closed: the form is damaged. Choose again."]
+
+def test_a_damaged_form_closes_nothing(admin_client: Client, bills: list[Bill]) -> None:
+    for value in DAMAGED:
+        response = admin_client.post(TO_CLOSE, {"bill": [value], "confirmed": "1"}, follow=True)
+
+        said = messages_of(response)
+        assert said == ["Nothing was closed: the form is damaged. Choose again."], value
+    assert closed() == 0
 
 
 def test_without_a_choice_nothing_is_asked(admin_client: Client, bills: list[Bill]) -> None:

@@ -137,12 +137,13 @@ def test_two_runs_of_close_bills_at_once_close_each_bill_once(
     own_books: Books, database_clock: DatabaseClock
 ) -> None:
     database_clock.set("2026-10-20T12:00:00Z")
-    record([FactFactory.build(customer_id=id_) for id_ in CUSTOMERS], reported_by_id=None)
+    customers = CUSTOMERS[:100]
+    record([FactFactory.build(customer_id=id_) for id_ in customers], reported_by_id=None)
     database_clock.set("2026-11-20T12:00:00Z")
 
     said = [line for lines in at_once([close_bills, close_bills]) for line in lines]
 
     closed = [line for line in said if line.startswith("Closed bill")]
-    assert len(closed) == len(set(closed)) == len(CUSTOMERS)
-    assert HistoryEntry.objects.count() == Bill.objects.closed().count() == len(CUSTOMERS)
+    assert len(closed) == len(set(closed)) == len(customers)
+    assert HistoryEntry.objects.count() == Bill.objects.closed().count() == len(customers)
     assert_books_balance(own_books)

@@ -110,15 +110,15 @@ def test_every_other_due_bill_is_closed(
 
 
 @pytest.mark.no_cover  # other tests measure this code
-@pytest.mark.parametrize("path", ["", "usage/bill/", "usage/bill/export.csv", "usage/customer/"])
 def test_the_pages_of_the_other_bills_are_shown(
-    path: str, spoilt: int, bills: Bills, admin_client: Client
+    spoilt: int, bills: Bills, admin_client: Client
 ) -> None:
-    response = admin_client.get(f"/admin/{path}")
+    for path in ("", "usage/bill/", "usage/customer/"):
+        assert admin_client.get(f"/admin/{path}").status_code == 200, path
 
-    assert response.status_code == 200
-    if response.streaming:
-        assert str(bills["bob"]) in b"".join(response).decode()
+    export = admin_client.get("/admin/usage/bill/export.csv")
+    assert export.status_code == 200
+    assert str(bills["bob"]) in b"".join(export).decode()
 
 
 @on_sqlite  # PostgreSQL's driver refuses such a row
