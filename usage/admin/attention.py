@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.http import Http404, HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils.safestring import SafeString
 
 from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
@@ -30,53 +29,31 @@ from usage.validators import normal_service
 BILLS_SHOWN = 40
 
 
-class FindingCells(NamedTuple):
-    """A finding as a page shows it; `url` leads to the records or the bill that it is about."""
-
-    kind: SafeString
-    text: str
-    service: SafeString | str
-    amount: str
-    since: str
-    url: str
-    pairs: list[tuple[str, str, str, str]]
-    checked_at: SafeString | str
-    accept_url: str
-
-
-class ComparisonCells(NamedTuple):
-    """A bill's month beside the months before."""
-
-    previous: str
-    change: str
-    average: str
-    up_to: str
-
-
-def finding_cells(finding: Finding, bill: Bill) -> FindingCells:
-    """Return a finding about a bill as a page shows it."""
+def finding_cells(finding: Finding, bill: Bill) -> dict[str, Any]:
+    """Return a finding as a page shows it; `url` leads to the records or the bill it is about."""
     accept_url = ""
     if finding.kind is Kind.DUPLICATES:
         query = {"service": finding.service}
         accept_url = reverse("admin:usage_bill_accept", args=[bill.pk], query=query)
-    return FindingCells(
-        kind=formats.badge(finding.kind.value, "bad" if finding.kind.blocks else "quiet"),
-        text=finding.text,
-        service=formats.name(finding.service) if finding.service else "",
-        amount=""
-        if finding.amount is None
-        else formats.money(round_amount(finding.amount, bill.digits), bill.currency),
-        since=f"{finding.since}",
-        url=_url(finding, bill),
-        pairs=[
+    amount = checked_at = ""
+    if finding.amount is not None:
+        amount = formats.money(round_amount(finding.amount, bill.digits), bill.currency)
+    if finding.checked_at is not None:
+        checked_at = formats.moment(finding.checked_at, timespec="minutes")
+    return {
+        "kind": formats.badge(finding.kind.value, "bad" if finding.kind.blocks else "quiet"),
+        "text": finding.text,
+        "service": formats.name(finding.service) if finding.service else "",
+        "amount": amount,
+        "since": f"{finding.since}",
+        "url": _url(finding, bill),
+        "pairs": [
             (second, record_url(second), first, record_url(first))
             for second, first in finding.pairs
         ],
-        checked_at=formats.moment(finding.checked_at, timespec="minutes")
-        if finding.checked_at
-        else "",
-        accept_url=accept_url,
-    )
+        "checked_at": checked_at,
+        "accept_url": accept_url,
+    }
 
 
 def _url(finding: Finding, bill: Bill) -> str:
@@ -95,7 +72,7 @@ def _url(finding: Finding, bill: Bill) -> str:
     return reverse("admin:usage_usagerecord_changelist", query=query)
 
 
-def comparison_cells(comparison: Comparison, bill: Bill) -> ComparisonCells:
+def comparison_cells(comparison: Comparison, bill: Bill) -> dict[str, str]:
     """Return the months before as a page shows them, beside the customer's month."""
     previous, average = comparison.previous, comparison.average
 
@@ -104,12 +81,12 @@ def comparison_cells(comparison: Comparison, bill: Bill) -> ComparisonCells:
             return "–"
         return formats.money(round_amount(amount, bill.digits), bill.currency)
 
-    return ComparisonCells(
-        previous=money(previous),
-        change=formats.change(comparison.total, previous) if previous else "",
-        average=money(average),
-        up_to="up to the same day" if comparison.is_running else "",
-    )
+    return {
+        "previous": money(previous),
+        "change": formats.change(comparison.total, previous) if previous else "",
+        "average": money(average),
+        "up_to": "up to the same day" if comparison.is_running else "",
+    }
 
 
 def last_check() -> UsageCheck | None:
@@ -146,7 +123,7 @@ class AttentionPage(AdminPage):
             None,
             title="Needs attention",
             blocking=blocking,
-            informing=sorted(informing, key=lambda row: row[-1].since),
+            informing=sorted(informing, key=lambda row: row[-1]["since"]),
             keys=[
                 (traffic.url_of(key.pk), formats.api_key(key), finding.text, finding.since)
                 for key, finding in keys

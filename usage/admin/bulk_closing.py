@@ -16,18 +16,12 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from usage.admin import formats
-from usage.admin.attention import (
-    ComparisonCells,
-    FindingCells,
-    comparison_cells,
-    finding_cells,
-    last_check,
-)
+from usage.admin.attention import comparison_cells, finding_cells, last_check
 from usage.admin.filters import number_of
 from usage.admin.forms import OptionalReasonForm
 from usage.admin.pages import AdminPage
 from usage.admin.paging import fitting
-from usage.admin.rows import BillCells, cells_of_bill
+from usage.admin.rows import cells_of_bill
 from usage.attention.bills import examine
 from usage.attention.findings import Examined
 from usage.database.transactions import DatabaseUnavailable, database_now
@@ -60,18 +54,6 @@ class Shown(NamedTuple):
         return f"{self.bill_id}:{plain(self.total)}:{','.join(self.flags)}"
 
 
-class DueBill(NamedTuple):
-    """A due bill in the list; `shown` is the total on a page before, if that was another."""
-
-    value: str
-    bill: BillCells
-    comparison: ComparisonCells
-    findings: list[FindingCells]
-    is_blocked: bool
-    is_held: bool
-    shown: str
-
-
 class ToClose(AdminPage):
     """The due bills.
 
@@ -95,7 +77,7 @@ class ToClose(AdminPage):
         examined = examine(shown, now)
         rows = sorted(
             (_row(bill, examined[bill.pk], now) for bill in shown),
-            key=lambda row: (not row.is_blocked, row.is_held),
+            key=lambda row: (not row["is_blocked"], row["is_held"]),
         )
         last = shown[-1] if len(page) > len(shown) else None
         return self.page(
@@ -104,7 +86,7 @@ class ToClose(AdminPage):
             number=formats.number(number),
             rows=rows,
             sums=_sums((bill, examined[bill.pk].total) for bill in shown),
-            chosen=sum(not (row.is_blocked or row.is_held) for row in rows),
+            chosen=sum(not (row["is_blocked"] or row["is_held"]) for row in rows),
             checked_at=formats.moment(check.finished_at) if check else None,
             next_after=f"{last.place}-{last.pk}" if last else "",
         )
@@ -152,9 +134,9 @@ class ToClose(AdminPage):
             title=f"{verb}?",
             verb=verb,
             form=form,
-            values=[row.value for row in rows],
+            values=[row["value"] for row in rows],
             already=already,
-            flagged=[row for row in rows if row.is_blocked or row.is_held or row.shown],
+            flagged=[row for row in rows if row["is_blocked"] or row["is_held"] or "shown" in row],
             sums=_sums((bill, examined[bill.pk].total) for bill in bills),
         )
 
@@ -221,18 +203,19 @@ def _after(text: str) -> Q:
     return Q(place__gt=place) | Q(place=place, pk__gt=number)
 
 
-def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> DueBill:
-    return DueBill(
-        value=str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
-        bill=cells_of_bill(bill, found.total, now),
-        comparison=comparison_cells(found.comparison, bill),
-        findings=[finding_cells(finding, bill) for finding in found.blocking],
-        is_blocked=bool(found.blocking),
-        is_held=hasattr(bill, "hold"),
-        shown=""
-        if shown is None or shown == found.total
-        else formats.money(round_amount(shown, bill.digits), bill.currency),
-    )
+def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None) -> dict[str, Any]:
+    """Return a due bill in a table; `shown` is its total on the page before, if there was one."""
+    row = {
+        "value": str(Shown(bill.pk, found.total, tuple(sorted(found.flags)))),
+        "bill": cells_of_bill(bill, found.total, now),
+        "comparison": comparison_cells(found.comparison, bill),
+        "findings": [finding_cells(finding, bill) for finding in found.blocking],
+        "is_blocked": bool(found.blocking),
+        "is_held": hasattr(bill, "hold"),
+    }
+    if shown is not None and shown != found.total:
+        row["shown"] = formats.money(round_amount(shown, bill.digits), bill.currency)
+    return row
 
 
 def _sums(totals: Iterable[tuple[Bill, Decimal]]) -> list[tuple[int, str]]:

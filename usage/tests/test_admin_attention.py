@@ -41,7 +41,7 @@ def test_the_list_names_customer_finding_amount_and_day(admin_client: Client, bi
     response = admin_client.get(ATTENTION)
 
     ((url, _, _, finding),) = response.context["blocking"]
-    assert (url, finding.amount, finding.since) == (page_of(bill), "$2.90", "2026-11-23")
+    assert (url, finding["amount"], finding["since"]) == (page_of(bill), "$2.90", "2026-11-23")
     page = text_of(response)
     for shown in (
         "Alice",
@@ -54,7 +54,7 @@ def test_the_list_names_customer_finding_amount_and_day(admin_client: Client, bi
 
 
 def test_a_finding_leads_to_its_records(admin_client: Client, bill: Bill) -> None:
-    url = admin_client.get(ATTENTION).context["blocking"][0][-1].url
+    url = admin_client.get(ATTENTION).context["blocking"][0][-1]["url"]
 
     assert len(admin_client.get(url).context["cl"].result_list) == 2
 
@@ -208,8 +208,8 @@ def test_day_findings_lead_to_the_records_of_the_day(
 
     ((*_, finding),) = admin_client.get(ATTENTION).context["blocking"]
 
-    assert urlsplit(finding.url).path == list_of("usagerecord")
-    assert len(admin_client.get(finding.url).context["cl"].result_list) == 1
+    assert urlsplit(finding["url"]).path == list_of("usagerecord")
+    assert len(admin_client.get(finding["url"]).context["cl"].result_list) == 1
 
 
 def test_a_record_names_the_record_it_repeats(admin_client: Client, bill: Bill) -> None:

@@ -42,7 +42,7 @@ def bills(database_clock: DatabaseClock) -> list[Bill]:
 def chosen(admin_client: Client, bills: list[Bill]) -> list[str]:
     """What the list sends for the bills that it ticks."""
     rows = admin_client.get(TO_CLOSE).context["rows"]
-    return [row.value for row in rows if not (row.is_blocked or row.is_held)]
+    return [row["value"] for row in rows if not (row["is_blocked"] or row["is_held"])]
 
 
 def confirmed(client: Client, chosen: list[str], **data: Any) -> Any:
@@ -60,7 +60,7 @@ def test_the_list_has_blocked_bills_first_and_unticked_and_held_ones_without_a_b
     response = admin_client.get(TO_CLOSE)
 
     rows = response.context["rows"]
-    assert [(row.is_blocked, row.is_held) for row in rows] == [
+    assert [(row["is_blocked"], row["is_held"]) for row in rows] == [
         (True, False),
         (False, False),
         (False, False),
@@ -70,7 +70,10 @@ def test_the_list_has_blocked_bills_first_and_unticked_and_held_ones_without_a_b
     assert (page.count('type="checkbox"'), page.count(" checked>")) == (3, 2)
     assert "45 times the average of the 3 months before" in page
     assert response.context["sums"] == [(4, "$9,600.00")]
-    assert (rows[0].comparison.previous, rows[0].comparison.average) == ("$200.00", "$200.00")
+    assert (rows[0]["comparison"]["previous"], rows[0]["comparison"]["average"]) == (
+        "$200.00",
+        "$200.00",
+    )
 
 
 def test_the_confirmation_says_what_will_be_closed(
@@ -130,7 +133,7 @@ def test_the_confirmation_names_a_bill_whose_total_is_no_longer_that_of_the_list
     response = admin_client.post(TO_CLOSE, {"bill": chosen})
 
     assert "The list showed $200.00." in text_of(response)
-    assert [row.bill.total for row in response.context["flagged"]] == ["$0.00"]
+    assert [row["bill"].total for row in response.context["flagged"]] == ["$0.00"]
     assert "Close 2 bills?" in text_of(response)
 
 
@@ -176,7 +179,7 @@ def test_a_bill_put_on_hold_meanwhile_is_left_open(
 def test_flagged_bills_are_named_on_the_confirmation_and_closed_if_chosen(
     admin_client: Client, bills: list[Bill]
 ) -> None:
-    value = admin_client.get(TO_CLOSE).context["rows"][0].value
+    value = admin_client.get(TO_CLOSE).context["rows"][0]["value"]
 
     response = admin_client.post(TO_CLOSE, {"bill": [value]})
     assert "45 times the average" in text_of(response)
@@ -278,7 +281,7 @@ def test_bills_that_the_last_check_flagged_are_on_the_first_page(
     after = ""
     while len(urls) < 4:
         context = admin_client.get(TO_CLOSE, {"after": after}).context
-        urls += [row.bill.url for row in context["rows"]]
+        urls += [row["bill"].url for row in context["rows"]]
         after = context["next_after"]
 
     assert urls == [page_of(bill) for bill in (bills[3], *bills[:3])]
