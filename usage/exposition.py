@@ -149,14 +149,12 @@ def _figures() -> Iterator[Metric]:
         labels=["state"],
     )
     states = dict.fromkeys(("closable", "held", "flagged"), 0)
-    open_due = Bill.objects.due(now).select_related("customer", "hold").order_by("pk")
-    last = 0
-    while page := list(open_due.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
-        flagged = {pk for pk, found in examine(page, now).items() if found.blocking}
-        for bill in page:
+    open_due = Bill.objects.due(now).select_related("customer", "hold")
+    for chunk in open_due.chunks(_BILLS_AT_ONCE):
+        flagged = {pk for pk, found in examine(chunk, now).items() if found.blocking}
+        for bill in chunk:
             held = hasattr(bill, "hold")
             states["held" if held else "flagged" if bill.pk in flagged else "closable"] += 1
-        last = page[-1].pk
     for state, bills in states.items():
         due.add_metric([state], bills)
     yield due

@@ -150,14 +150,7 @@ def control_totals(month: dt.date) -> list[Control]:
 
 def _closed_rows(month: dt.date) -> Iterator[Sequence[Any]]:
     """Yield the rows in order of the bills' ids, reading a bounded number of bills at a time."""
-    last = 0
-    while True:
-        bills = list(
-            Bill.objects.closed().filter(month=month, pk__gt=last).order_by("pk")[:_BILLS_AT_ONCE]
-        )
-        if not bills:
-            return
-        last = bills[-1].pk
+    for bills in Bill.objects.closed().filter(month=month).chunks(_BILLS_AT_ONCE):
         lines = DailyUsage.objects.lines_of(bills)
         closes = HistoryEntry.objects.filter(bill__in=bills, action=HistoryEntry.Action.CLOSED)
         closed_by = dict(closes.order_by().values_list("bill_id", "actor"))

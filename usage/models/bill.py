@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +57,16 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
     def due(self, now: dt.datetime) -> BillQuerySet:
         """Return the open bills whose month and grace are over at the instant `now`."""
         return self.open().filter(month__lte=last_due_month(now))
+
+    def chunks(self, size: int) -> Iterator[list[Bill]]:
+        """Yield the bills by id, at most `size` at a time.
+
+        Each chunk is a query of its own: a cursor would end with the transaction of a close.
+        """
+        last = 0
+        while chunk := list(self.filter(pk__gt=last).order_by("pk")[:size]):
+            yield chunk
+            last = chunk[-1].pk
 
 
 @cache

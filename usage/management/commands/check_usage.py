@@ -31,21 +31,20 @@ class Command(ScheduledCommand):
     )
 
     def handle(self, **options: Any) -> None:
-        self.blocking = self.informing = bills = records = last = 0
+        self.blocking = self.informing = bills = records = 0
         flagged = []
         now = database_now()
         past_days.add_up(now)
-        open_bills = Bill.objects.open().select_related("customer").order_by("pk")
-        while page := list(open_bills.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
-            records += sum(find_duplicates(bill) for bill in page)
-            examined = examine(page, now)
-            for bill in page:
+        for chunk in Bill.objects.open().select_related("customer").chunks(_BILLS_AT_ONCE):
+            bills += len(chunk)
+            records += sum(find_duplicates(bill) for bill in chunk)
+            examined = examine(chunk, now)
+            for bill in chunk:
                 findings = examined[bill.pk].findings
                 if any(finding.kind is not Kind.DUE for finding in findings):
                     flagged.append(bill.pk)
                 for finding in findings:
                     self._tell(str(bill), finding, bill.currency)
-            bills, last = bills + len(page), page[-1].pk
         for api_key, finding in silent_keys(day_of(now)):
             self._tell(str(api_key), finding)
         UsageCheck.objects.all().delete()

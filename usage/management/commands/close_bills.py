@@ -78,11 +78,10 @@ def _due(*, except_flagged: bool) -> Iterator[tuple[Bill, Decimal | None, str]]:
 
     Closing a bill ends the transaction, so one transaction cannot read them all.
     """
-    due = Bill.objects.due(database_now()).select_related("customer", "hold").order_by("pk")
-    last = 0
-    while page := list(due.filter(pk__gt=last)[:_BILLS_AT_ONCE]):
-        examined = examine(page, database_now()) if except_flagged else {}
-        for bill in page:
+    due = Bill.objects.due(database_now()).select_related("customer", "hold")
+    for chunk in due.chunks(_BILLS_AT_ONCE):
+        examined = examine(chunk, database_now()) if except_flagged else {}
+        for bill in chunk:
             if hasattr(bill, "hold"):
                 yield bill, None, f"on hold since {bill.hold.at:%Y-%m-%d}: {bill.hold.reason}"
             elif found := examined.get(bill.pk):
@@ -90,4 +89,3 @@ def _due(*, except_flagged: bool) -> Iterator[tuple[Bill, Decimal | None, str]]:
                 yield bill, found.total, why_not
             else:
                 yield bill, None, ""
-        last = page[-1].pk
