@@ -93,17 +93,14 @@ class Sending:
         if not batch.request_ids:
             future.set_result(Receipts())
         elif self._connections == 1:
-            future.set_running_or_notify_cancel()
-            try:
-                future.set_result(self._send(batch))
-            except BaseException as error:
-                future.set_exception(error)
-                raise
+            self._jobs.put((batch, future))
+            self._jobs.put(None)
+            self._work()  # in this thread, up to the None
         else:
+            self._jobs.put((batch, future))
             if self._threads < self._connections:
                 self._threads += 1
-                threading.Thread(target=_work, args=(self._jobs, self._send), daemon=True).start()
-            self._jobs.put((batch, future))
+                threading.Thread(target=self._work, daemon=True).start()
 
     def _first(self) -> Receipts:
         batch, future = self._under_way[0]
@@ -112,12 +109,11 @@ class Sending:
         self.receipts.extend(receipts)
         return receipts
 
-
-def _work(jobs: _Jobs, send: Send) -> None:
-    while (job := jobs.get()) is not None:
-        batch, future = job
-        if future.set_running_or_notify_cancel():
-            try:
-                future.set_result(send(batch))
-            except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
-                future.set_exception(error)
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            batch, future = job
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._send(batch))
+                except BaseException as error:  # noqa: BLE001 - _first() raises it
+                    future.set_exception(error)
