@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
@@ -21,26 +22,21 @@ RETRIED = (UnavailableError, RateLimitedError)
 _T = TypeVar("_T")
 
 
+@dataclass(repr=False, eq=False)
 class Call(Generic[_T]):
     """Sends one body until ``read`` understands an answer to these ids, within the limits."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        limits: Limits,
-        body: bytes,
-        request_ids: Sequence[str],
-        read: Callable[[Answer, Sequence[str]], _T],
-    ) -> None:
-        self.attempts = 0
-        self.ambiguous = False
-        self._transport = transport
-        self._limits = limits
-        self._body = body
-        self._request_ids = tuple(request_ids)
-        self._read = read
+    transport: Transport
+    limits: Limits
+    body: bytes
+    request_ids: Sequence[str]
+    read: Callable[[Answer, Sequence[str]], _T]
+    attempts: int = 0
+    ambiguous: bool = False
+
+    def __post_init__(self) -> None:
         self._trace_id = uuid4().hex
-        self._deadline = Deadline(limits.total)
+        self._deadline = Deadline(self.limits.total)
 
     def result(self) -> _T:
         """The result of ``read`` for the first answer it understood. Raises BillingError."""
@@ -51,7 +47,7 @@ class Call(Generic[_T]):
             logger=None,
             on_backoff=self._log,
             deadline=self._deadline,
-            attempts=self._limits.attempts,
+            attempts=self.limits.attempts,
         )
         try:
             return retrying(self._attempt)()
@@ -71,20 +67,20 @@ class Call(Generic[_T]):
 
     def _attempt(self) -> _T:
         try:
-            request = self._transport.prepare(self._body, trace_id=self._trace_id)
+            request = self.transport.prepare(self.body, trace_id=self._trace_id)
             self.attempts += 1
             # Not less, even if the machine slept through the deadline: urllib3 refuses 0.
             seconds = max(self._deadline.left(), SHORTEST_ATTEMPT)
-            answer = self._transport.post(request, seconds=seconds)
-            return self._read(answer, self._request_ids)
+            answer = self.transport.post(request, seconds=seconds)
+            return self.read(answer, self.request_ids)
         except BillingError as error:
             self.ambiguous = self.ambiguous or error.ambiguous
             self.stamp(error)
-            error.request_ids = self._request_ids
+            error.request_ids = tuple(self.request_ids)
             raise
 
     def _log(self, details: Any) -> None:
-        first, *others = self._request_ids
+        first, *others = self.request_ids
         logger.warning(
             "attempt %d for %s failed, the next one in %.2f s (X-Request-ID %s): %s",
             self.attempts,

@@ -27,12 +27,9 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long a request may take, in seconds, and how often it may be tried.
+    """How long a request may take, in seconds, and how often it may be tried; see BillingClient.
 
-    read is for the whole answer, however slowly its bytes come; total is for all attempts and
-    the waits between them. An attempt that was answered with Retry-After does not count as one
-    of ``attempts``, unless that is 1. Raises ConfigurationError if one is not a number above 0,
-    or is more than a day.
+    Raises ConfigurationError if one is not a number above 0, or is more than a day.
     """
 
     connect: float = 3.05
@@ -58,34 +55,27 @@ def _is_a(value: object, number: type | UnionType) -> bool:
     return isinstance(value, number) and not isinstance(value, bool)
 
 
+@dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much an outbox may have on disk. Raises ConfigurationError.
+    """How much an outbox may have on disk. Raises ConfigurationError."""
 
-    records     records of this process that wait
-    size        bytes that wait in the whole directory
-    keep_days   how long the files of delivered records are kept
-    keep_bytes  how many bytes of them are kept; less where ``size`` would be exceeded
-    """
+    records: int = MOST_RECORDS  # of this process, that wait
+    size: int = MOST_BYTES  # that wait in the whole directory
+    keep_days: int = KEEP_DAYS  # for the files of delivered records
+    keep_bytes: int = KEEP_BYTES  # of them; fewer where ``size`` would be exceeded
 
-    def __init__(
-        self,
-        records: int = MOST_RECORDS,
-        size: int = MOST_BYTES,
-        keep_days: int = KEEP_DAYS,
-        keep_bytes: int = KEEP_BYTES,
-    ) -> None:
-        self.records = _whole("outbox_max_records", records, least=1)
-        self.size = _whole("outbox_max_bytes", size, least=1)
-        self.keep_days = _whole("outbox_keep_days", keep_days, least=0, most=36_500)
-        self.keep_bytes = _whole("outbox_keep_bytes", keep_bytes, least=0)
+    def __post_init__(self) -> None:
+        _check_whole("outbox_max_records", self.records, least=1)
+        _check_whole("outbox_max_bytes", self.size, least=1)
+        _check_whole("outbox_keep_days", self.keep_days, least=0, most=36_500)
+        _check_whole("outbox_keep_bytes", self.keep_bytes, least=0)
 
 
-def _whole(name: str, value: int, *, least: int, most: int = 2**50) -> int:
+def _check_whole(name: str, value: int, *, least: int, most: int = 2**50) -> None:
     if not _is_a(value, int) or not least <= value <= most:
         raise ConfigurationError(
             f"{name} is {value!r}, expected a whole number from {least} to {most}."
         )
-    return value
 
 
 def endpoint_of(url: str | None) -> str:

@@ -90,10 +90,8 @@ class Transport:
 
         Raises ConfigurationError if the address cannot be used.
         """
-        request = requests.Request(
-            "POST", self.endpoint, {**_HEADERS, "X-Request-ID": trace_id}, data=body
-        )
-        request.auth = self._auth
+        headers = {**_HEADERS, "X-Request-ID": trace_id}
+        request = requests.Request("POST", self.endpoint, headers, data=body, auth=self._auth)
         failure: BillingError
         try:
             return self._session().prepare_request(request)
