@@ -322,7 +322,7 @@ def _discard(path: Path, options: argparse.Namespace, out: TextIO) -> int:
     moved = 0
     for file, offset, one in list(_wanted(path, options)):
         # Written with its reason first, as settled from the start.
-        Directory(path).reject({**one, "discarded": options.reason}, MOVED)
+        Directory(path).keep_rejected({**one, "discarded": options.reason}, MOVED)
         _settle(file, offset)
         moved += 1
     _tidy(path)

@@ -24,8 +24,8 @@ from typing import Any
 
 from billing_client.batches import Batch
 from billing_client.config import Bounds
-from billing_client.errors import ConfigurationError
-from billing_client.outbox.segment import DELIVERED, PENDING, TIME, check_whole, rows_of
+from billing_client.errors import BillingError, ConfigurationError
+from billing_client.outbox.segment import DELIVERED, PENDING, TIME, Row, check_whole, rows_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +143,28 @@ class Directory:
 
     # Refused records
 
-    def reject(self, entry: dict[str, Any], outcome: bytes = PENDING) -> None:
+    def reject(self, row: Row, error: BillingError, at: float) -> None:
         """Keep a record that the service refused, and why. Raises OSError.
 
-        The entry has ``request_id``, ``status``, ``code``, ``problem``, ``rejected_at`` and ``at``
-        (seconds since 1970), ``stamped`` and ``usage``, the record as text. The first byte of its
-        line says whether it is still refused. One write: many processes may append.
+        ``at`` is when it was refused, in seconds since 1970.
+        """
+        entry = {
+            "request_id": row.request_id,
+            "status": error.status_code,
+            "code": error.code,
+            "problem": str(error),
+            "rejected_at": at,
+            "at": row.at,
+            "stamped": row.stamped,
+            "usage": row.record.decode(),
+        }
+        self.keep_rejected(entry, PENDING)
+
+    def keep_rejected(self, entry: dict[str, Any], outcome: bytes) -> None:
+        """Write an entry as reject() makes it. Raises OSError.
+
+        The first byte of its line is the outcome: PENDING while it is refused, MOVED once it is
+        settled. One write: many processes may append.
         """
         path = self.path / time.strftime("rejected-%Y%m.log", time.gmtime())
         line = b"\n%b%b\n" % (outcome, json.dumps(entry).encode()[1:])

@@ -402,18 +402,7 @@ class Outbox:
             segment.mark(row, DELIVERED)
             self._sent += 1
         else:
-            self.directory.reject(
-                {
-                    "request_id": row.request_id,
-                    "status": error.status_code,
-                    "code": error.code,
-                    "problem": str(error),
-                    "rejected_at": time.time(),
-                    "at": row.at,
-                    "stamped": row.stamped,
-                    "usage": row.record.decode(),
-                }
-            )
+            self.directory.reject(row, error, time.time())
             segment.mark(row, MOVED)
             self._rejected += 1
         if row.customer_id in self._unknown:

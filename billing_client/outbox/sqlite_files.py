@@ -13,8 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from billing_client.errors import BillingError
 from billing_client.outbox.directory import REMOVED, Directory
-from billing_client.outbox.segment import TIME, Segment, line_of
+from billing_client.outbox.segment import TIME, Row, Segment, line_of
 
 try:
     import sqlite3
@@ -94,18 +95,9 @@ def _move(connection: sqlite3.Connection, directory: Directory) -> None:
             for _, record, stamped, at, *refusal in rows:
                 if refusal:
                     request_id, status, code, problem = refusal
-                    directory.reject(
-                        {
-                            "request_id": request_id,
-                            "status": status,
-                            "code": code,
-                            "problem": problem,
-                            "rejected_at": at,
-                            "at": at,
-                            "stamped": bool(stamped),
-                            "usage": record.decode(),
-                        }
-                    )
+                    row = Row(b"", 0, at, bool(stamped), record, request_id)
+                    error = BillingError(problem, status_code=status, code=code)
+                    directory.reject(row, error, at)
                 else:
                     segment.append(line_of(record, stamped=bool(stamped), at=at))
             connection.execute(f"DELETE FROM {table} WHERE seq <= ?", (rows[-1][0],))  # noqa: S608 - as above

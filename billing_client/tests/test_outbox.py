@@ -15,7 +15,7 @@ import time_machine
 from billing_client import BillingClient, ConfigurationError, Event, OutboxFull, ValidationError
 from billing_client.outbox import outbox as outbox_module
 from billing_client.outbox.delivery import Pace
-from billing_client.outbox.segment import Segment, line_of, rows
+from billing_client.outbox.segment import PENDING, Segment, line_of, rows
 from billing_client.tests.faulty import (
     KEY,
     Behaviour,
@@ -81,7 +81,7 @@ def test_files_are_for_this_user_alone_and_never_hold_the_key(
     monkeypatch.setenv("BILLING_OUTBOX_DIR", str(directory))
     with hurried(NO_SERVICE, directory) as billing:
         billing.enqueue(fact("one"))
-        inside(billing).directory.reject({"request_id": "two"})
+        inside(billing).directory.keep_rejected({"request_id": "two"}, PENDING)
         paths = [directory, *directory.rglob("*")]
         modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in paths}
         texts = b"".join(path.read_bytes() for path in paths if path.is_file())
