@@ -15,8 +15,8 @@ from usage.api import problems
 from usage.api.parsing import refuse
 from usage.api.probes import PROBES
 from usage.api.views import UsageView
+from usage.database.deadline import CircuitOpen, circuit
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen, circuit
 
 logger = logging.getLogger(__name__)
 logger_of_staff = logging.getLogger("billing.staff")

@@ -18,7 +18,7 @@ from typing import Any
 from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # no stubs
 
 from usage.api.shares import shares, told
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 from usage.ledger import slot
 
 # Seconds for each connection that a worker has, up to so many.

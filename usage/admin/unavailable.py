@@ -13,8 +13,8 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.views.defaults import server_error
 
+from usage.database.deadline import CircuitOpen, circuit
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.transactions import is_unavailable
 from usage.models import BillingTimeZone, OtherTimeZone
 

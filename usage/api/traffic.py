@@ -23,7 +23,7 @@ from django.utils import timezone
 
 from usage.api.problems import Problem
 from usage.api.serializers import camel_case, read_customer_id
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 from usage.database.transactions import is_unavailable
 from usage.metrics import instruments, request_summary
 from usage.models import Counts, Refusal, RefusalNote, Traffic

@@ -27,7 +27,7 @@ from django.db import (
 
 from usage.database import deadline
 from usage.database.deadline import DatabaseUnavailable as DatabaseUnavailable  # noqa: PLC0414 - theirs too
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 from usage.database.postgresql.waiting import GivenUp
 
 T = TypeVar("T")

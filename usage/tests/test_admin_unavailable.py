@@ -13,8 +13,8 @@ from django.db.backends.utils import CursorWrapper
 from django.test import Client
 
 from usage.database import deadline
+from usage.database.deadline import CircuitOpen, circuit
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.database.postgresql.waiting import GivenUp
 from usage.models.daily_usage import DailyUsageQuerySet
 from usage.tests.books import Books

@@ -5,7 +5,7 @@ from threading import Barrier
 
 import pytest
 
-from usage.database.postgresql.circuit import Circuit, CircuitOpen
+from usage.database.deadline import Circuit, CircuitOpen
 
 THREADS = 4
 

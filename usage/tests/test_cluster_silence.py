@@ -18,9 +18,8 @@ from django.db import OperationalError, connection
 from pytest_django.plugin import DjangoDbBlocker
 
 from usage.database import deadline
-from usage.database.deadline import DatabaseUnavailable, Limit
+from usage.database.deadline import CircuitOpen, DatabaseUnavailable, Limit, circuit
 from usage.database.postgresql import waiting
-from usage.database.postgresql.circuit import CircuitOpen, circuit
 from usage.ledger.close import close
 from usage.ledger.record import record
 from usage.ledger.void import VoidRefused, void

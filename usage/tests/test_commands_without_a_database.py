@@ -16,7 +16,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 import manage as manage_py
 from usage import migrations
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 from usage.tests.books import Books, default_database
 from usage.tests.live import PATIENCE_SECONDS
 

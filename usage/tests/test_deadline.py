@@ -9,7 +9,7 @@ import pytest
 import time_machine
 
 from usage.database import deadline
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 
 
 class Clock:

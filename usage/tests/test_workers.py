@@ -23,7 +23,7 @@ from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped
 
 from billing_project.workers import FairThreadWorker
 from usage.api.shares import shares
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import circuit
 from usage.ledger import slot
 from usage.models.daily_usage import PAST_SLOT
 from usage.tests.books import Books

@@ -12,8 +12,8 @@ import psycopg2
 from django.db.backends.postgresql import base
 
 from usage.database import deadline
+from usage.database.deadline import circuit
 from usage.database.postgresql import session
-from usage.database.postgresql.circuit import circuit
 from usage.database.postgresql.validation import DatabaseValidation
 from usage.database.postgresql.waiting import Connection, GivenUp
 

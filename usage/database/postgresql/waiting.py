@@ -20,8 +20,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from usage.database import deadline
-from usage.database.deadline import DatabaseUnavailable, Limit
-from usage.database.postgresql.circuit import circuit
+from usage.database.deadline import DatabaseUnavailable, Limit, circuit
 
 # Sooner than a second: a probe that comes when an outage begins is answered within one.
 SLOW_SECONDS = 0.7
