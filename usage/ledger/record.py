@@ -40,8 +40,7 @@ from usage.ledger.facts import (
     StoredRecord,
     Voiding,
 )
-from usage.ledger.group_commit import GroupCommit
-from usage.ledger.large_requests import LargeRequests
+from usage.ledger.group_commit import GroupCommit, LargeRequests
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.target_bill import ExistingBill, MissingBill, target_bill, target_of_void
 from usage.metrics import instruments

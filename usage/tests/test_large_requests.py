@@ -10,7 +10,7 @@ import pytest
 
 from usage.ledger import record as recording
 from usage.ledger.facts import Recorded
-from usage.ledger.large_requests import LargeRequests
+from usage.ledger.group_commit import LargeRequests
 from usage.models import Customer
 from usage.tests.factories import FactFactory
 
