@@ -12,7 +12,13 @@ import backoff
 
 from billing_client.answers import Answer
 from billing_client.config import Limits
-from billing_client.errors import BillingError, ConflictError, RateLimitedError, UnavailableError
+from billing_client.errors import (
+    BillingError,
+    ConflictError,
+    RateLimitedError,
+    UnavailableError,
+    some,
+)
 from billing_client.retries import SHORTEST_ATTEMPT, Deadline, waits
 from billing_client.transport import Transport
 
@@ -80,11 +86,10 @@ class Call(Generic[_T]):
             raise
 
     def _log(self, details: Any) -> None:
-        first, *others = self.request_ids
         logger.warning(
             "attempt %d for %s failed, the next one in %.2f s (X-Request-ID %s): %s",
             self.attempts,
-            f"{first} and {len(others)} more" if others else first,
+            some(self.request_ids, 1),
             details["wait"],
             self._trace_id,
             details["exception"],

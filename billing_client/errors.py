@@ -137,3 +137,9 @@ class OutboxFull(OutboxError):
 
     Enqueue it again under the same id once some of the waiting records were sent.
     """
+
+
+def some(names: Sequence[object], most: int = 5) -> str:
+    """The first names, and how many more there are, for messages."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more

@@ -7,10 +7,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, SupportsIndex, TypeVar, overload
 
-from billing_client.errors import BillingError, ConflictError, ValidationError
+from billing_client.errors import BillingError, ConflictError, ValidationError, some
 
 _T = TypeVar("_T")
-_SHOWN_IDS = 3
 Status = Literal["created", "replayed", "rejected"]
 
 
@@ -82,7 +81,7 @@ class Receipts(list[Receipt]):
     def __repr__(self) -> str:
         counts = f"{len(self.created)} created, {len(self.replayed)} replayed"
         rejected = self.rejected
-        names = f": {_first_ids(rejected)}" if rejected else ""
+        names = ": " + some([one.request_id for one in rejected], 3) if rejected else ""
         return f"<Receipts: {counts}, {len(rejected)} rejected{names}>"
 
     def raise_for_rejected(self) -> None:
@@ -97,11 +96,12 @@ class Receipts(list[Receipt]):
             return
         kinds = {type(error) for error in errors}
         kind = kinds.pop() if len(kinds) == 1 else BillingError
+        ids = tuple(receipt.request_id for receipt in rejected)
         summary = kind(
-            f"{len(errors)} of {len(self)} usage records were rejected"
-            f" ({_first_ids(rejected)}); the first: {errors[0]}"
+            f"{len(errors)} of {len(self)} usage records were rejected ({some(ids, 3)}); the first:"
+            f" {errors[0]}"
         )
-        summary.request_ids = tuple(receipt.request_id for receipt in rejected)
+        summary.request_ids = ids
         summary.status_code = _shared([error.status_code for error in errors])
         summary.code = _shared([error.code for error in errors])
         summary.attempts = max(error.attempts for error in errors)
@@ -124,12 +124,6 @@ class Receipts(list[Receipt]):
 
     def _of(self, status: Status) -> Receipts:
         return Receipts(receipt for receipt in self if receipt.status == status)
-
-
-def _first_ids(receipts: Receipts) -> str:
-    shown = ", ".join(receipt.request_id for receipt in receipts[:_SHOWN_IDS])
-    more = len(receipts) - _SHOWN_IDS
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _shared(values: list[_T]) -> _T | None:

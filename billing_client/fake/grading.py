@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from billing_client.errors import some
 from billing_client.fake.service import MemoryService, id_of
 
 Fault = Literal["lost", "reset", "silence", "bad gateway", "outage", "refused"]
@@ -133,7 +134,7 @@ class Grader:
         remedy = "make the id once per fact, before the first try, and keep it"
         for names in ids.values():
             if len(names) > 1:
-                times = f"one fact is stored {len(names)} times, under {listed(names)}"
+                times = f"one fact is stored {len(names)} times, under {some(names, 3)}"
                 yield Finding("doubled", f"{times}: {remedy}")
         if len(ids) > self._facts:
             yield Finding("doubled", f"{len(ids)} records for {self._facts} facts: {remedy}")
@@ -174,7 +175,7 @@ class Grader:
         if unread:
             yield Finding(
                 "refusal not read",
-                f"{listed(unread)} refused in an array answered 207, and never sent again nor"
+                f"{some(unread, 3)} refused in an array answered 207, and never sent again nor"
                 " acknowledged: look at each result, or at summary.rejected",
             )
 
@@ -268,12 +269,6 @@ class Grader:
             if call.status == 207:
                 unread |= {name for name, status in call.results.items() if status >= 400}
         return unread - self.read_elsewhere
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first three names, and how many more there are."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _counted(things: Sequence[object], one: str, many: str) -> str:

@@ -21,7 +21,8 @@ from typing import Any, Self
 from urllib.parse import unquote, urlsplit
 
 from billing_client.config import ENDPOINT
-from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, listed, records_of
+from billing_client.errors import some
+from billing_client.fake.grading import FAULTS, Call, Fault, Grader, Times, records_of
 from billing_client.fake.service import MemoryService, Reply, refused
 
 # Where a client says which refused records it has dealt with in another way, as an array of ids.
@@ -158,7 +159,7 @@ class FakeServer(ThreadingHTTPServer):
                         one["request_id"]: one["status"] for one in results if one["request_id"]
                     }
                 call.detail = reply.content.get("detail", "") if reply.status != 502 else ""
-        names = listed(list(call.records)) or "no record"
+        names = some(list(call.records), 3) or "no record"
         fault = f" ({call.fault}: {FAULTS[call.fault]})" if call.fault else ""
         said = f"{names} -> {call.status or 'no answer'}{fault}"
         self._say(f"call {call.number} on connection {call.connection}: {said}")

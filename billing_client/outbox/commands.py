@@ -16,10 +16,10 @@ from typing import Any, NamedTuple, TextIO
 
 from billing_client.client import BillingClient
 from billing_client.config import KEEP_DAYS, endpoint_of
-from billing_client.errors import ConfigurationError
+from billing_client.errors import ConfigurationError, some
 from billing_client.outbox.directory import Directory, expanded, size_of
 from billing_client.outbox.doctor import examine
-from billing_client.outbox.events import OutboxWarning, some
+from billing_client.outbox.events import OutboxWarning
 from billing_client.outbox.segment import (
     DELIVERED,
     MOVED,

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from billing_client.errors import some
+
 logger = logging.getLogger(__name__)
 
 Kind = Literal[
     "sent", "rejected", "waiting", "failed", "paused", "resumed", "adopted", "unusable_file"
 ]
-_MOST_NAMED = 5
 _LEVELS: dict[Kind, int] = {
     "sent": logging.DEBUG,
     "adopted": logging.INFO,
@@ -117,9 +118,3 @@ def tell(on_event: OnEvent | None, event: Event) -> None:
             on_event(event)
     except Exception:
         logger.exception("on_event raised for %r; the outbox goes on", event)
-
-
-def some(names: tuple[object, ...]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(str, names[:_MOST_NAMED])) + more

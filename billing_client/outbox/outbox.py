@@ -35,6 +35,7 @@ from billing_client.errors import (
     CustomerNotFoundError,
     OutboxError,
     OutboxFull,
+    some,
 )
 from billing_client.outbox.delivery import Fate, Pace, deliver, fate
 from billing_client.outbox.directory import Directory, is_full, usable
@@ -44,7 +45,6 @@ from billing_client.outbox.events import (
     OnEvent,
     OutboxWarning,
     Stats,
-    some,
     tell,
 )
 from billing_client.outbox.log import Log
