@@ -16,7 +16,7 @@ from usage.admin.formats import amount_of
 from usage.database.transactions import database_now
 from usage.models import Bill
 from usage.money import EXACT
-from usage.periods import last_due_month, previous_month
+from usage.periods import last_due_month, months_up_to
 
 _MONTHS_SHOWN = 24
 # The last digit that a closed total keeps.
@@ -30,26 +30,21 @@ class MonthFilter(ListFilter):
 
     title = "month"
     parameter_name = "month"
-    example = "2026-11"
+    expected = "Use YYYY-MM."
 
     @cached_property
     def options(self) -> Sequence[tuple[str, str]]:
         """The latest months that have bills, and the one in the address."""
-        month = Bill.objects.order_by("-month").values_list("month", flat=True).first()
-        oldest = Bill.objects.order_by("month").values_list("month", flat=True).first()
+        with_bills = Bill.objects.order_by("-month").values_list("month", flat=True)
         months: list[dt.date] = []
-        while month and oldest and month >= oldest and len(months) < _MONTHS_SHOWN:
-            months.append(month)
-            month = previous_month(month)
+        if (latest := with_bills.first()) and (oldest := with_bills.last()):
+            months = [month for month in months_up_to(latest, _MONTHS_SHOWN) if month >= oldest]
         if self.applied and (chosen := _month(self.text)) not in months:
             months.append(chosen)
         return [(f"{month:%Y-%m}", f"{month:%B %Y}") for month in months]
 
     def condition(self, text: str) -> Q:
         return Q(month=_month(text))
-
-    def _expected(self) -> str:
-        return "Use YYYY-MM."
 
 
 def _month(text: str) -> dt.date:
@@ -87,7 +82,7 @@ class TotalFilter(ListFilter):
     The condition is on closed bills alone. `BillChangeList` adds up the totals of open ones.
     """
 
-    example = "1000.50"
+    expected = "Write it as 1000.50."
     amount: Decimal | None = None
     lookup: str
     rounding: str

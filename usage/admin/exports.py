@@ -148,21 +148,13 @@ def bill_row(bill: Any) -> Sequence[Any]:
 
 
 def rows_of_list(model_admin: BillingAdmin, request: HttpRequest) -> Iterator[Any]:
-    """Yield all rows of a list with the filters of the request, a bounded number at a time.
+    """Return all rows of a list with the filters of the request, read a bounded number at a time.
 
-    Raises PermissionDenied, or Http404 for filters that are malformed, before the first row.
+    Raises PermissionDenied, or Http404 for filters that are malformed.
     """
     if not model_admin.has_view_permission(request):
         raise PermissionDenied
     changelist = cast("KeysetChangeList", model_admin.get_changelist_instance(request))
     if changelist.refusal:
         raise Http404(changelist.refusal)
-    return _all_rows(model_admin, request, changelist)
-
-
-def _all_rows(
-    model_admin: BillingAdmin, request: HttpRequest, changelist: KeysetChangeList
-) -> Iterator[Any]:
-    for rows in changelist.chunks(request, _ROWS_AT_ONCE):
-        model_admin.prepare(request, rows)
-        yield from rows
+    return changelist.all_rows(request, _ROWS_AT_ONCE)

@@ -54,7 +54,6 @@ class CustomerChoice(forms.Form):
     customer = forms.ModelChoiceField(
         Customer.objects,
         required=False,
-        label="Customer",
         widget=CustomerSelect(Bill._meta.get_field("customer"), admin.site),
     )
 
@@ -64,7 +63,8 @@ class ListFilter(admin.SimpleListFilter):
 
     title: str
     parameter_name: str
-    example = ""
+    # What to write instead of a malformed value; by default, the options.
+    expected = ""
     input_type = "text"
     # An index has the rows that this filter keeps, in the order of the list.
     is_indexed = False
@@ -105,19 +105,19 @@ class ListFilter(admin.SimpleListFilter):
             return queryset
         try:
             self.applied = self.condition(self.text)
-        except ValueError as error:
+        except (ValueError, InvalidOperation, ValidationError) as error:
+            values = ", ".join(value for value, _ in self.options)
+            expected = self.expected or f"Use {values} or leave it out."
             raise IncorrectLookupParameters(
-                f"{self.text!r} is not a {self.title}. {self._expected()}"
+                f"{self.text!r} is not a {self.title}. {expected}"
             ) from error
         return queryset.filter(self.applied)
 
-    def _expected(self) -> str:
-        if self.options:
-            return f"Use {', '.join(value for value, _ in self.options)} or leave it out."
-        return f"Write it as {self.example}."
-
     def condition(self, text: str) -> Q:
-        """Return the condition for a value; raises ValueError if it is malformed."""
+        """Return the condition for a value.
+
+        Raises ValueError, InvalidOperation or ValidationError if the value is malformed.
+        """
         raise NotImplementedError
 
 
@@ -169,7 +169,7 @@ class BillFilter(ListFilter):
 
     title = "bill"
     parameter_name = "bill"
-    example = "123"
+    expected = "Write it as 123."
     is_indexed = True
 
     def condition(self, text: str) -> Q:
@@ -190,25 +190,23 @@ class ApiKeyFilter(ListFilter):
 
     title = "API key"
     parameter_name = "reported_by"
+    keys: Sequence[ApiKey] = ()
 
     def condition(self, text: str) -> Q:
         if "\0" in text:
             raise IncorrectLookupParameters("A name has no NUL in it. Type the name of a key.")
-        self.keys = list(self._keys(text))
+        number = number_of(text)
+        of_id = ApiKey.objects.filter(pk=number) if number else None
+        self.keys = list(of_id or ApiKey.objects.filter(Q(prefix=text) | Q(name__iexact=text)))
         if not self.keys:
             raise IncorrectLookupParameters(
                 f"No API key has the id, the public prefix or the name {text!r}."
             )
         return Q(reported_by__in=[api_key.pk for api_key in self.keys])
 
-    def _keys(self, text: str) -> QuerySet[ApiKey, ApiKey]:
-        if (number := number_of(text)) and (of_id := ApiKey.objects.filter(pk=number)):
-            return of_id
-        return ApiKey.objects.filter(Q(prefix=text) | Q(name__iexact=text))
-
     @property
     def note(self) -> str:
-        return ", ".join(str(api_key) for api_key in getattr(self, "keys", [])[:3])
+        return ", ".join(str(api_key) for api_key in self.keys[:3])
 
     @property
     def as_option(self) -> str:
@@ -220,13 +218,10 @@ class ServiceFilter(ListFilter):
 
     title = "service"
     parameter_name = "service"
-    example = "Storage"
+    expected = "Write it as Storage."
 
     def condition(self, text: str) -> Q:
-        try:
-            return Q(service=normal_service(text))
-        except ValidationError as error:
-            raise ValueError(f"{text!r} is not a service.") from error
+        return Q(service=normal_service(text))
 
     @property
     def as_option(self) -> str:
@@ -238,13 +233,10 @@ class PriceFilter(ListFilter):
 
     title = "unit price"
     parameter_name = "price"
-    example = "0.05"
+    expected = "Write it as 0.05."
 
     def condition(self, text: str) -> Q:
-        try:
-            return Q(price_per_unit=fit_price(Decimal(text)))
-        except (InvalidOperation, ValidationError) as error:
-            raise ValueError(f"{text!r} is not a unit price.") from error
+        return Q(price_per_unit=fit_price(Decimal(text)))
 
 
 class AmountFilter(ListFilter):
@@ -252,7 +244,7 @@ class AmountFilter(ListFilter):
 
     title = "least amount"
     parameter_name = "amount"
-    example = "1000.50"
+    expected = "Write it as 1000.50."
 
     def condition(self, text: str) -> Q:
         return Q(AmountAtLeast("units", "price_per_unit", Value(str(formats.amount_of(text)))))
@@ -269,7 +261,7 @@ class SinceFilter(DayFilter):
 
     title = "first day"
     parameter_name = "since"
-    example = "2026-11-01"
+    expected = "Write it as 2026-11-01."
 
     def condition(self, text: str) -> Q:
         start = day_bounds(_day(text)).start
@@ -282,7 +274,7 @@ class UntilFilter(DayFilter):
 
     title = "last day"
     parameter_name = "until"
-    example = "2026-11-30"
+    expected = "Write it as 2026-11-30."
 
     def condition(self, text: str) -> Q:
         end = day_bounds(_day(text)).end
@@ -296,7 +288,7 @@ class RecordedSinceFilter(DayFilter):
 
     title = "first day of recording"
     parameter_name = "recorded_since"
-    example = "2026-11-01"
+    expected = "Write it as 2026-11-01."
     is_range = True
 
     def condition(self, text: str) -> Q:
@@ -308,7 +300,7 @@ class RecordedUntilFilter(DayFilter):
 
     title = "last day of recording"
     parameter_name = "recorded_until"
-    example = "2026-11-30"
+    expected = "Write it as 2026-11-30."
     is_range = True
 
     def condition(self, text: str) -> Q:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR, ChangeList
 from django.core.exceptions import ValidationError
-from django.core.paginator import EmptyPage, Page, PageNotAnInteger, Paginator
+from django.core.paginator import Page, Paginator
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -39,44 +39,25 @@ def fitting(rows: list[Any], names_of: Callable[[Any], Iterable[str]]) -> list[A
     return rows
 
 
-class UncountedPage(Page):  # type: ignore[type-arg]  # generic only in the stubs
-    """A page that knows whether another one follows because it looked one row further."""
-
-    def __init__(self, rows: Sequence[Any], number: int, paginator: Paginator[Any]) -> None:
-        super().__init__(rows[: paginator.per_page], number, paginator)
-        self.more = len(rows) > paginator.per_page
-
-    def has_next(self) -> bool:
-        return self.more and self.number < self.paginator.num_pages
-
-
 class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in the stubs
-    """Pages by a bounded OFFSET; rows beyond the last page are found by searching."""
+    """Pages by a bounded OFFSET, without a count; a search finds the rows beyond the last page."""
 
     num_pages = 20
 
-    def validate_number(self, number: Any) -> int:
-        try:
-            asked = int(number)
-        except (TypeError, ValueError) as error:
-            raise PageNotAnInteger("That page number is not an integer.") from error
-        if not 1 <= asked <= self.num_pages:
-            raise EmptyPage(f"Pages go from 1 to {self.num_pages}. Narrow your search.")
-        return asked
-
-    def page(self, number: Any) -> UncountedPage:
+    def page(self, number: Any) -> Page[Any]:
         number = self.validate_number(number)
         start = (number - 1) * self.per_page
         rows = list(self.object_list[start : start + self.per_page + 1])
-        return UncountedPage(rows, number, self)
+        if len(rows) <= self.per_page:
+            self.num_pages = number  # the page is the last one
+        return Page(rows[: self.per_page], number, self)
 
 
-class Position:
+class Position(NamedTuple):
     """A place in an ordered list: the values a row there has in the fields it is ordered by."""
 
-    def __init__(self, ordering: Sequence[str], values: Sequence[Any]) -> None:
-        self.ordering = ordering
-        self.values = values
+    ordering: Sequence[str]
+    values: Sequence[Any]
 
     @classmethod
     def of(cls, row: Model, ordering: Sequence[str]) -> Position:
@@ -104,8 +85,9 @@ class Position:
 
     def up_to(self) -> Q:
         """Match the rows that come before this one, and this one."""
-        backwards = reverse_of(self.ordering)
-        return self._beyond(backwards) | self._here(backwards)
+        fields = (name.removeprefix("-") for name in self.ordering)
+        here = Q(*zip(fields, self.values, strict=True))
+        return self._beyond(reverse_of(self.ordering)) | here
 
     def _beyond(self, ordering: Sequence[str]) -> Q:
         condition, equal = Q(), Q()
@@ -114,16 +96,9 @@ class Position:
             side = "lt" if name.startswith("-") else "gt"
             condition |= equal & Q((f"{field}__{side}", value))
             equal &= Q((field, value))
-        return condition & self._bound(ordering)
-
-    def _here(self, ordering: Sequence[str]) -> Q:
-        fields = (name.removeprefix("-") for name in ordering)
-        return Q(*zip(fields, self.values, strict=True))
-
-    def _bound(self, ordering: Sequence[str]) -> Q:
         # Implied by the rest, but with this the database finds the start in an index.
         side = "lte" if ordering[0].startswith("-") else "gte"
-        return Q((f"{ordering[0].removeprefix('-')}__{side}", self.values[0]))
+        return condition & Q((f"{ordering[0].removeprefix('-')}__{side}", self.values[0]))
 
 
 def reverse_of(ordering: Sequence[str]) -> list[str]:
@@ -139,8 +114,6 @@ def _value(text: object, model: type[Model], name: str) -> Any:
         if timezone.is_naive(value):
             raise ValueError(f"{text!r} is an instant without an offset.")
         return value.astimezone(dt.UTC)  # OverflowError beyond the calendar
-    if value is None:
-        raise ValueError(f"{text!r} is not a value of {name}.")
     return value
 
 
@@ -188,38 +161,29 @@ class KeysetChangeList(ChangeList):
             self.next_position = Position.of(self.result_list[-1], direction)
             self.looked_through = None
         if backwards:
-            self._turn_round()
+            self.result_list.reverse()
+            self.previous_position = self.next_position
+            if self.result_list:
+                self.next_position = Position.of(self.result_list[-1], ordering)
         elif position:
-            self.previous_position = self._first_position(direction)
+            self.previous_position = self.next_position  # where the search for rows stopped
+            if self.result_list:
+                self.previous_position = Position.of(self.result_list[0], ordering)
         self.result_count = self.full_result_count = len(self.result_list)
-        self.show_full_result_count = self.can_show_all = self.multi_page = False
-        self.show_admin_actions = True
         self.model_admin.prepare(request, self.result_list)
-
-    def _turn_round(self) -> None:
-        """Show a page that was read backwards in the order of the list."""
-        self.result_list.reverse()
-        self.previous_position = self.next_position
-        if self.result_list:
-            self.next_position = Position.of(self.result_list[-1], self.model_admin.ordering)
-
-    def _first_position(self, ordering: Sequence[str]) -> Position | None:
-        """Return where the page before this one ends; without rows, where the search stopped."""
-        if not self.result_list:
-            return self.next_position
-        return Position.of(self.result_list[0], ordering)
 
     def url_for_result(self, result: Model) -> str:
         return str(self.model_admin.row_url(result))
 
-    def chunks(self, request: HttpRequest, size: int) -> Iterator[list[Any]]:
-        """Yield all rows from the first one on, at most `size` at a time."""
+    def all_rows(self, request: HttpRequest, size: int) -> Iterator[Any]:
+        """Yield all rows from the first one on, prepared `size` at a time."""
         ordering = self.get_ordering(request, self.queryset)
         self.list_per_page, position = size, None
         while True:
             self.next_position = None
             rows = self.rows(ordering, position)
-            yield rows[:size]
+            self.model_admin.prepare(request, rows[:size])
+            yield from rows[:size]
             if len(rows) > size:
                 self.next_position = Position.of(rows[size - 1], ordering)
             if (position := self.next_position) is None:
@@ -256,10 +220,6 @@ class KeysetChangeList(ChangeList):
     def get_query_string(self, new_params: Any = None, remove: Any = None) -> str:
         empty = [name for name, value in self.params.items() if not value]
         return str(super().get_query_string(new_params, [*(remove or ()), *empty]))
-
-    @property
-    def first_query(self) -> str:
-        return self.get_query_string()
 
     @property
     def next_query(self) -> str:
