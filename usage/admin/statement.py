@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from django.conf import settings
 from django.db.models import F
@@ -31,22 +31,13 @@ class StatementLine(NamedTuple):
     amount: str
 
 
-class VoidRow(NamedTuple):
-    """A void on the bill; its amount is in the bill's lines already."""
-
-    request_id: str
-    service: str
-    day: str
-    units: str
-    price: str
-    amount: str
-
-
 class Statement(AdminPage):
     """Shows the statement; a draft as long as the bill is open."""
 
     def get(self, request: HttpRequest, object_id: str) -> HttpResponse:
         bill: Bill = self.model_admin.row(request, object_id)
+        lines, voids = bill.lines(), _voids(bill)
+        total = bill.total if bill.is_closed else bill.total_of(lines)
         return self.model_admin.page(
             request,
             "usage/admin/statement.html",
@@ -54,7 +45,19 @@ class Statement(AdminPage):
             title=f"Statement {statement_number(bill)}",
             row_url=self.model_admin.url_back(request, bill),
             row_name=self.model_admin.row_name(bill),
-            **_context(bill),
+            seller=settings.SELLER,
+            number=statement_number(bill),
+            name=formats.name(bill.customer_name),
+            reference=bill.customer_reference,
+            period=dates_of(bill),
+            issued=f"{day_of(bill.closed_at):%Y-%m-%d}" if bill.closed_at else None,
+            lines=_rows(bill, lines),
+            grouped=len(lines) if len(lines) > LINES_SHOWN else 0,
+            csv_name=f"bill-{bill.pk}-{bill.month:%Y-%m}-lines.csv",
+            csv_url=reverse("admin:usage_bill_lines", args=[bill.pk]),
+            voids=voids[:VOIDS_SHOWN],
+            more_voids=len(voids) > VOIDS_SHOWN,
+            total=formats.money(total, bill.currency),
         )
 
 
@@ -63,43 +66,13 @@ def statement_number(bill: Bill) -> str:
     return f"{bill.month:%Y-%m}-{bill.pk}"
 
 
-def _context(bill: Bill) -> dict[str, Any]:
-    lines = bill.lines()
-    voids = _voids(bill)
-    total = bill.total if bill.is_closed else bill.total_of(lines)
-    return {
-        "seller": settings.SELLER,
-        "number": statement_number(bill),
-        "name": formats.name(bill.customer_name),
-        "reference": bill.customer_reference,
-        "period": dates_of(bill),
-        "issued": f"{day_of(bill.closed_at):%Y-%m-%d}" if bill.closed_at else None,
-        "lines": _rows(bill, lines),
-        "grouped": len(lines) if len(lines) > LINES_SHOWN else 0,
-        "csv_name": f"bill-{bill.pk}-{bill.month:%Y-%m}-lines.csv",
-        "csv_url": reverse("admin:usage_bill_lines", args=[bill.pk]),
-        "voids": voids[:VOIDS_SHOWN],
-        "more_voids": len(voids) > VOIDS_SHOWN,
-        "total": formats.money(total, bill.currency),
-    }
-
-
 def _rows(bill: Bill, lines: list[Line]) -> list[StatementLine]:
-    if len(lines) > LINES_SHOWN:
-        return _rows_by_service(bill, lines)
-    return [
-        StatementLine(
-            line.service,
-            formats.exact_money(line.price_per_unit, bill.currency),
-            formats.number(line.units),
-            formats.money(line.amount, bill.currency),
-        )
-        for line in lines
-    ]
+    """Return a row for each line; if they are too many, for each service.
 
-
-def _rows_by_service(bill: Bill, lines: list[Line]) -> list[StatementLine]:
-    """Return one row for each service; the smallest share the last one, if they are too many."""
+    If the services are too many, the smallest share the last row.
+    """
+    if len(lines) <= LINES_SHOWN:
+        return [_row(bill, line.service, [line]) for line in lines]
     by_service: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         by_service[line.service].append(line)
@@ -107,9 +80,9 @@ def _rows_by_service(bill: Bill, lines: list[Line]) -> list[StatementLine]:
         by_service, key=lambda name: abs(bill.total_of(by_service[name])), reverse=True
     )
     shown, others = services[: LINES_SHOWN - 1], services[LINES_SHOWN - 1 :]
-    rows = [_service_row(bill, service, by_service[service]) for service in sorted(shown)]
+    rows = [_row(bill, service, by_service[service]) for service in sorted(shown)]
     if len(others) == 1:
-        rows.append(_service_row(bill, others[0], by_service[others[0]]))
+        rows.append(_row(bill, others[0], by_service[others[0]]))
     elif others:
         rest = [line for service in others for line in by_service[service]]
         amount = formats.money(bill.total_of(rest), bill.currency)
@@ -117,18 +90,19 @@ def _rows_by_service(bill: Bill, lines: list[Line]) -> list[StatementLine]:
     return rows
 
 
-def _service_row(bill: Bill, service: str, lines: list[Line]) -> StatementLine:
+def _row(bill: Bill, service: str, lines: list[Line]) -> StatementLine:
     prices = {line.price_per_unit for line in lines}
     price = formats.exact_money(prices.pop(), bill.currency) if len(prices) == 1 else "several"
     units = formats.number(exact_sum(line.units for line in lines))
     return StatementLine(service, price, units, formats.money(bill.total_of(lines), bill.currency))
 
 
-def _voids(bill: Bill) -> list[VoidRow]:
+def _voids(bill: Bill) -> list[dict[str, str]]:
     """Return the bill's voids, oldest first, and one more than are shown if there are more.
 
-    The index of voids by time finds them, whatever the number of records: the sum hides the
-    bill's own index, by which a database that keeps no statistics would read all its records.
+    Their amounts are in the bill's lines already. The index of voids by time finds them, whatever
+    the number of records: the sum hides the bill's own index, by which a database that keeps no
+    statistics would read all its records.
     """
     voids = UsageRecord.objects.alias(of_bill=F("bill_id") + 0).filter(
         of_bill=bill.pk,
@@ -138,13 +112,13 @@ def _voids(bill: Bill) -> list[VoidRow]:
     if bill.closed_at:
         voids = voids.filter(recorded_at__lte=bill.closed_at)
     return [
-        VoidRow(
-            str(void.voids_id),
-            void.service,
-            f"{day_of(void.occurred_at):%Y-%m-%d}",
-            formats.number(void.units),
-            formats.exact_money(void.price_per_unit, bill.currency),
-            formats.money(round_amount(void.amount, bill.digits), bill.currency),
-        )
+        {
+            "request_id": str(void.voids_id),
+            "service": void.service,
+            "day": f"{day_of(void.occurred_at):%Y-%m-%d}",
+            "units": formats.number(void.units),
+            "price": formats.exact_money(void.price_per_unit, bill.currency),
+            "amount": formats.money(round_amount(void.amount, bill.digits), bill.currency),
+        }
         for void in voids.order_by("recorded_at", "request_id")[: VOIDS_SHOWN + 1]
     ]
