@@ -32,7 +32,6 @@ from usage.money import EXACT, exact_amount, round_amount
 from usage.periods import month_of, previous_month
 
 SHOWN = 10
-_NOTHING = Decimal(0)
 # Figures that take less are added up anew for every page. Others are kept a hundred times as long
 # as they took, so that adding up is at most a hundredth of a process's time.
 WORTH_KEEPING_SECONDS = 0.1
@@ -42,7 +41,7 @@ _one_at_a_time = threading.Lock()
 
 
 class PriceRange(NamedTuple):
-    """The lowest and highest unit price of a customer's service, this month and last."""
+    """The lowest and highest unit price of a customer's service; `before`, those of last month."""
 
     customer_id: int
     service: str
@@ -50,8 +49,7 @@ class PriceRange(NamedTuple):
     currency: str
     low: Decimal
     high: Decimal
-    low_before: Decimal | None
-    high_before: Decimal | None
+    before: tuple[Decimal, Decimal] | None
 
 
 class Figures(NamedTuple):
@@ -65,10 +63,6 @@ class Figures(NamedTuple):
     prices: list[PriceRange]
     # The sum of the rounded lines of this month's bills, by currency.
     rounded: dict[str, Decimal]
-
-    @property
-    def month(self) -> dt.date:
-        return month_of(self.as_of)
 
     @property
     def currencies(self) -> list[str]:
@@ -90,7 +84,14 @@ def figures(now: dt.datetime) -> Figures | None:
         if kept is not None:
             return kept[0]
         began = time.monotonic()
-        found = _read_unless_unavailable(now)
+        try:
+            # Otherwise the sums of large books would keep usage from being recorded meanwhile.
+            with deadline.slow_by_nature():
+                found: Figures | None = _read(now)
+        except Error as error:
+            if not is_unavailable(error):
+                raise
+            found = None
         took = time.monotonic() - began
         if took >= WORTH_KEEPING_SECONDS:
             most = MOST_KEPT_SECONDS if found else RETRIED_AFTER_SECONDS
@@ -100,29 +101,8 @@ def figures(now: dt.datetime) -> Figures | None:
         _one_at_a_time.release()
 
 
-def _read_unless_unavailable(now: dt.datetime) -> Figures | None:
-    try:
-        # Otherwise the sums of large books would keep usage from being recorded meanwhile.
-        with deadline.slow_by_nature():
-            return _read(now)
-    except Error as error:
-        if not is_unavailable(error):
-            raise
-        return None
-
-
-class _Bill(NamedTuple):
-    """A bill, as far as its lines are added up."""
-
-    customer_id: int
-    customer: str
-    customer_currency: str
-    currency: str
-    month: dt.date
-    closed_at: dt.datetime | None
-    kept_digits: int | None
-
-
+# A bill by its id, as far as its lines are added up.
+_Bills = Mapping[int, Any]
 # The units of each bill, service and unit price.
 _Lines = Mapping[tuple[int, str, Decimal], Decimal]
 
@@ -149,13 +129,13 @@ def _read(now: dt.datetime) -> Figures:
     return Figures(now, exact, number, largest, _prices(bills, lines, month), rounded)
 
 
-def _bills(months: tuple[dt.date, dt.date]) -> dict[int, _Bill]:
+def _bills(months: tuple[dt.date, dt.date]) -> _Bills:
     bills = Bill.objects.filter(month__in=months).values_list(
-        "pk",
-        *("customer", "customer__name", "customer__currency"),
+        *("pk", "customer", "customer__name", "customer__currency"),
         *("currency", "month", "closed_at", "minor_unit_digits"),
+        named=True,
     )
-    return {pk: _Bill(*bill) for pk, *bill in bills}
+    return {bill.pk: bill for bill in bills}
 
 
 def _added(
@@ -170,11 +150,13 @@ def _added(
 
 
 def _totals(
-    bills: Mapping[int, _Bill], lines: _Lines, month: dt.date
+    bills: _Bills, lines: _Lines, month: dt.date
 ) -> tuple[dict[str, int], dict[str, list[int]], dict[str, Decimal]]:
     """Return the number of open bills, the largest ones' ids, and the sum of this month's lines."""
     digits = {
-        bill_id: digits_of(bill.currency) if bill.kept_digits is None else bill.kept_digits
+        bill_id: digits_of(bill.currency)
+        if bill.minor_unit_digits is None
+        else bill.minor_unit_digits
         for bill_id, bill in bills.items()
         if bill.month == month or bill.closed_at is None
     }
@@ -182,7 +164,7 @@ def _totals(
     for (bill_id, _, price), units in lines.items():
         if bill_id in digits:
             amount = round_amount(exact_amount(units, price), digits[bill_id])
-            totals[bill_id] = EXACT.add(totals.get(bill_id, _NOTHING), amount)
+            totals[bill_id] = EXACT.add(totals.get(bill_id, Decimal(0)), amount)
     open_bills: dict[str, list[tuple[Decimal, int]]] = defaultdict(list)
     rounded: dict[str, Decimal] = defaultdict(Decimal)
     for bill_id, total in totals.items():
@@ -199,11 +181,11 @@ def _totals(
     return number, largest, dict(rounded)
 
 
-def _prices(bills: Mapping[int, _Bill], lines: _Lines, month: dt.date) -> list[PriceRange]:
+def _prices(bills: _Bills, lines: _Lines, month: dt.date) -> list[PriceRange]:
     """Return services with a price over twice another of the month, or other than last month's."""
     ranges: dict[bool, dict[tuple[int, str], tuple[Decimal, Decimal]]] = {True: {}, False: {}}
     of_bill = {
-        bill_id: (bill.customer_id, ranges[bill.month == month]) for bill_id, bill in bills.items()
+        bill_id: (bill.customer, ranges[bill.month == month]) for bill_id, bill in bills.items()
     }
     for bill_id, service, price in lines:
         customer_id, of_month = of_bill[bill_id]
@@ -212,16 +194,13 @@ def _prices(bills: Mapping[int, _Bill], lines: _Lines, month: dt.date) -> list[P
             of_month[key] = min(known[0], price), max(known[1], price)
         else:
             of_month[key] = price, price
-    customers = {bill.customer_id: bill for bill in bills.values()}
+    customers = {bill.customer: bill for bill in bills.values()}
     found = []
     for key, (low, high) in ranges[True].items():
         before = ranges[False].get(key)
         if high > low + low or (before and before != (low, high)):
             of = customers[key[0]]
-            low_before, high_before = before or (None, None)
             found.append(
-                PriceRange(
-                    *key, of.customer, of.customer_currency, low, high, low_before, high_before
-                )
+                PriceRange(*key, of.customer__name, of.customer__currency, low, high, before)
             )
     return heapq.nsmallest(SHOWN + 1, found)
