@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
@@ -121,40 +121,30 @@ class BillAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).select_related("customer", "hold")
 
     def get_urls(self) -> list[URLPattern]:
-        pages: dict[str, type[View]] = {"attention": AttentionPage, "to-close": ToClose}
-        acts = {
-            "close": CloseBill,
-            "hold": HoldBill,
-            "release": ReleaseBill,
-            "accept": AcceptDuplicates,
-            "lift": LiftAcceptance,
-            "statement": Statement,
-            "verify": VerifyBill,
-        }
-        addresses = {f"{name}/": page for name, page in pages.items()}
-        addresses |= {f"<path:object_id>/{name}/": act for name, act in acts.items()}
+        pages: list[tuple[str, str, type[View]]] = [
+            ("attention", "attention/", AttentionPage),
+            ("to-close", "to-close/", ToClose),
+            ("close", "<path:object_id>/close/", CloseBill),
+            ("hold", "<path:object_id>/hold/", HoldBill),
+            ("release", "<path:object_id>/release/", ReleaseBill),
+            ("accept", "<path:object_id>/accept/", AcceptDuplicates),
+            ("lift", "<path:object_id>/lift/", LiftAcceptance),
+            ("statement", "<path:object_id>/statement/", Statement),
+            ("verify", "<path:object_id>/verify/", VerifyBill),
+            ("month", "month/<str:month>/", HandOver),
+            ("month_closed", "month/<str:month>/closed.csv", ClosedFile),
+            ("month_control", "month/<str:month>/control.csv", ControlFile),
+        ]
+        views: list[tuple[str, str, Callable[..., HttpResponseBase]]] = [
+            *((name, address, page.as_view(model_admin=self)) for name, address, page in pages),
+            ("export", "export.csv", self.export),
+            ("lines", "<path:object_id>/lines.csv", self.lines),
+        ]
         return [
             *(
-                path(
-                    address,
-                    self.admin_site.admin_view(view.as_view(model_admin=self)),
-                    name=f"usage_bill_{address.split('/')[-2]}",
-                )
-                for address, view in addresses.items()
+                path(address, self.admin_site.admin_view(view), name=f"usage_bill_{name}")
+                for name, address, view in views
             ),
-            *(
-                path(
-                    f"month/<str:month>/{address}",
-                    self.admin_site.admin_view(view.as_view(model_admin=self)),
-                    name=name,
-                )
-                for address, view, name in (
-                    ("", HandOver, "usage_bill_month"),
-                    ("closed.csv", ClosedFile, "usage_bill_month_closed"),
-                    ("control.csv", ControlFile, "usage_bill_month_control"),
-                )
-            ),
-            *self.export_urls(),
             *super().get_urls(),
         ]
 
@@ -178,13 +168,6 @@ class BillAdmin(ReadOnlyAdmin):
     def prepare(self, request: HttpRequest, rows: Sequence[Any]) -> None:
         for bill, cells in zip(rows, bill_cells(rows, database_now()), strict=True):
             bill.cells = cells
-
-    def export_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view
-        return [
-            path("export.csv", view(self.export), name="usage_bill_export"),
-            path("<path:object_id>/lines.csv", view(self.lines), name="usage_bill_lines"),
-        ]
 
     def export(self, request: HttpRequest) -> HttpResponseBase:
         rows = (exports.bill_row(bill) for bill in exports.rows_of_list(self, request))

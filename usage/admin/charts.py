@@ -69,7 +69,10 @@ def bar_chart(values: Sequence[Value]) -> Chart:
     limit = _CUT_AT * next_largest if 0 < _CUT_OVER * next_largest < largest else math.inf
     amounts = [min(amount, limit) for amount in whole]
     lowest, highest = min([0.0, *amounts]), max([0.0, *amounts])
-    step = _step((highest - lowest) / _TICKS)
+    # The smallest round number that is not below the space between two ticks.
+    least = (highest - lowest) / _TICKS or 1.0
+    power = 10.0 ** math.floor(math.log10(least))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= least * 0.999)
     bottom, top = math.floor(lowest / step), max(math.ceil(highest / step), 1)
 
     def height_of(amount: float) -> float:
@@ -96,14 +99,6 @@ def bar_chart(values: Sequence[Value]) -> Chart:
     numbers = [Decimal(repr(step)) * line for line in range(bottom, top + 1)]
     ticks = [Tick(height_of(float(number)), number, _short(number)) for number in numbers]
     return Chart(bars, ticks, zero=height_of(0))
-
-
-def _step(least: float) -> float:
-    """Return the smallest round number that is not below `least`."""
-    if least <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= least * 0.999)
 
 
 def _short(number: Decimal) -> str:

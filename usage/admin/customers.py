@@ -69,8 +69,9 @@ class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only i
             raise ValidationError("The currency cannot change: the customer has a bill.")
         if self.instance.pk is not None:
             self._keep_what_others_changed(cleaned)
-            if cleaned.get("currency", self.instance.currency) != self.instance.currency:
-                self._ask_for_reason(cleaned)
+            currency = cleaned.get("currency", self.instance.currency)
+            if currency != self.instance.currency and not cleaned.get("reason"):
+                self.add_error("reason", "Give the reason for changing the currency.")
         self._warn_of_namesake(cleaned)
         return cleaned
 
@@ -94,10 +95,6 @@ class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only i
                 f"The {name} was changed to {stored!r} after this form was opened. Check it, then"
                 " save again.",
             )
-
-    def _ask_for_reason(self, cleaned: dict[str, Any]) -> None:
-        if not cleaned.get("reason"):
-            self.add_error("reason", "Give the reason for changing the currency.")
 
     def _warn_of_namesake(self, cleaned: dict[str, Any]) -> None:
         name = cleaned.get("name")

@@ -96,9 +96,10 @@ def period_of(bill: Bill) -> str:
 
 def dates_of(bill: Bill) -> str:
     """Return the first and the last day of a bill's period; with the time if not at midnight."""
-    last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
     start = _time_within_day(bill.period_start) or day_of(bill.period_start)
-    return f"{start} to {_time_within_day(bill.period_end) or last}"
+    last = day_of(bill.period_end - dt.timedelta(milliseconds=1))
+    end = _time_within_day(bill.period_end) or last
+    return f"{start} to {end}"
 
 
 def _time_within_day(instant: dt.datetime) -> str:
@@ -131,6 +132,11 @@ def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
         reported_by = formats.api_key(record.reported_by)
     else:
         reported_by = formats.name(record.voided_by or "–")
+    marks = [
+        ("late", "warning", record.late),
+        ("void", "bad", record.voids_id is not None),
+        ("voided", "bad", record.is_voided),
+    ]
     return RecordCells(
         url=record_url(record.pk),
         request_id=record.pk,
@@ -142,7 +148,7 @@ def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
         recorded_at=formats.moment(record.recorded_at, timespec=timespec),
         occurred_at=formats.moment(record.occurred_at, timespec=timespec),
         reported_by=reported_by,
-        marks=_marks_of(record),
+        marks=[formats.badge(text, kind) for text, kind, applies in marks if applies],
     )
 
 
@@ -151,15 +157,6 @@ def record_url(request_id: str, act: str = "change") -> str:
     # Browsers take "." and ".." out of an address.
     quoted = DOTS.get(request_id) or quote(request_id)
     return reverse(f"admin:usage_usagerecord_{act}", args=[quoted])
-
-
-def _marks_of(record: Any) -> list[SafeString]:
-    marks = [
-        ("late", "warning", record.late),
-        ("void", "bad", record.voids_id is not None),
-        ("voided", "bad", record.is_voided),
-    ]
-    return [formats.badge(text, kind) for text, kind, applies in marks if applies]
 
 
 def history_cells(entry: HistoryEntry) -> HistoryCells:
