@@ -26,10 +26,10 @@ class BillChangeList(KeysetChangeList):
     @property
     def month_url(self) -> str:
         """The page of the chosen month's closed bills, or an empty text."""
-        chosen = [spec for spec in self.filter_specs if isinstance(spec, MonthFilter)]
-        if not (chosen and chosen[0].applied):
-            return ""
-        return reverse("admin:usage_bill_month", args=[chosen[0].text])
+        for spec in self.filter_specs:
+            if isinstance(spec, MonthFilter) and spec.applied:
+                return reverse("admin:usage_bill_month", args=[spec.text])
+        return ""
 
     def rows(self, ordering: Sequence[str], position: Position | None) -> list[Any]:
         if not self._total_filters():

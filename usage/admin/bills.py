@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
-from django.urls import URLPattern, path
 from django.views.generic import View
 
 from usage.admin import exports, formats
@@ -28,7 +26,7 @@ from usage.admin.closing import CloseBill, HoldBill, ReleaseBill
 from usage.admin.customers import matching
 from usage.admin.filters import CustomerChoice, CustomerFilter, number_of
 from usage.admin.hand_over import ClosedFile, ControlFile, HandOver
-from usage.admin.pages import ReadOnlyAdmin, column
+from usage.admin.pages import OwnPage, ReadOnlyAdmin, column
 from usage.admin.rows import bill_cells, period_of
 from usage.admin.statement import Statement
 from usage.database import deadline
@@ -109,18 +107,16 @@ class BillAdmin(ReadOnlyAdmin):
     search_help_text = "A part of the customer's name, the customer id, or the number of a bill"
     ordering = ("-month", "customer_id", "-period_start")
     page_template = "usage/admin/bill.html"
+    changelist_class = BillChangeList
 
     @property
     def media(self) -> Any:
         return super().media + CustomerChoice().media
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return BillChangeList
-
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).select_related("customer", "hold")
 
-    def get_urls(self) -> list[URLPattern]:
+    def own_pages(self) -> list[OwnPage]:
         pages: list[tuple[str, str, type[View]]] = [
             ("attention", "attention/", AttentionPage),
             ("to-close", "to-close/", ToClose),
@@ -135,17 +131,10 @@ class BillAdmin(ReadOnlyAdmin):
             ("month_closed", "month/<str:month>/closed.csv", ClosedFile),
             ("month_control", "month/<str:month>/control.csv", ControlFile),
         ]
-        views: list[tuple[str, str, Callable[..., HttpResponseBase]]] = [
+        return [
             *((name, address, page.as_view(model_admin=self)) for name, address, page in pages),
             ("export", "export.csv", self.export),
             ("lines", "<path:object_id>/lines.csv", self.lines),
-        ]
-        return [
-            *(
-                path(address, self.admin_site.admin_view(view), name=f"usage_bill_{name}")
-                for name, address, view in views
-            ),
-            *super().get_urls(),
         ]
 
     def get_search_results(

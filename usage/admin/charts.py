@@ -43,7 +43,6 @@ class Tick(NamedTuple):
     """A line across the picture, at a number."""
 
     y: float
-    number: Decimal
     said: str
 
 
@@ -97,7 +96,7 @@ def bar_chart(values: Sequence[Value]) -> Chart:
             )
         )
     numbers = [Decimal(repr(step)) * line for line in range(bottom, top + 1)]
-    ticks = [Tick(height_of(float(number)), number, _short(number)) for number in numbers]
+    ticks = [Tick(height_of(float(number)), _short(number)) for number in numbers]
     return Chart(bars, ticks, zero=height_of(0))
 
 

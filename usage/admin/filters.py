@@ -137,10 +137,8 @@ class CustomerFilter(ListFilter):
         """Return the one customer with this text in the name; a refusal names the candidates."""
         if "\0" in text:
             raise IncorrectLookupParameters("A name has no NUL in it. Type the name or the id.")
-        exact = list(Customer.objects.filter(name__iexact=text).order_by("pk")[: _NAMED + 1])
-        found = exact or list(
-            Customer.objects.filter(name__icontains=text).order_by("pk")[: _NAMED + 1]
-        )
+        exact = list(Customer.objects.filter(name__iexact=text)[: _NAMED + 1])
+        found = exact or list(Customer.objects.filter(name__icontains=text)[: _NAMED + 1])
         if len(found) == 1:
             return int(found[0].pk)
         if not found:

@@ -20,11 +20,14 @@ from django.http import (
     HttpResponseRedirect,
 )
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import URLPattern, path, reverse
 from django.utils.text import capfirst
 from django.views.generic import View
 
 from usage.admin.paging import KeysetChangeList, UncountedPaginator
+
+# The name, the address and the view of a page.
+OwnPage = tuple[str, str, Callable[..., HttpResponseBase]]
 
 
 def column(name: str, description: str) -> Callable[[Any], Any]:
@@ -50,11 +53,26 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
 
+    changelist_class = KeysetChangeList
     # The name of the list's export, if it has one.
     export_name = ""
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return KeysetChangeList
+        return self.changelist_class
+
+    def get_urls(self) -> list[URLPattern]:
+        site, model = self.admin_site, f"{self.opts.app_label}_{self.opts.model_name}"
+        return [
+            *(
+                path(address, site.admin_view(view), name=f"{model}_{name}")
+                for name, address, view in self.own_pages()
+            ),
+            *super().get_urls(),
+        ]
+
+    def own_pages(self) -> list[OwnPage]:
+        """Return the pages beside those of Django."""
+        return []
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

@@ -94,20 +94,17 @@ class RecordChangeList(KeysetChangeList):
     @property
     def customer(self) -> int | None:
         """The customer whose bills have the rows, if no other filter has an index for them."""
-        first = next(iter(self._indexed), None)
-        return first.found if isinstance(first, CustomerFilter) else None
+        return self._indexed.found if isinstance(self._indexed, CustomerFilter) else None
 
     @cached_property
     def _served(self) -> Q | None:
         """The condition that an index serves; None if it serves all filters."""
-        ranges = [spec for spec in self.filters if spec.is_range]
-        if len(self._indexed[:1]) + len(ranges) == len(self.filters):
-            return None
-        return Q(*(spec.applied for spec in [*self._indexed[:1], *ranges]))
+        served = [spec for spec in self.filters if spec is self._indexed or spec.is_range]
+        return Q(*(spec.applied for spec in served)) if len(served) < len(self.filters) else None
 
     @cached_property
-    def _indexed(self) -> list[ListFilter]:
-        return [spec for spec in self.filters if spec.is_indexed]
+    def _indexed(self) -> ListFilter | None:
+        return next((spec for spec in self.filters if spec.is_indexed), None)
 
     @cached_property
     def filters(self) -> list[ListFilter]:

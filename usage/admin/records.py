@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
-from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -32,7 +30,7 @@ from usage.admin.filters import (
     VoidsFilter,
 )
 from usage.admin.forms import ReasonForm
-from usage.admin.pages import ReadOnlyAdmin, column
+from usage.admin.pages import OwnPage, ReadOnlyAdmin, column
 from usage.admin.record_list import RecordChangeList
 from usage.admin.rows import DOTS, bill_url, record_cells, record_url, with_cells
 from usage.attention.duplicates import twins_of
@@ -113,13 +111,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     search_help_text = "The exact request_id"
     ordering = ("-recorded_at", "request_id")
     page_template = "usage/admin/record.html"
+    changelist_class = RecordChangeList
 
     @property
     def media(self) -> Any:
         return super().media + CustomerChoice().media
-
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
-        return RecordChangeList
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -134,23 +130,13 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return with_cells(super().get_queryset(request))
 
-    def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view
-        void = VoidRecord.as_view(model_admin=self)
+    def own_pages(self) -> list[OwnPage]:
+        csv = VoidManyCsv.as_view(model_admin=self)
         return [
-            path("export.csv", view(self.export), name="usage_usagerecord_export"),
-            path(
-                "void-many/",
-                view(VoidMany.as_view(model_admin=self)),
-                name="usage_usagerecord_void_many",
-            ),
-            path(
-                "void-many/<str:up_to>/records.csv",
-                view(VoidManyCsv.as_view(model_admin=self)),
-                name="usage_usagerecord_void_many_csv",
-            ),
-            path("<path:object_id>/void/", view(void), name="usage_usagerecord_void"),
-            *super().get_urls(),
+            ("export", "export.csv", self.export),
+            ("void_many", "void-many/", VoidMany.as_view(model_admin=self)),
+            ("void_many_csv", "void-many/<str:up_to>/records.csv", csv),
+            ("void", "<path:object_id>/void/", VoidRecord.as_view(model_admin=self)),
         ]
 
     def row(self, request: HttpRequest, object_id: str) -> Any:
