@@ -355,7 +355,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_DISABLE_ACCESS_LOG = True  # the history has the acts of whoever logged in
 AXES_VERBOSE = False
 AXES_LOCKOUT_TEMPLATE = "usage/admin/locked.html"
-AXES_ENABLE_ADMIN = False  # two of its three lists would always be empty: usage/admin/locks.py
+AXES_ENABLE_ADMIN = False  # two of its three lists would always be empty: usage/admin/accounts.py
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{validator}"}
     for validator in [

@@ -3,6 +3,6 @@
 No page counts records or skips them by OFFSET, so none grows slower with their number.
 """
 
-from usage.admin import accounts, api_keys, bills, customers, locks, records
+from usage.admin import accounts, api_keys, bills, customers, records
 
-__all__ = ["accounts", "api_keys", "bills", "customers", "locks", "records"]
+__all__ = ["accounts", "api_keys", "bills", "customers", "records"]

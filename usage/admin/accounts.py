@@ -1,9 +1,14 @@
-"""Staff accounts: Django's own pages, with a list of who may do what and who still logs in."""
+"""Staff accounts: Django's own pages, with a list of who may do what and who still logs in.
+
+Superusers also see the lockouts after wrong passwords, and delete a row to lift one.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from axes.admin import AccessAttemptAdmin  # type: ignore[import-untyped]  # has no types
+from axes.models import AccessAttempt  # type: ignore[import-untyped]  # has no types
 from django.contrib import admin
 from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin
@@ -30,6 +35,7 @@ class LoginForm(AdminAuthenticationForm):
 
 admin.site.login_form = LoginForm
 admin.site.unregister(User)
+admin.site.register(AccessAttempt, AccessAttemptAdmin)
 
 
 @admin.register(User)

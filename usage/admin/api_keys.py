@@ -10,7 +10,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern, path, reverse
+from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -18,7 +18,7 @@ from usage.admin import formats, traffic
 from usage.admin.actions import ConfirmedAct
 from usage.admin.changes import WithHistory
 from usage.admin.forms import OptionalReasonForm
-from usage.admin.pages import BillingAdmin, ReadOnlyAdmin
+from usage.admin.pages import BillingAdmin, OwnPage, ReadOnlyAdmin
 from usage.models import ApiKey
 from usage.models.api_key import CONTACT_LENGTH, OWNER_LENGTH, FormSentTwice
 from usage.validators import validate_name
@@ -117,15 +117,12 @@ class ApiKeyAdmin(WithHistory, ReadOnlyAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return BillingAdmin.has_add_permission(self, request)
 
-    def get_urls(self) -> list[URLPattern]:
-        revoke = self.admin_site.admin_view(RevokeKey.as_view(model_admin=self))
-        owner = self.admin_site.admin_view(ChangeOwner.as_view(model_admin=self))
-        page = self.admin_site.admin_view(traffic.TrafficPage.as_view(model_admin=self))
+    def own_pages(self) -> list[OwnPage]:
+        page = traffic.TrafficPage.as_view(model_admin=self)
         return [
-            path("<path:object_id>/revoke/", revoke, name="usage_apikey_revoke"),
-            path("<path:object_id>/owner/", owner, name="usage_apikey_owner"),
-            path("<path:object_id>/traffic/", page, name="usage_apikey_traffic"),
-            *super().get_urls(),
+            ("revoke", "<path:object_id>/revoke/", RevokeKey.as_view(model_admin=self)),
+            ("owner", "<path:object_id>/owner/", ChangeOwner.as_view(model_admin=self)),
+            ("traffic", "<path:object_id>/traffic/", page),
         ]
 
     def add_view(

@@ -50,20 +50,6 @@ class RecordCells(NamedTuple):
     marks: list[SafeString]
 
 
-class HistoryCells(NamedTuple):
-    """One act of staff or of a command on a bill; `record` is the record voided, if one was."""
-
-    at: SafeString
-    actor: SafeString
-    did: str
-    detail: str
-    reason: str
-    bill_url: str
-    bill: int
-    record_url: str
-    record: str | None
-
-
 def bill_cells(bills: Collection[Bill], now: dt.datetime) -> list[BillCells]:
     """Return the cells of these bills in their order; one query reads the totals of all."""
     totals = DailyUsage.objects.totals_of(bills)
@@ -159,16 +145,16 @@ def record_url(request_id: str, act: str = "change") -> str:
     return reverse(f"admin:usage_usagerecord_{act}", args=[quoted])
 
 
-def history_cells(entry: HistoryEntry) -> HistoryCells:
-    """Return the cells of a history entry."""
-    return HistoryCells(
-        at=formats.moment(entry.at),
-        actor=formats.name(entry.actor),
-        did=entry.get_action_display(),
-        detail=entry.detail,
-        reason=entry.reason,
-        bill_url=bill_url(entry.bill_id),
-        bill=entry.bill_id,
-        record_url=record_url(entry.record_id) if entry.record_id else "",
-        record=entry.record_id,
-    )
+def history_cells(entry: HistoryEntry) -> dict[str, Any]:
+    """Return the cells of an act on a bill; `record` is the record voided, if one was."""
+    return {
+        "at": formats.moment(entry.at),
+        "actor": formats.name(entry.actor),
+        "did": entry.get_action_display(),
+        "detail": entry.detail,
+        "reason": entry.reason,
+        "bill_url": bill_url(entry.bill_id),
+        "bill": entry.bill_id,
+        "record_url": record_url(entry.record_id) if entry.record_id else "",
+        "record": entry.record_id,
+    }

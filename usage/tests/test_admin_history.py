@@ -165,7 +165,7 @@ def test_a_long_history_goes_on_on_the_next_page(admin_client: Client, bill: Bil
     url, found = page_of(bill), []
     while url:
         context = admin_client.get(url).context
-        found.append([str(row.actor) for row in context["history"]])
+        found.append([str(row["actor"]) for row in context["history"]])
         url = context["earlier_url"] and page_of(bill) + context["earlier_url"]
 
     assert [len(page) for page in found] == [HISTORY_SHOWN, HISTORY_SHOWN, 1]

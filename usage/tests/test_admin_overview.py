@@ -289,7 +289,7 @@ def test_late_usage_of_this_month_and_what_was_done_are_shown(
     context = shown(admin_client)
 
     assert [record.request_id for record in context["late_records"]] == ["late"]
-    assert [(entry.did, entry.bill_url) for entry in context["done"]] == [
+    assert [(entry["did"], entry["bill_url"]) for entry in context["done"]] == [
         ("closed the bill", page_of(bill))
     ]
     assert HistoryEntry.objects.count() == 1
@@ -302,7 +302,7 @@ def test_a_void_on_another_bill_is_one_act(admin_client: Client, bill: Bill) -> 
     void(bill.records.get(), reason="Wrong.", by="Sam")
 
     assert HistoryEntry.objects.filter(action="voided").count() == 2
-    assert [entry.did for entry in shown(admin_client)["done"]] == [
+    assert [entry["did"] for entry in shown(admin_client)["done"]] == [
         "voided a record",
         "closed the bill",
     ]
