@@ -1,4 +1,4 @@
-"""The list of bills, whose totals are columns of closed bills alone."""
+"""The list of bills. Only closed bills have a column with their total."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COUNTED = 5_000
 
 
 class BillChangeList(KeysetChangeList):
-    """Bills, the latest month first; also by their totals, of which open bills have no column."""
+    """Bills, latest month first. The totals of open ones are added up for filters and the sum."""
 
     @property
     def month_url(self) -> str:

@@ -72,7 +72,16 @@ class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only i
             currency = cleaned.get("currency", self.instance.currency)
             if currency != self.instance.currency and not cleaned.get("reason"):
                 self.add_error("reason", "Give the reason for changing the currency.")
-        self._warn_of_namesake(cleaned)
+        name = cleaned.get("name")
+        is_new = name and (self.instance.pk is None or name != self.instance.name)
+        others = Customer.objects.filter(name__iexact=name).exclude(pk=self.instance.pk)
+        if is_new and not cleaned.get("is_another") and (other := others.first()):
+            self.fields["is_another"].widget = forms.CheckboxInput()
+            self.add_error(
+                "name",
+                f"Customer {other.pk} has this name too. If this is another customer, tick the box"
+                " below and save again.",
+            )
         return cleaned
 
     def _keep_what_others_changed(self, cleaned: dict[str, Any]) -> None:
@@ -94,20 +103,6 @@ class CustomerForm(forms.ModelForm):  # type: ignore[type-arg]  # generic only i
                 name,
                 f"The {name} was changed to {stored!r} after this form was opened. Check it, then"
                 " save again.",
-            )
-
-    def _warn_of_namesake(self, cleaned: dict[str, Any]) -> None:
-        name = cleaned.get("name")
-        is_new = self.instance.pk is None or name != self.instance.name
-        if not name or not is_new or cleaned.get("is_another"):
-            return
-        others = Customer.objects.filter(name__iexact=name).exclude(pk=self.instance.pk)
-        if other := others.first():
-            self.fields["is_another"].widget = forms.CheckboxInput()
-            self.add_error(
-                "name",
-                f"Customer {other.pk} has this name too. If this is another customer, tick the box"
-                " below and save again.",
             )
 
 
@@ -205,12 +200,10 @@ class CustomerAdmin(WithHistory):
     def latest_bills(self, customer: Customer) -> SafeString:
         """Return the latest bills with their totals, and a link to all."""
         bills = list(customer.bills.select_related("hold").order_by("-period_start")[:_BILLS_SHOWN])
-        rows = (
-            (cells.url, cells.period, cells.state, cells.total)
-            for cells in bill_cells(bills, database_now())
-        )
         listed = format_html_join(
-            "", '<li><a href="{}">{}</a> {} <span class="figure">{}</span></li>', rows
+            "",
+            '<li><a href="{url}">{period}</a> {state} <span class="figure">{total}</span></li>',
+            bill_cells(bills, database_now()),
         )
         return format_html('<ul class="bills">{}</ul>{}', listed, self.bills(customer))
 

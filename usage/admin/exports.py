@@ -142,7 +142,7 @@ def bill_row(bill: Any) -> Sequence[Any]:
         bill.period_start.isoformat(timespec="milliseconds"),
         bill.period_end.isoformat(timespec="milliseconds"),
         "closed" if bill.is_closed else "open",
-        f"{bill.cells.amount:f}",
+        f"{bill.cells['amount']:f}",
         text(bill.customer_reference),
     )
 

@@ -97,7 +97,7 @@ class ListFilter(admin.SimpleListFilter):
 
     @property
     def as_option(self) -> str:
-        """The value as the option of a command takes it; empty if none takes it."""
+        """The value as an option of `manage.py void_records`; empty if it has none for it."""
         return self.text
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:

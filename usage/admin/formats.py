@@ -64,7 +64,7 @@ def amount_of(text: str) -> Decimal:
 
 def number(value: Decimal | int) -> str:
     """Return a number with thousands separated and no trailing zeros."""
-    text = f"{value:,f}" if isinstance(value, Decimal) else f"{value:,}"
+    text = f"{Decimal(value):,f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
     return text.replace("-", "−")
 
@@ -75,7 +75,7 @@ def per_cent(amount: Decimal, whole: Decimal) -> float:
 
 
 def change(amount: Decimal, before: Decimal) -> str:
-    """Return how an amount differs from one before, in per cent with its sign; "" from nothing."""
+    """Return how an amount differs from one before, in per cent with its sign; "" from zero."""
     if not before:
         return ""
     if before > 0 and amount > 10 * before:

@@ -57,11 +57,22 @@ class Visit:
 
 
 def month_so_far(visit: Visit) -> dict[str, Any]:
-    """Return the tiles, the chart and the services in the currency shown."""
+    """Return the sum of each currency, and the chart and the services in the currency shown."""
     if visit.figures is None:
         return {"figures_missing": True}
     found = visit.figures
-    accrued = {currency: _accrued(visit, found, currency) for currency in found.currencies}
+    accrued = {}
+    for currency in found.currencies:
+        amount, before = _so_far(visit, found.of(currency))
+        rounding = EXACT.subtract(found.rounded.get(currency, amount), amount)
+        accrued[currency] = {
+            "currency": currency,
+            "url": reverse("admin:index", query={"currency": currency}),
+            "amount": _money(amount, currency),
+            "before": _money(before, currency),
+            "change": formats.change(amount, before),
+            "rounding": formats.exact_money(rounding, currency),
+        }
     return {
         "as_of": formats.moment(found.as_of),
         "month_name": f"{visit.month:%B}",
@@ -107,7 +118,7 @@ def bills(visit: Visit) -> dict[str, Any]:
     largest = [cells for bill, cells in rows if bill.pk in ids]
     return {
         "due": due_rows[:SHOWN],
-        "largest": sorted(largest, key=lambda cells: cells.amount, reverse=True),
+        "largest": sorted(largest, key=lambda cells: cells["amount"], reverse=True),
     }
 
 
@@ -176,20 +187,6 @@ def _so_far(visit: Visit, amounts: Iterable[Amount]) -> tuple[Decimal, Decimal]:
 
 def _money(amount: Decimal, currency: str) -> str:
     return formats.money(round_amount(amount, digits_of(currency)), currency)
-
-
-def _accrued(visit: Visit, found: Figures, currency: str) -> dict[str, str]:
-    """Return the sum of this month's bills in a currency, beside last month's."""
-    amount, before = _so_far(visit, found.of(currency))
-    rounding = EXACT.subtract(found.rounded.get(currency, amount), amount)
-    return {
-        "currency": currency,
-        "url": reverse("admin:index", query={"currency": currency}),
-        "amount": _money(amount, currency),
-        "before": _money(before, currency),
-        "change": formats.change(amount, before),
-        "rounding": formats.exact_money(rounding, currency),
-    }
 
 
 def _days(visit: Visit, found: Figures) -> list[Value]:

@@ -35,7 +35,7 @@ def column(name: str, description: str) -> Callable[[Any], Any]:
 
     @admin.display(description=description)
     def cell(row: Any) -> Any:
-        return getattr(row.cells, name)
+        return row.cells[name]
 
     cell.__name__ = name  # the name of the column's CSS class
     return cell

@@ -70,7 +70,7 @@ class VoidRecord(ConfirmedAct):
 @admin.display(description="request id")
 def request_id(record: Any) -> SafeString:
     """Return a record's id with its badges."""
-    marks = format_html_join("", " {}", ((mark,) for mark in record.cells.marks))
+    marks = format_html_join("", " {}", ((mark,) for mark in record.cells["marks"]))
     return format_html('<span class="id">{}</span>{}', record.pk, marks)
 
 

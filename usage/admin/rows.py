@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.contrib.admin.utils import quote
 from django.db.models import Exists, OuterRef, QuerySet, Value
@@ -23,49 +23,22 @@ from usage.periods import day_of, midnight, month_bounds
 DOTS = {".": "_2E", "..": "_2E_2E"}
 
 
-class BillCells(NamedTuple):
-    """A bill in a table; `amount` is its total as a number."""
-
-    url: str
-    customer: SafeString
-    period: str
-    state: SafeString
-    amount: Decimal
-    total: str
-
-
-class RecordCells(NamedTuple):
-    """A usage record in a table or on its page; `marks` are badges: late, void, voided."""
-
-    url: str
-    request_id: str
-    customer: SafeString
-    service: SafeString
-    units: str
-    price: str
-    amount: str
-    recorded_at: SafeString
-    occurred_at: SafeString
-    reported_by: SafeString
-    marks: list[SafeString]
-
-
-def bill_cells(bills: Collection[Bill], now: dt.datetime) -> list[BillCells]:
+def bill_cells(bills: Collection[Bill], now: dt.datetime) -> list[dict[str, Any]]:
     """Return the cells of these bills in their order; one query reads the totals of all."""
     totals = DailyUsage.objects.totals_of(bills)
     return [cells_of_bill(bill, totals[bill.pk], now) for bill in bills]
 
 
-def cells_of_bill(bill: Bill, total: Decimal, now: dt.datetime) -> BillCells:
-    """Return the cells of a bill with this total."""
-    return BillCells(
-        url=bill_url(bill.pk),
-        customer=formats.customer(bill.customer),
-        period=period_of(bill),
-        state=state_of(bill, now),
-        amount=total,
-        total=formats.money(total, bill.currency),
-    )
+def cells_of_bill(bill: Bill, total: Decimal, now: dt.datetime) -> dict[str, Any]:
+    """Return the cells of a bill with this total; `amount` is the total as a number."""
+    return {
+        "url": bill_url(bill.pk),
+        "customer": formats.customer(bill.customer),
+        "period": period_of(bill),
+        "state": state_of(bill, now),
+        "amount": total,
+        "total": formats.money(total, bill.currency),
+    }
 
 
 def bill_url(bill_id: int) -> str:
@@ -112,8 +85,8 @@ def with_cells(records: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
     return shown.select_related("customer", "bill", "reported_by")
 
 
-def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
-    """Return the cells of a record that was read `with_cells`."""
+def record_cells(record: Any, *, timespec: str = "minutes") -> dict[str, Any]:
+    """Return the cells of a record that was read `with_cells`; `marks` are badges."""
     if record.reported_by:
         reported_by = formats.api_key(record.reported_by)
     else:
@@ -123,19 +96,19 @@ def record_cells(record: Any, *, timespec: str = "minutes") -> RecordCells:
         ("void", "bad", record.voids_id is not None),
         ("voided", "bad", record.is_voided),
     ]
-    return RecordCells(
-        url=record_url(record.pk),
-        request_id=record.pk,
-        customer=formats.customer(record.customer),
-        service=formats.name(record.service),
-        units=formats.number(record.units),
-        price=formats.exact_money(record.price_per_unit, record.bill.currency),
-        amount=formats.exact_money(record.amount, record.bill.currency),
-        recorded_at=formats.moment(record.recorded_at, timespec=timespec),
-        occurred_at=formats.moment(record.occurred_at, timespec=timespec),
-        reported_by=reported_by,
-        marks=[formats.badge(text, kind) for text, kind, applies in marks if applies],
-    )
+    return {
+        "url": record_url(record.pk),
+        "request_id": record.pk,
+        "customer": formats.customer(record.customer),
+        "service": formats.name(record.service),
+        "units": formats.number(record.units),
+        "price": formats.exact_money(record.price_per_unit, record.bill.currency),
+        "amount": formats.exact_money(record.amount, record.bill.currency),
+        "recorded_at": formats.moment(record.recorded_at, timespec=timespec),
+        "occurred_at": formats.moment(record.occurred_at, timespec=timespec),
+        "reported_by": reported_by,
+        "marks": [formats.badge(text, kind) for text, kind, applies in marks if applies],
+    }
 
 
 def record_url(request_id: str, act: str = "change") -> str:
