@@ -118,11 +118,10 @@ class ApiKeyAdmin(WithHistory, ReadOnlyAdmin):
         return BillingAdmin.has_add_permission(self, request)
 
     def own_pages(self) -> list[OwnPage]:
-        page = traffic.TrafficPage.as_view(model_admin=self)
         return [
-            ("revoke", "<path:object_id>/revoke/", RevokeKey.as_view(model_admin=self)),
-            ("owner", "<path:object_id>/owner/", ChangeOwner.as_view(model_admin=self)),
-            ("traffic", "<path:object_id>/traffic/", page),
+            ("revoke", "<path:object_id>/revoke/", RevokeKey),
+            ("owner", "<path:object_id>/owner/", ChangeOwner),
+            ("traffic", "<path:object_id>/traffic/", traffic.TrafficPage),
         ]
 
     def add_view(

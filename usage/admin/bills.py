@@ -8,7 +8,6 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponseBase
-from django.views.generic import View
 
 from usage.admin import exports, formats
 from usage.admin.actions import ConfirmedAct
@@ -117,7 +116,7 @@ class BillAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).select_related("customer", "hold")
 
     def own_pages(self) -> list[OwnPage]:
-        pages: list[tuple[str, str, type[View]]] = [
+        return [
             ("attention", "attention/", AttentionPage),
             ("to-close", "to-close/", ToClose),
             ("close", "<path:object_id>/close/", CloseBill),
@@ -130,9 +129,6 @@ class BillAdmin(ReadOnlyAdmin):
             ("month", "month/<str:month>/", HandOver),
             ("month_closed", "month/<str:month>/closed.csv", ClosedFile),
             ("month_control", "month/<str:month>/control.csv", ControlFile),
-        ]
-        return [
-            *((name, address, page.as_view(model_admin=self)) for name, address, page in pages),
             ("export", "export.csv", self.export),
             ("lines", "<path:object_id>/lines.csv", self.lines),
         ]

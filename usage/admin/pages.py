@@ -26,8 +26,8 @@ from django.views.generic import View
 
 from usage.admin.paging import KeysetChangeList, UncountedPaginator
 
-# The name, the address and the view of a page.
-OwnPage = tuple[str, str, Callable[..., HttpResponseBase]]
+# The name and the address of a page, and its view: a class of Django's or a method.
+OwnPage = tuple[str, str, type[View] | Callable[..., HttpResponseBase]]
 
 
 def column(name: str, description: str) -> Callable[[Any], Any]:
@@ -47,9 +47,7 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
     actions = None
     empty_value_display = "–"
     list_per_page = 40  # keeps a page below 60 kB
-    list_max_show_all = 0
     paginator = UncountedPaginator
-    show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     sortable_by = ()
 
@@ -61,14 +59,11 @@ class BillingAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # generic only 
         return self.changelist_class
 
     def get_urls(self) -> list[URLPattern]:
-        site, model = self.admin_site, f"{self.opts.app_label}_{self.opts.model_name}"
-        return [
-            *(
-                path(address, site.admin_view(view), name=f"{model}_{name}")
-                for name, address, view in self.own_pages()
-            ),
-            *super().get_urls(),
-        ]
+        model, urls = f"{self.opts.app_label}_{self.opts.model_name}", []
+        for name, address, page in self.own_pages():
+            view = page.as_view(model_admin=self) if hasattr(page, "as_view") else page
+            urls.append(path(address, self.admin_site.admin_view(view), name=f"{model}_{name}"))
+        return [*urls, *super().get_urls()]
 
     def own_pages(self) -> list[OwnPage]:
         """Return the pages beside those of Django."""

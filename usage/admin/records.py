@@ -131,12 +131,11 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         return with_cells(super().get_queryset(request))
 
     def own_pages(self) -> list[OwnPage]:
-        csv = VoidManyCsv.as_view(model_admin=self)
         return [
             ("export", "export.csv", self.export),
-            ("void_many", "void-many/", VoidMany.as_view(model_admin=self)),
-            ("void_many_csv", "void-many/<str:up_to>/records.csv", csv),
-            ("void", "<path:object_id>/void/", VoidRecord.as_view(model_admin=self)),
+            ("void_many", "void-many/", VoidMany),
+            ("void_many_csv", "void-many/<str:up_to>/records.csv", VoidManyCsv),
+            ("void", "<path:object_id>/void/", VoidRecord),
         ]
 
     def row(self, request: HttpRequest, object_id: str) -> Any:
