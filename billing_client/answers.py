@@ -35,8 +35,6 @@ _MONTH = re.compile(r"[0-9]{4}-[0-9]{2}")
 _ACKNOWLEDGED: dict[int, Status] = {201: "created", 200: "replayed"}
 # The next attempt would get the same answer.
 _NEVER_BETTER = {501, 505}
-_LONGEST_QUOTE = 500
-_LONGEST_DETAIL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +98,7 @@ def refusal(answer: Answer) -> BillingError:
     return error
 
 
-def quoted(text: str, longest: int = _LONGEST_QUOTE) -> str:
+def quoted(text: str, longest: int = 500) -> str:
     """Foreign text for messages and logs: one short line without control characters.
 
     It must neither forge lines of a log nor flood it.
@@ -232,7 +230,7 @@ def _detail(problem: dict[str, Any]) -> str:
     untold = [fault for fault in _fields(problem) if fault.detail.rstrip(".") not in detail]
     faults = "; ".join(f"{fault.field}: {fault.detail.rstrip('.')}" for fault in untold)
     said = ": ".join(part for part in (detail.rstrip("."), faults) if part)
-    return quoted(said, _LONGEST_DETAIL)
+    return quoted(said, 1000)
 
 
 def _target(answer: Answer) -> str:

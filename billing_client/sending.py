@@ -12,9 +12,6 @@ from billing_client.batches import Batch
 from billing_client.receipts import Receipts
 from billing_client.retries import Deadline
 
-Send = Callable[[Batch], Receipts]
-_Jobs = queue.SimpleQueue["tuple[Batch, Future[Receipts]] | None"]
-
 
 class Sending:
     """One call of record_many.
@@ -23,12 +20,12 @@ class Sending:
     thread sends; with more, as many threads do, which do not keep the process alive.
     """
 
-    def __init__(self, send: Send, connections: int) -> None:
+    def __init__(self, send: Callable[[Batch], Receipts], connections: int) -> None:
         self.receipts = Receipts()
         self._send = send
         self._connections = connections
         self._under_way: deque[tuple[Batch, Future[Receipts]]] = deque()
-        self._jobs: _Jobs = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Batch, Future[Receipts]] | None] = queue.SimpleQueue()
         self._threads = 0
 
     def run(self, batches: Iterable[Batch]) -> Iterator[Receipts]:

@@ -22,7 +22,6 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _UNPRINTABLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _LARGEST_CUSTOMER_ID = 2**63 - 1
 _AMOUNT_LIMIT = 10**12
-_FACTORS = {"units_consumed", "price_per_unit"}
 # NFC takes quadratic time in the worst case, and joins at most four characters into one.
 _LONGEST_SPELLING = 400
 _LONGEST_SHOWN = 60
@@ -86,7 +85,7 @@ class Usage:
                 object.__setattr__(self, name, _RULES[name](value))
             except ValueError as unfit:
                 faults.append(FieldError(name, "invalid", f"{name} {unfit}{_given(value)}"))
-        has_amount = not faults or _FACTORS.isdisjoint(fault.field for fault in faults)
+        has_amount = {"units_consumed", "price_per_unit"}.isdisjoint(one.field for one in faults)
         if has_amount and product(self.units_consumed, self.price_per_unit) >= _AMOUNT_LIMIT:
             text = "units_consumed times price_per_unit is not below 1000000000000"
             faults.append(FieldError("units_consumed", "amount_too_large", text))

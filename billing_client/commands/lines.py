@@ -21,7 +21,6 @@ from billing_client.usage import FIELDS, REQUIRED, Usage, camel_case
 _DIGITS = re.compile(r"[1-9][0-9]{0,18}")
 # What opened() makes of bytes that are not UTF-8.
 _NOT_UTF_8 = re.compile("[\udc80-\udcff]")
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _DECODER = json.JSONDecoder(
     object_pairs_hook=unique_keys, parse_float=str, parse_constant=no_constant
 )
@@ -62,7 +61,7 @@ def opened(name: str) -> io.TextIOWrapper:
     binary = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115 - closed with text
     # Bytes that are not UTF-8 become surrogates, which only spoil their own line.
     text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
-    if isinstance(binary, io.BufferedReader) and binary.peek(2)[:2] in _UTF_16:
+    if isinstance(binary, io.BufferedReader) and binary.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text.close()
         raise ConfigurationError("The file is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8).")
     return text

@@ -20,9 +20,6 @@ from billing_client.errors import BillingError
 from billing_client.outbox import commands as outbox
 from billing_client.version import __version__
 
-_INTERRUPTED = 130  # as shells report SIGINT
-_NO_READER = 141  # and SIGPIPE
-
 
 def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     """Run one command; return the exit status.
@@ -35,11 +32,11 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
         status: int = options.run(options, out)
         out.flush()
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return 130  # as shells report SIGINT
     except BrokenPipeError:
         # The interpreter flushes stdout when it ends, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _NO_READER
+        return 141  # as shells report SIGPIPE
     except (BillingError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command prints
         return 2

@@ -23,8 +23,6 @@ from billing_client.usage import FIELDS, Usage
 _SHOWN_PROBLEMS = 20
 _BAR_WIDTH = 30
 _BAR_SECONDS = 0.2
-_INTERRUPTED = 130
-_RESULT = ("id", "line", "status", "amount", "bill", "month", "problem")
 _DESCRIPTION = """
 Send the usage records of a CSV file, or of a file with one JSON object per line.
 
@@ -107,9 +105,7 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
         ending = "ndjson" if options.file.endswith((".ndjson", ".jsonl", ".json")) else "csv"
         run = _Run(read(file, options.format or ending, layout), file)
         if options.dry_run:
-            for _ in run.usages():
-                pass
-            return run.say_checked(out)
+            return run.check(out)
         billing = stack.enter_context(BillingClient(options.url, outbox=""))
         if options.result:
             run.keep_results(stack.enter_context(_result_file(options.result, options.file)))
@@ -139,9 +135,9 @@ class _Run:
     def keep_results(self, file: TextIO) -> None:
         """Write each line's result there as it becomes known."""
         self._keep = csv.writer(file).writerow
-        self._keep(_RESULT)
+        self._keep(("id", "line", "status", "amount", "bill", "month", "problem"))
 
-    def usages(self) -> Iterator[Usage]:
+    def _usages(self) -> Iterator[Usage]:
         """The usage of each line that has one; the others are refused here."""
         for line in self._lines:
             self._read += 1
@@ -160,7 +156,7 @@ class _Run:
         status = 1
         to_correct = []
         try:
-            billing.record_many(self.usages(), connections=connections, on_progress=self._note)
+            billing.record_many(self._usages(), connections=connections, on_progress=self._note)
         except BillingError as error:
             stopped = str(error)
             self._note_rest(error)
@@ -170,7 +166,7 @@ class _Run:
         except KeyboardInterrupt as interrupt:
             stopped = "Interrupted."
             self._note_rest(interrupt)
-            status = _INTERRUPTED
+            status = 130  # as main() returns it
         self._bar.clear()
         if stopped and self._can_read_on:
             self._read += sum(1 for _ in self._lines)
@@ -193,8 +189,10 @@ class _Run:
         _say(out, f"{todo} the same command again: recorded lines are not billed twice.")
         return status
 
-    def say_checked(self, out: TextIO) -> int:
-        """Say what a dry run found, and return the status."""
+    def check(self, out: TextIO) -> int:
+        """Read all lines, print what was found, and return the status."""
+        for _ in self._usages():
+            pass
         self._bar.clear()
         _say(out, f"{self._read:,} lines checked, {self._refused:,} refused; nothing was sent.")
         self._say_problems(out)
