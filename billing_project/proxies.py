@@ -20,21 +20,15 @@ def client_address(request: HttpRequest) -> str | None:
         ours = settings.FORWARDED_ALLOW_IPS
         if not any(network == "*" or proxy in network for network in ours):
             return address
+    # Proxies write 203.0.113.9, 203.0.113.9:51234, 2001:db8::1 or [2001:db8::1]:51234.
     seen = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return _without_port(seen) or address or None
-
-
-def _without_port(text: str) -> str:
-    """Return the address in 203.0.113.9, 203.0.113.9:51234, 2001:db8::1 or [2001:db8::1]:51234.
-
-    Returns nothing for any other text: databases have columns for addresses alone.
-    """
-    bracketed, is_bracketed, _ = text.removeprefix("[").partition("]")
+    bracketed, is_bracketed, _ = seen.removeprefix("[").partition("]")
     if is_bracketed:
-        text = bracketed
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
+        seen = bracketed
+    elif seen.count(":") == 1:
+        seen = seen.partition(":")[0]
     try:
-        return str(ip_address(text.partition("%")[0]))  # a zone is of the proxy's machine alone
+        return str(ip_address(seen.partition("%")[0]))  # a zone is of the proxy's machine alone
     except ValueError:
-        return ""
+        # Any other text is not used: databases have columns for addresses alone.
+        return address or None

@@ -99,15 +99,31 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         super().enqueue_req(conn)
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
-        """Take the connection back from its thread."""
+        """Take the connection back from its thread.
+
+        One that is to be closed is closed once its caller has closed it, having read the answer
+        (RFC 9112, 9.6). What still arrives of a refused body is dropped meanwhile, since many
+        clients look for an answer only after they have sent everything. gunicorn waits for that in
+        the worker's main thread, so that a few callers which do not close would stop the worker.
+        """
         self._in_hand.discard(conn)
+        now = time.monotonic()
         if conn.pauses:
-            conn.due = time.monotonic() + _PAUSE_SECONDS
+            conn.due = now + _PAUSE_SECONDS
             self._paused.append((conn, fs))
         elif fs.cancelled() or fs.exception() or fs.result() is not False:
             super().finish_request(conn, fs)
         else:
-            self._leave(conn)
+            conn.due, conn.timeout = now + self.cfg.timeout, now + _LINGER_SECONDS
+            try:
+                conn.sock.settimeout(0)
+                conn.sock.shutdown(socket.SHUT_WR)
+                self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drop, conn))
+            except (OSError, ValueError):  # it is closed already
+                self.nr_conns -= 1
+                conn.close()
+            else:
+                self._leaving.add(conn)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Wait for what arrives, and read again from connections that have paused long enough.
@@ -121,25 +137,6 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
         now = time.monotonic()
         while self._paused and (self._paused[0][0].due <= now or not self.alive):
             super().finish_request(*self._paused.popleft())
-
-    def _leave(self, conn: Any) -> None:
-        """Close a connection once its caller has closed it, having read the answer (RFC 9112, 9.6).
-
-        What still arrives of a refused body is dropped meanwhile, since many clients look for an
-        answer only after they have sent everything. gunicorn waits for that in the worker's main
-        thread, so that a few callers which do not close would stop the worker.
-        """
-        now = time.monotonic()
-        conn.due, conn.timeout = now + self.cfg.timeout, now + _LINGER_SECONDS
-        try:
-            conn.sock.settimeout(0)
-            conn.sock.shutdown(socket.SHUT_WR)
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drop, conn))
-        except (OSError, ValueError):  # it is closed already
-            self.nr_conns -= 1
-            conn.close()
-        else:
-            self._leaving.add(conn)
 
     def _drop(self, conn: Any, client: socket.socket) -> None:
         """Drop what has arrived on a connection that is to be closed; close it at its end."""

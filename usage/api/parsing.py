@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import time
 from decimal import Decimal, InvalidOperation
@@ -21,7 +22,6 @@ _DROPPING_SECONDS = 0.25
 _PIECE_BYTES, _LARGEST_PIECE_BYTES = 4 * 1024, 64 * 1024
 _AT_ONCE_SECONDS = 0.001
 _LONGEST_INTEGER = 40
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_body(request: HttpRequest) -> bytes:
@@ -48,12 +48,6 @@ def refuse(request: HttpRequest, problem: Problem) -> HttpResponse:
     moment is dropped by the server once this answer is sent, so that a slow upload holds no thread.
     """
     response = problem.response()
-    if not _has_dropped_body(request):
-        response["Connection"] = "close"
-    return response
-
-
-def _has_dropped_body(request: HttpRequest) -> bool:
     stream, client = _stream(request), request.META.get("gunicorn.socket")
     asked = time.monotonic()
     ends = asked + _DROPPING_SECONDS
@@ -63,7 +57,7 @@ def _has_dropped_body(request: HttpRequest) -> bool:
             if client is not None:
                 client.settimeout(ends - asked)
             if not stream.read(piece):
-                return True
+                return response
             before, asked = asked, time.monotonic()
             came_at_once = asked - before < _AT_ONCE_SECONDS
             piece = min(8 * piece, _LARGEST_PIECE_BYTES) if came_at_once else _PIECE_BYTES
@@ -72,7 +66,8 @@ def _has_dropped_body(request: HttpRequest) -> bool:
     finally:
         if client is not None:
             client.settimeout(None)
-    return False
+    response["Connection"] = "close"
+    return response
 
 
 def _stream(request: HttpRequest) -> Any:
@@ -110,7 +105,7 @@ def _is_json(content_type: str) -> bool:
 
 def parse_json(body: bytes) -> Any:
     """Return the JSON value of a body, with numbers as int or Decimal; raises Problem."""
-    if body.startswith(_BYTE_ORDER_MARK):
+    if body.startswith(codecs.BOM_UTF8):
         raise invalid_json("The body begins with a byte-order mark. Send UTF-8 without one.")
     try:
         return _DECODER.decode(body.decode())
