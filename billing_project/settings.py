@@ -384,7 +384,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
     "OAS_VERSION": "3.1.0",
-    "POSTPROCESSING_HOOKS": ["usage.api.openapi.add_titles_and_examples"],
+    "POSTPROCESSING_HOOKS": ["usage.api.openapi.complete"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }

@@ -159,8 +159,10 @@ _TITLES_AND_EXAMPLES: dict[str, tuple[str, Any]] = {
 }
 
 
-def add_titles_and_examples(result: dict[str, Any], **_others: Any) -> dict[str, Any]:
-    """Give every schema a title and an example; a hook of drf-spectacular."""
+def complete(result: dict[str, Any], **_others: Any) -> dict[str, Any]:
+    """Add what serializers cannot say; a hook of drf-spectacular."""
+    for path in result["paths"].values():
+        path["post"]["requestBody"]["required"] = True
     schemas = result["components"]["schemas"]
     schemas["Usage"]["additionalProperties"] = False
     for name, schema in schemas.items():
@@ -216,44 +218,22 @@ rejected stops no other.
 {_RETRIES}{_BOTH}"""
 
 
-def _problem(description: str) -> OpenApiResponse:
-    return OpenApiResponse(ProblemSerializer, description=description)
-
-
-_Responses = dict[int | tuple[int, str], OpenApiResponse]
-_REFUSALS: _Responses = {
-    (400, CONTENT_TYPE): _problem("Not JSON (`invalid_json`), or not valid (`validation_error`)."),
-    (401, CONTENT_TYPE): _problem("No valid API key (`not_authenticated`)."),
-    (405, CONTENT_TYPE): _problem("Usage is reported by POST."),
-    (413, CONTENT_TYPE): _problem("More than 2 MiB, or more than 1000 records."),
-    (415, CONTENT_TYPE): _problem("Not application/json."),
-    (429, CONTENT_TYPE): _problem(
-        "Too many requests of this API key are in progress (`too_many_requests`): nothing was"
-        " recorded, send the same bytes again after Retry-After."
-    ),
-    (500, CONTENT_TYPE): _problem("The service failed: send the same bytes again later."),
-    (503, CONTENT_TYPE): _problem(
-        "The database is away or overloaded (`service_unavailable`): send the same bytes again"
-        " after Retry-After."
-    ),
+_REFUSALS = {
+    400: "Not JSON (`invalid_json`), or not valid (`validation_error`).",
+    401: "No valid API key (`not_authenticated`).",
+    405: "Usage is reported by POST.",
+    413: "More than 2 MiB, or more than 1000 records.",
+    415: "Not application/json.",
+    429: "Too many requests of this API key are in progress (`too_many_requests`): nothing was"
+    " recorded, send the same bytes again after Retry-After.",
+    500: "The service failed: send the same bytes again later.",
+    503: "The database is away or overloaded (`service_unavailable`): send the same bytes again"
+    " after Retry-After.",
 }
-_RECORD_RESPONSES: _Responses = {
-    201: OpenApiResponse(UsageRecordSerializer, description="Recorded."),
-    200: OpenApiResponse(UsageRecordSerializer, description="Replayed: recorded before, once."),
-    (404, CONTENT_TYPE): _problem("There is no such customer (`unknown_customer`)."),
-    (409, CONTENT_TYPE): _problem(
-        "The request_id is stored with other content (`request_id_conflict`), or only with another"
-        " occurred_at (`occurred_at_conflict`). If this is a retry, stop: it is recorded."
-    ),
-    **_REFUSALS,
-}
-_BATCH_RESPONSES: _Responses = {
-    207: OpenApiResponse(
-        BatchAnswerSerializer,
-        description="One result for each record. Look at `summary.rejected`: 207 says nothing of"
-        " whether anything was recorded.",
-    ),
-    **_REFUSALS,
+_REFUSALS_OF_ONE_RECORD = {
+    404: "There is no such customer (`unknown_customer`).",
+    409: "The request_id is stored with other content (`request_id_conflict`), or only with another"
+    " occurred_at (`occurred_at_conflict`). If this is a retry, stop: it is recorded.",
 }
 
 
@@ -286,7 +266,26 @@ class UsageSchema(AutoSchema):
         return BatchSerializer if self._is_batch else UsageSerializer
 
     def get_response_serializers(self) -> Any:
-        return _BATCH_RESPONSES if self._is_batch else _RECORD_RESPONSES
+        responses: dict[int | tuple[int, str], OpenApiResponse]
+        if self._is_batch:
+            refusals = _REFUSALS
+            description = (
+                "One result for each record. Look at `summary.rejected`: 207 says nothing of"
+                " whether anything was recorded."
+            )
+            responses = {207: OpenApiResponse(BatchAnswerSerializer, description=description)}
+        else:
+            refusals = _REFUSALS_OF_ONE_RECORD | _REFUSALS
+            responses = {
+                201: OpenApiResponse(UsageRecordSerializer, description="Recorded."),
+                200: OpenApiResponse(
+                    UsageRecordSerializer, description="Replayed: recorded before, once."
+                ),
+            }
+        for status, description in refusals.items():
+            problem = OpenApiResponse(ProblemSerializer, description=description)
+            responses[status, CONTENT_TYPE] = problem
+        return responses
 
     def get_override_parameters(self) -> list[Any]:
         replayed = [_header("Idempotent-Replayed", "`true`: it was recorded before.", 200)]
@@ -301,7 +300,3 @@ class UsageSchema(AutoSchema):
     def get_examples(self) -> list[OpenApiExample]:
         name, body = ("A batch", [_USAGE]) if self._is_batch else ("One record", _USAGE)
         return [OpenApiExample(name, body, request_only=True)]
-
-    def _get_request_body(self, direction: Direction = "request") -> Any:
-        body = super()._get_request_body(direction)  # type: ignore[no-untyped-call]
-        return {**body, "required": True}
