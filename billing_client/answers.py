@@ -115,9 +115,12 @@ def _failure(answer: Answer, problem: dict[str, Any]) -> BillingError:
     if status < 300:  # also 1xx, after which the answer is still to come
         return _unreadable(answer, "does not name the usage that was sent")
     if 300 <= status < 400:
-        return ConfigurationError(
-            f"{said}, a redirect to {_target(answer)}; set the URL to the service."
-        )
+        try:
+            host = urlsplit(answer.headers.get("Location", "")).hostname
+            target = quoted(host) if host else "the same host"
+        except ValueError:
+            target = "an unreadable address"
+        return ConfigurationError(f"{said}, a redirect to {target}; set the URL to the service.")
     if status in (401, 403):
         return AuthenticationError(f"{said}; pass a key that the service accepts.")
     if status == 429:
@@ -231,14 +234,6 @@ def _detail(problem: dict[str, Any]) -> str:
     faults = "; ".join(f"{fault.field}: {fault.detail.rstrip('.')}" for fault in untold)
     said = ": ".join(part for part in (detail.rstrip("."), faults) if part)
     return quoted(said, 1000)
-
-
-def _target(answer: Answer) -> str:
-    try:
-        host = urlsplit(answer.headers.get("Location", "")).hostname
-        return quoted(host) if host else "the same host"
-    except ValueError:
-        return "an unreadable address"
 
 
 def _text(problem: dict[str, Any], name: str) -> str:

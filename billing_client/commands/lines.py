@@ -67,14 +67,6 @@ def opened(name: str) -> io.TextIOWrapper:
     return text
 
 
-def read(text: io.TextIOWrapper, form: str, layout: Layout) -> Iterator[Line]:
-    """The lines of a file in the form "csv" or "ndjson"; empty ones are skipped.
-
-    Raises ConfigurationError, before the first line, if the file as a whole cannot be read.
-    """
-    return _csv_lines(text, layout) if form == "csv" else _ndjson_lines(text, layout)
-
-
 def instant(text: str) -> datetime:
     """A time of RFC 3339. Raises ValueError with a clause that names the missing part."""
     try:
@@ -95,7 +87,11 @@ def check_template(template: str) -> None:
         raise ValueError("has more than a column's name in braces")
 
 
-def _csv_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
+def csv_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
+    """The lines below the header; empty ones are skipped.
+
+    Raises ConfigurationError, before the first line, if the file as a whole cannot be read.
+    """
     header = text.readline()
     if not header.strip():
         raise ConfigurationError("The file has no header in its first line.")
@@ -179,7 +175,8 @@ def _check_header(names: list[str], layout: Layout) -> None:
         )
 
 
-def _ndjson_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
+def ndjson_lines(text: io.TextIOWrapper, layout: Layout) -> Iterator[Line]:
+    """The lines with an object each; empty ones are skipped."""
     for number, line in enumerate(text, start=1):
         if not line.strip():
             continue

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from billing_client.client import CONNECTIONS, BillingClient
-from billing_client.commands.lines import Layout, Line, check_template, opened, read
+from billing_client.commands.lines import (
+    Layout,
+    Line,
+    check_template,
+    csv_lines,
+    ndjson_lines,
+    opened,
+)
 from billing_client.commands.record import time_argument, whole_number
 from billing_client.errors import AuthenticationError, BillingError, ConfigurationError
 from billing_client.receipts import Receipts
@@ -103,21 +110,21 @@ def _run(options: argparse.Namespace, out: TextIO) -> int:
     with ExitStack() as stack:
         file = stack.enter_context(opened(options.file))
         ending = "ndjson" if options.file.endswith((".ndjson", ".jsonl", ".json")) else "csv"
-        run = _Run(read(file, options.format or ending, layout), file)
+        lines = ndjson_lines if (options.format or ending) == "ndjson" else csv_lines
+        run = _Run(lines(file, layout), file)
         if options.dry_run:
             return run.check(out)
         billing = stack.enter_context(BillingClient(options.url, outbox=""))
         if options.result:
-            run.keep_results(stack.enter_context(_result_file(options.result, options.file)))
+            path = Path(options.result)
+            if options.file != "-" and path.exists() and path.samefile(options.file):
+                raise ConfigurationError("--result names the file that is sent; name another one.")
+            # Written line by line. A problem may quote bytes that are not UTF-8.
+            result = path.open(
+                "w", buffering=1, encoding="utf-8", errors="backslashreplace", newline=""
+            )
+            run.keep_results(stack.enter_context(result))
         return run.send(billing, options.connections, out)
-
-
-def _result_file(result: str, file: str) -> TextIO:
-    path = Path(result)
-    if file != "-" and path.exists() and path.samefile(file):
-        raise ConfigurationError("--result names the file that is sent; name another one.")
-    # Each line is written as it becomes known. A problem may quote bytes that are not UTF-8.
-    return path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace", newline="")
 
 
 class _Run:
