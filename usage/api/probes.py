@@ -15,8 +15,7 @@ from django.views.decorators.http import require_safe
 from usage.database import deadline, triggers
 from usage.database.deadline import CircuitOpen, circuit
 from usage.database.migrations import unapplied_migrations
-from usage.database.postgresql.session import REQUIRED, REQUIRED_TO_RECORD
-from usage.database.postgresql.validation import unmet
+from usage.database.postgresql.session import REQUIRED, REQUIRED_TO_RECORD, unmet
 from usage.database.postgresql.waiting import GivenUp
 from usage.models import BillingTimeZone, OtherTimeZone
 

@@ -58,9 +58,8 @@ _REPEATABLE_STATES = frozenset(
 # On another connection only: the server has become a standby, or a prepared statement is not as
 # it was (gone, or there already).
 _STALE_STATES = frozenset({"25006", "26000", "42P05"})
-# Statement timeout; and by class: connection lost, resources exhausted, system error.
-_UNAVAILABLE_STATES = frozenset({"57014"})
-_UNAVAILABLE_CLASSES = frozenset({"08", "53", "58"})
+# Statement timeout; and the classes of connection lost, resources exhausted, system error.
+_UNAVAILABLE_STATES = ("57014", "08", "53", "58")
 # SQLite's primary result codes BUSY and LOCKED; NOMEM, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL.
 _SQLITE_REPEATABLE = frozenset({5, 6})
 _SQLITE_UNAVAILABLE = frozenset({7, 8, 10, 13, 14, 15})
@@ -94,9 +93,7 @@ def is_unavailable(error: BaseException) -> bool:
             return True
         case sqlite3.Error() if _primary_code(cause) in _SQLITE_UNAVAILABLE:
             return True
-        case psycopg2.Error(pgcode=str(state)) if (
-            state in _UNAVAILABLE_STATES or state[:2] in _UNAVAILABLE_CLASSES
-        ):
+        case psycopg2.Error(pgcode=str(state)) if state.startswith(_UNAVAILABLE_STATES):
             return True
     return isinstance(error, DatabaseUnavailable) or is_repeatable(error)
 

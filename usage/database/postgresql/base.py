@@ -14,14 +14,13 @@ from django.db.backends.postgresql import base
 from usage.database import deadline
 from usage.database.deadline import circuit
 from usage.database.postgresql import session
-from usage.database.postgresql.validation import DatabaseValidation
 from usage.database.postgresql.waiting import Connection, GivenUp
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     """Connects to the first address that answers, each in its share of the time that is left."""
 
-    validation_class = DatabaseValidation
+    validation_class = session.DatabaseValidation
     # Why nothing may be written by this connection: a sentence, or nothing.
     refusal = ""
 

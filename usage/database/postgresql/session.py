@@ -8,7 +8,13 @@ default`, by `migrate` and by /readyz. One more is asked for where the guards ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from django.core.checks import CheckMessage, Error
+from django.core.checks import Warning as Advice
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.validation import BaseDatabaseValidation
 
 PINNED = {
     # Under repeatable read a record lands on a bill that was closed while it waited for the lock.
@@ -88,3 +94,27 @@ def options() -> str:
     return " ".join(
         f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in PINNED.items()
     )
+
+
+class DatabaseValidation(BaseDatabaseValidation):
+    """For `check --database default` and `migrate`, which errors stop."""
+
+    def check(self, **_options: Any) -> list[CheckMessage]:
+        """Return an error for each requirement that is not met, and advice."""
+        return [
+            *(Error(text, id="usage.E001") for text in unmet(self.connection, REQUIRED)),
+            *(Advice(text, id="usage.W001") for text in unmet(self.connection, ADVISED)),
+        ]
+
+
+def unmet(connection: BaseDatabaseWrapper, requirements: Sequence[Requirement]) -> Iterator[str]:
+    """Yield the sentence of each requirement that the server does not meet."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, current_setting(name) FROM unnest(%s) AS name",
+            [[requirement.name for requirement in requirements]],
+        )
+        values = dict(cursor.fetchall())
+    for requirement in requirements:
+        if refusal := requirement.refusal(values[requirement.name]):
+            yield refusal
