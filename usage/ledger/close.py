@@ -29,14 +29,6 @@ class BillNotBegun(CloseRefused):
     """The bill's period has not begun, so it cannot be closed; nothing was changed."""
 
 
-class BillTotalTooLarge(CloseRefused):
-    """The total exceeds the exact range of the database; the bill stays open."""
-
-
-class BillUnreadable(CloseRefused):
-    """The bill has a row that cannot be read, so it has no total; nothing was changed."""
-
-
 class BillOnHold(CloseRefused):
     """The bill is on hold, so it cannot be closed; nothing was changed."""
 
@@ -104,7 +96,7 @@ def _close(
     if held is not None:
         raise BillOnHold(held)
     if is_unreadable:
-        raise BillUnreadable(
+        raise CloseRefused(
             f"The bill has daily usage that cannot be read: run manage.py verify_bills --bill"
             f" {bill.pk}, and correct the row that it names."
         )
@@ -128,7 +120,7 @@ def _close(
     try:
         row.update(**closed)
     except ValidationError as error:
-        raise BillTotalTooLarge(
+        raise CloseRefused(
             f"The total {total:f} exceeds what this database can hold exactly:"
             " move the service to PostgreSQL to close the bill."
         ) from error

@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from usage.database.transactions import DatabaseUnavailable
-from usage.ledger.close import BillTotalTooLarge, close
+from usage.ledger.close import CloseRefused, close
 from usage.ledger.hold import hold
 from usage.models import Bill, Customer, HistoryEntry, Hold
 from usage.tests.conftest import DatabaseClock
@@ -89,7 +89,7 @@ def test_a_bill_that_has_not_begun_stays_open(
     ("error", "said"),
     [
         (
-            BillTotalTooLarge("The total is too large."),
+            CloseRefused("The total is too large."),
             "Nothing was changed: The total is too large.",
         ),
         (DatabaseUnavailable("away"), "The database does not answer. Whether this was done"),

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 
 from usage.database import transactions
-from usage.ledger.close import BillNotBegun, BillTotalTooLarge, close
+from usage.ledger.close import BillNotBegun, CloseRefused, close
 from usage.ledger.record import record
 from usage.ledger.statements import STATEMENTS
 from usage.ledger.void import void
@@ -240,7 +240,7 @@ def test_a_total_at_the_end_of_the_scale_is_exact_or_refused(now: dt.datetime) -
     total = sum(line.amount for line in bill.lines())
 
     if connection.vendor == "sqlite":
-        with pytest.raises(BillTotalTooLarge, match="exceeds what this database can hold exactly"):
+        with pytest.raises(CloseRefused, match="exceeds what this database can hold exactly"):
             close(bill, by="Sam")
         assert not Bill.objects.get().is_closed
         assert Bill.objects.get().total == total

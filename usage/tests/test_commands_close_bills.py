@@ -13,7 +13,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from usage.attention.bills import examine
 from usage.database.transactions import DatabaseUnavailable
-from usage.ledger.close import BillTotalTooLarge, close
+from usage.ledger.close import CloseRefused, close
 from usage.ledger.hold import hold
 from usage.ledger.record import record
 from usage.management.commands import close_bills
@@ -114,7 +114,7 @@ def test_running_it_again_closes_nothing_more(
 
 
 @pytest.mark.parametrize(
-    "failure", [BillTotalTooLarge("It is too large."), DatabaseUnavailable("It is locked.")]
+    "failure", [CloseRefused("It is too large."), DatabaseUnavailable("It is locked.")]
 )
 def test_a_bill_that_fails_stops_no_other(
     failure: Exception,

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.test import Client
 
 from usage.database import triggers
-from usage.ledger.close import BillUnreadable, close
+from usage.ledger.close import CloseRefused, close
 from usage.models import Bill
 from usage.tests.billed import Bills, make_bills
 from usage.tests.conftest import DatabaseClock
@@ -148,7 +148,7 @@ def test_a_bill_with_daily_usage_that_cannot_be_read_is_not_closed(
     run(f"UPDATE usage_dailyusage SET {spoilt} WHERE bill_id = {bills['bob']}")()
     database_clock.set("2026-12-10T12:00:00Z")
 
-    with pytest.raises(BillUnreadable, match=f"verify_bills --bill {bills['bob']}"):
+    with pytest.raises(CloseRefused, match=f"verify_bills --bill {bills['bob']}"):
         close(Bill.objects.get(pk=bills["bob"]), by="Sam")
 
 
