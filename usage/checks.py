@@ -8,6 +8,7 @@ from typing import Any
 from django.core import checks
 from django.db import DatabaseError
 
+from usage.currencies import ISO_DIGITS
 from usage.models import BillingTimeZone, Customer, OtherTimeZone
 
 _MOST_NAMED = 5
@@ -28,7 +29,8 @@ def _faults() -> Iterator[checks.CheckMessage]:
         BillingTimeZone.objects.confirm()
     except OtherTimeZone as error:
         yield checks.Error(str(error), id="usage.E002")
-    found = list(Customer.objects.outside_iso().values_list("pk", "currency")[: _MOST_NAMED + 1])
+    outside_iso = Customer.objects.exclude(currency__in=ISO_DIGITS)
+    found = list(outside_iso.values_list("pk", "currency")[: _MOST_NAMED + 1])
     if found:
         named = ", ".join(f"{pk} ({currency})" for pk, currency in found[:_MOST_NAMED])
         yield checks.Warning(

@@ -51,7 +51,6 @@ class WorkersCollector(Collector):
                         (self.directory / name).unlink(missing_ok=True)
 
     def collect(self) -> Iterable[Metric]:
-        """Return the sums of all workers, ended ones included."""
         with self._lock:
             ended = [path for path in self.directory.glob("*.db") if _has_ended(path)]
             for path in ended:
@@ -123,7 +122,6 @@ class DatabaseCollector(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """Return the figures, read now unless that was a moment ago."""
         with self._lock:
             if self._clock() - self._read_at >= KEPT_SECONDS:
                 up = GaugeMetricFamily("billing_database_up", "1 if the database gave the figures.")

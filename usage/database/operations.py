@@ -52,7 +52,6 @@ class ValidateCheck(operations.ValidateConstraint):
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
-        """Validate the check."""
         connection = schema_editor.connection
         if connection.vendor != "postgresql":
             return
@@ -70,7 +69,6 @@ class DropIndex(operations.RemoveIndexConcurrently):
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
     ) -> None:
-        """Remove the index."""
         self._operation(schema_editor).database_forwards(
             self, app_label, schema_editor, from_state, to_state
         )

@@ -143,7 +143,7 @@ def repeatable(
         attempt += 1
         if time.monotonic() > give_up:
             raise DatabaseUnavailable("The database took too long over one transaction.")
-        # A lost connection repeats the transaction, so that no question is needed whether it lives.
+        # Django need not ask whether the connection lives: a lost one repeats the transaction.
         connection.health_check_done = True  # type: ignore[attr-defined]  # not in the stubs
         try:
             with _in_time(give_up), transaction.atomic(durable=True):

@@ -91,7 +91,7 @@ class GroupCommit(Generic[Request, Result]):
                 with self._lock:
                     if not waiter.leads:
                         raise
-                # It was made the leader just now: another must be, and it hands over.
+                # It was made the leader just now: it leads, so that it hands over to another.
         if waiter.leads:
             self._lead(waiter)
         return waiter.result

@@ -52,9 +52,6 @@ from usage.money import EXACT
 # Small requests share transactions with each other, and so do batches of a hundred or so, which
 # would hold up the small ones. A larger request runs alone: it gains nothing from company.
 _SMALL, _HUNDRED = 20, 128  # facts at most
-_BATCHES_TOGETHER = 8  # as many facts as the largest request
-# Seconds. A group of small requests takes a few thousandths, unless a lock is in its way.
-_PATIENCE, _PATIENCE_OF_BATCHES, _LINGER = 0.1, 1.0, 0.005
 # Of the 8 seconds that a request has; those of its transaction count from then on.
 _large_requests = LargeRequests(patience=3.0)
 
@@ -108,10 +105,10 @@ def _record_together(requests: Sequence[Request]) -> list[list[Outcome]] | None:
     return [list(islice(outcomes, len(request.facts))) for request in requests]
 
 
-_group_commit = GroupCommit(_record_together, patience=_PATIENCE, linger=_LINGER)
-_group_commit_of_batches = GroupCommit(
-    _record_together, patience=_PATIENCE_OF_BATCHES, linger=_LINGER, most=_BATCHES_TOGETHER
-)
+# Seconds. A group of small requests takes a few thousandths, unless a lock is in its way.
+_group_commit = GroupCommit(_record_together, patience=0.1, linger=0.005)
+# Eight batches have as many facts as the largest request.
+_group_commit_of_batches = GroupCommit(_record_together, patience=1.0, linger=0.005, most=8)
 
 
 def _record_alone(request: Request, began: float) -> list[Outcome]:

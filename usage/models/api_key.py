@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _MARK = "ub_"
 _PREFIX_LENGTH = 8
-_SECRET_BYTES = 32
 _CHECKSUM_LENGTH = 8
 OWNER_LENGTH = 100
 CONTACT_LENGTH = 200
@@ -89,7 +88,7 @@ class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
         malformed value, and FormSentTwice for a `form_id` that has issued a key.
         """
         prefix = secrets.token_hex(_PREFIX_LENGTH // 2)
-        body = f"{_MARK}{prefix}_{secrets.token_hex(_SECRET_BYTES)}"
+        body = f"{_MARK}{prefix}_{secrets.token_hex(32)}"
         key = body + _checksum(body)
         api_key = self.model(
             name=name,

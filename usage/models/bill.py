@@ -48,7 +48,6 @@ class BillQuerySet(FrozenQuerySet["Bill"]):
     """Bills as they are asked for."""
 
     def open(self) -> BillQuerySet:
-        """Return the bills that are not closed."""
         return self.filter(closed_at__isnull=True)
 
     def closed(self) -> BillQuerySet:
@@ -82,7 +81,6 @@ class BillManager(models.Manager.from_queryset(BillQuerySet)):  # type: ignore[m
     """
 
     def get_queryset(self) -> BillQuerySet:
-        """Return the bills that can be read."""
         bills: BillQuerySet = super().get_queryset()
         bills.query = _readable_bills().clone()
         return bills

@@ -33,14 +33,6 @@ def validate_currency(code: str) -> None:
         )
 
 
-class CustomerQuerySet(models.QuerySet["Customer"]):
-    """Customers as they are asked for."""
-
-    def outside_iso(self) -> CustomerQuerySet:
-        """Return the customers whose currency would be refused for a new one."""
-        return self.exclude(currency__in=ISO_DIGITS)
-
-
 class Customer(InsertMissing):
     """Who is billed. The id is the company's own; the currency is fixed once bills exist."""
 
@@ -64,8 +56,6 @@ class Customer(InsertMissing):
         validators=[validate_currency],
         help_text="ISO 4217, in capitals. It cannot change once the customer has a bill.",
     )
-
-    objects = models.Manager.from_queryset(CustomerQuerySet)()
 
     bills: models.Manager[Bill]
     changes: models.Manager[Change]
@@ -106,7 +96,8 @@ class Customer(InsertMissing):
 
     def clean(self) -> None:
         super().clean()
-        if self.currency_is_fixed():
+        stored = Customer.objects.filter(pk=self.pk).exclude(currency=self.currency)
+        if stored.filter(bills__isnull=False).exists():
             raise ValidationError(
                 {"currency": "The customer has bills in another currency: make a new customer."}
             )
@@ -123,11 +114,6 @@ class Customer(InsertMissing):
             if getattr(stored, field) != getattr(self, field)
         ]
         return self, Change.Action.CHANGED, values
-
-    def currency_is_fixed(self) -> bool:
-        """Tell whether saving this customer would change the currency of existing bills."""
-        stored = Customer.objects.filter(pk=self.pk).exclude(currency=self.currency)
-        return stored.filter(bills__isnull=False).exists()
 
     @property
     def digits(self) -> int:

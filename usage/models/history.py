@@ -43,8 +43,8 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
             detail=detail,
             at=at,
         )
-        # The keys' own constraints, and those below, are the database's to check: each would be
-        # a query more in a transaction that others wait for.
+        # The database checks the keys and the constraints below: here each would take one more
+        # query in a transaction that others wait for.
         entry.clean_fields(exclude={"bill", "record"})
         entry.save()
         return entry

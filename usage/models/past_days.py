@@ -38,7 +38,6 @@ class PastDaysQuerySet(models.QuerySet["PastDays"]):
         self.filter(until__gte=until).update(summed_until=until, lines=lines, amounts=amounts)
 
     def sums(self) -> PastSums:
-        """Return the sums that are kept."""
         row = self.exclude(summed_until=None).first()
         if row is None:
             return NO_SUMS

@@ -41,8 +41,8 @@ VOID_PREFIX = "void "
 class UsageRecord(FrozenModel):
     """One fact: this customer consumed these units of this service at this price.
 
-    Never changed, never deleted. A void is a record of its own with negative units. That its bill,
-    customer and key exist is for the guards to see, once for all the records of a statement.
+    Never changed, never deleted. A void is a record of its own with negative units. The guards
+    check that its bill, customer and key exist, once for all the records of a statement.
     """
 
     request_id = BytewiseCharField(

@@ -1,9 +1,9 @@
 """The settings of a PostgreSQL server that a promise rests on, and what becomes of each.
 
-A server's, a database's or a role's default is never ours: what can be pinned is pinned by every
-session, after the options of DATABASE_URL; what cannot is checked by `manage.py check --database
-default`, by `migrate` and by /readyz. One more is asked for where the guards are
-(`usage/database/triggers.py`), all of which session_replication_role = replica switches off.
+The defaults of a server, a database or a role are not ours. Every session pins what it can, after
+the options of DATABASE_URL; `manage.py check --database default`, `migrate` and /readyz check the
+rest. `usage/database/triggers.py` checks one more: session_replication_role = replica switches off
+all guards.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from usage.database.deadline import DatabaseUnavailable, Limit, circuit
 
 # Sooner than a second: a probe that comes when an outage begins is answered within one.
 SLOW_SECONDS = 0.7
-# How often who waits looks whether it must make room for others.
+# How often a thread that waits looks whether it must make room for others.
 _LOOK_SECONDS = 0.1
 
 
