@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from functools import reduce
 from itertools import groupby
-from operator import attrgetter, or_
+from operator import attrgetter
 from typing import Any
 
 from django.db.models import Count, F, Min, OuterRef, Q, QuerySet, Subquery, lookups
@@ -16,7 +15,7 @@ from usage.database.sums import ExactSum
 from usage.models import Bill, Customer, DailyUsage, HistoryEntry, UsageRecord
 from usage.models.usage_record import VOID_PREFIX
 from usage.money import EXACT, exact_amount, plain
-from usage.periods import CLOCK_SKEW, Period, month_bounds
+from usage.periods import CLOCK_SKEW, month_bounds
 from usage.verification.difference import Difference, counted
 
 
@@ -81,21 +80,6 @@ _MISPLACED = (
         "late, but not marked late",
     ),
 )
-# Records that do not belong in the bill's month, whatever its period is.
-_OFF_MONTH: tuple[tuple[Callable[[Period], Q], str], ...] = (
-    (lambda month: Q(occurred_at__gte=month.end), "occurred after the bill's month"),
-    (
-        lambda month: Q(recorded_at__lt=month.start - CLOCK_SKEW),
-        "recorded before the bill's month",
-    ),
-    (
-        # Only a void goes, after the month, on the bill of the record it cancels.
-        lambda month: (
-            Q(occurred_at__lt=month.start, recorded_at__gte=month.end) & ~Q(voids__bill=F("bill"))
-        ),
-        "occurred before the bill's month, and recorded after it",
-    ),
-)
 
 
 def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[Difference]:
@@ -114,23 +98,30 @@ def misplaced_records(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[D
             yield _misplaced(bill_id, invariant, what, units, price)
 
 
-def _off_month(
-    records: QuerySet[UsageRecord, UsageRecord],
-) -> Iterator[tuple[str, Q, str]]:
-    """Yield the rules of months, in conditions like those above, for the bills that may break one.
+def _off_month(records: QuerySet[UsageRecord, UsageRecord]) -> Iterator[tuple[str, Q, str]]:
+    """Yield conditions like those above for records that do not belong in their bill's month.
 
-    Only Python knows when a month begins and ends, so the months are read first. `periods` finds
-    a bill whose period leaves its month.
+    Only Python knows when a month begins and ends, so the months of bills that may have such
+    records are read first. `periods` finds a bill whose period leaves its month.
     """
     suspects = records.filter(
         Q(occurred_at__gte=F("bill__period_end"))
         | Q(recorded_at__lt=F("bill__period_start"))
         | Q(late=True, recorded_at__gte=F("bill__period_end"))
     )
-    months = list(suspects.order_by().values_list("bill__month", flat=True).distinct())
-    for rule, said in _OFF_MONTH if months else ():
-        broken = (Q(bill__month=month) & rule(month_bounds(month)) for month in months)
-        yield "month", reduce(or_, broken), said
+    occurred_after, recorded_before, late = Q(), Q(), Q()
+    for month in suspects.order_by().values_list("bill__month", flat=True).distinct():
+        start, end = month_bounds(month)
+        of_month = Q(bill__month=month)
+        occurred_after |= of_month & Q(occurred_at__gte=end)
+        recorded_before |= of_month & Q(recorded_at__lt=start - CLOCK_SKEW)
+        # Only a void goes, after the month, on the bill of the record it cancels.
+        not_of_bill = ~Q(voids__bill=F("bill"))
+        late |= of_month & Q(occurred_at__lt=start, recorded_at__gte=end) & not_of_bill
+    if occurred_after:
+        yield "month", occurred_after, "occurred after the bill's month"
+        yield "month", recorded_before, "recorded before the bill's month"
+        yield "month", late, "occurred before the bill's month, and recorded after it"
 
 
 def misplaced_daily_usage(daily_usage: QuerySet[DailyUsage, DailyUsage]) -> Iterator[Difference]:
