@@ -14,7 +14,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.db.models import Q
 
 from usage.database.transactions import database_now
-from usage.ledger.bulk_void import CHUNK, Selection, Summary, summary, void_all
+from usage.ledger.bulk_void import CHUNK, Selection, summary, void_all
 from usage.ledger.void import VoidRefused, checked_reason
 from usage.management.books import BooksCommand
 from usage.models import UsageRecord
@@ -62,14 +62,14 @@ class Command(BooksCommand):
             raise CommandError(f"Nothing was voided. {error}") from error
         selections = _selections(options, database_now())
         found = summary(selections)
-        self.stdout.write(_described(found))
-        if path := options["csv"]:
-            try:
-                _write_ids(path, selections)
-            except OSError as error:
-                raise CommandError(
-                    f"{path} cannot be written: {error.strerror}. Nothing was voided."
-                ) from error
+        sums = [f"{plain(amount)} {currency}" for currency, amount in sorted(found.amounts.items())]
+        self.stdout.write(
+            f"{counted(found.records, 'record')} to void, {', '.join(sums) or 'nothing'}, on"
+            f" {counted(found.open_bills, 'open bill')} and"
+            f" {counted(found.closed_bills, 'closed bill')}."
+        )
+        if options["csv"]:
+            _write_ids(options["csv"], selections)
         if not apply:
             self.stdout.write("Nothing was voided. Add --apply to void them.")
             return
@@ -147,21 +147,15 @@ def _period(day: str) -> Period:
         raise CommandError(f"{day!r} is not a day. Use YYYY-MM-DD.") from error
 
 
-def _described(found: Summary) -> str:
-    amounts = ", ".join(
-        f"{plain(amount)} {currency}" for currency, amount in sorted(found.amounts.items())
-    )
-    return (
-        f"{counted(found.records, 'record')} to void, {amounts or 'nothing'}, on"
-        f" {counted(found.open_bills, 'open bill')} and"
-        f" {counted(found.closed_bills, 'closed bill')}."
-    )
-
-
 def _write_ids(path: Path, selections: list[Selection]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["request_id"])
-        for selection in selections:
-            for chunk in selection.chunks(1000):
-                writer.writerows([record.pk] for record in chunk)
+    try:
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["request_id"])
+            for selection in selections:
+                for chunk in selection.chunks(1000):
+                    writer.writerows([record.pk] for record in chunk)
+    except OSError as error:
+        raise CommandError(
+            f"{path} cannot be written: {error.strerror}. Nothing was voided."
+        ) from error
