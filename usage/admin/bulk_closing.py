@@ -27,7 +27,7 @@ from usage.attention.findings import Examined
 from usage.database.transactions import DatabaseUnavailable, database_now
 from usage.ledger.close import CloseRefused, close
 from usage.models import Bill
-from usage.money import EXACT, plain, round_amount
+from usage.money import exact_sum, plain, round_amount
 from usage.verification import counted
 
 BILLS_SHOWN = 60
@@ -220,11 +220,10 @@ def _row(bill: Bill, found: Examined, now: Any, *, shown: Decimal | None = None)
 
 def _sums(totals: Iterable[tuple[Bill, Decimal]]) -> list[tuple[int, str]]:
     """Return the number and the sum of bills by currency."""
-    sums: dict[str, tuple[int, Decimal]] = defaultdict(lambda: (0, Decimal(0)))
+    by_currency: dict[str, list[Decimal]] = defaultdict(list)
     for bill, total in totals:
-        number, amount = sums[bill.currency]
-        sums[bill.currency] = number + 1, EXACT.add(amount, total)
+        by_currency[bill.currency].append(total)
     return [
-        (number, formats.money(amount, currency))
-        for currency, (number, amount) in sorted(sums.items())
+        (len(amounts), formats.money(exact_sum(amounts), currency))
+        for currency, amounts in sorted(by_currency.items())
     ]

@@ -18,7 +18,6 @@ class Command(BaseCommand):
     help = "Loads the samples, makes a staff login and an API key and prints both, unless there."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Takes the address to print."""
         parser.add_argument(
             "--address", default="http://127.0.0.1:8000", help="where it will serve"
         )
