@@ -105,8 +105,6 @@ def _usage_of(item: object) -> Usage:
             f"record_many was given a {type(item).__name__}, expected Usage, or a mapping with its"
             " arguments."
         )
-    name = item.get("request_id")
-    ids = [name] if isinstance(name, str) else []
     faults = [
         FieldError(str(key), "unknown", f"{key} is not a field of Usage")
         for key in item
@@ -116,5 +114,5 @@ def _usage_of(item: object) -> Usage:
         FieldError(key, "required", f"{key} is missing") for key in REQUIRED if key not in item
     ]
     if faults:
-        raise invalid_usage(faults, ids)
+        raise invalid_usage(faults, item.get("request_id"))
     return Usage(**item)

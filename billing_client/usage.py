@@ -90,8 +90,7 @@ class Usage:
             text = "units_consumed times price_per_unit is not below 1000000000000"
             faults.append(FieldError("units_consumed", "amount_too_large", text))
         if faults:
-            ids = [self.request_id] if hasattr(self, "request_id") else []
-            raise invalid_usage(faults, ids)
+            raise invalid_usage(faults, getattr(self, "request_id", None))
 
     def to_wire(self, *, occurred_at: datetime | None = None) -> dict[str, Any]:
         """The JSON object of the contract: decimals as plain strings, the instant in UTC with Z.
@@ -133,12 +132,13 @@ def _random_id() -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
-def invalid_usage(faults: list[FieldError], request_ids: list[str]) -> ValidationError:
-    """The error for usage with these faults, and the id that it was given if it has one."""
+def invalid_usage(faults: list[FieldError], request_id: object) -> ValidationError:
+    """The error for usage with these faults; it names the id if that is a text."""
     details = "; ".join(fault.detail for fault in faults)
-    names = "".join(f" {name[:_LONGEST_SHOWN]!r}" for name in request_ids)
+    ids = [request_id] if isinstance(request_id, str) else []
+    names = "".join(f" {name[:_LONGEST_SHOWN]!r}" for name in ids)
     text = f"The usage{names} cannot be reported: {details}."
-    return ValidationError(text, fields=faults, request_ids=request_ids)
+    return ValidationError(text, fields=faults, request_ids=ids)
 
 
 def _given(value: object) -> str:
