@@ -40,7 +40,7 @@ def fitting(rows: list[Any], names_of: Callable[[Any], Iterable[str]]) -> list[A
 
 
 class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only in the stubs
-    """Pages by a bounded OFFSET, without a count; a search finds the rows beyond the last page."""
+    """Pages of Django's autocomplete, by a bounded OFFSET and without a count."""
 
     num_pages = 20
 
@@ -140,7 +140,6 @@ class KeysetChangeList(ChangeList):
         except IncorrectLookupParameters as error:
             # Django would redirect to the unfiltered list, whose rows look like the answer.
             self.refusal = str(error)
-            self.clear_all_filters_qs = self.get_query_string(remove=self.get_filters_params())
             return self.root_queryset.none()
         # Django says that a NUL is not allowed, but shows all rows, as if nothing were searched.
         return found.none() if "\0" in request.GET.get(SEARCH_VAR, "") else found

@@ -58,10 +58,8 @@ class RecordChangeList(KeysetChangeList):
         """Return the rows after a position, and where looking through them stops, if it does."""
         if self.query or self._served is None:
             stops_at = None
-        elif position is None and list(ordering) == list(self.model_admin.ordering):
-            stops_at = self._first_stop
         else:
-            stops_at = self._stop(ordering, position)
+            stops_at = self._stop(ordering, position) if position else self._first_stop
         rows = self.queryset.filter(position.after()) if position else self.queryset
         return rows.filter(stops_at.up_to()) if stops_at else rows, stops_at
 
