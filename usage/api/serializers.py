@@ -164,6 +164,11 @@ def camel_case(name: str) -> str:
     return first + "".join(word.capitalize() for word in others)
 
 
+def value_of(data: Any, name: str) -> Any:
+    """Return the value of a field in a record as parsed from JSON, None if it has none."""
+    return data.get(name, data.get(camel_case(name))) if isinstance(data, dict) else None
+
+
 _FIELDS: dict[str, Any] = {**UsageSerializer().fields}
 _NAMES = {alias: name for name in _FIELDS for alias in (name, camel_case(name))}
 

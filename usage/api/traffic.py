@@ -22,7 +22,7 @@ from django.db import Error, connections, transaction
 from django.utils import timezone
 
 from usage.api.problems import Problem
-from usage.api.serializers import camel_case, read_customer_id
+from usage.api.serializers import read_customer_id, value_of
 from usage.database.deadline import circuit
 from usage.database.transactions import is_unavailable
 from usage.metrics import instruments, request_summary
@@ -93,8 +93,8 @@ class TrafficCounter:
                 counted[name] += number
             if refusals:
                 self._remember(api_key_id, refusals)
-        if self._thread is None:
-            self._start()
+            if self._thread is None:
+                self._start()
 
     def _remember(self, api_key_id: int, refusals: Iterable[RefusalNote]) -> None:
         for refusal in refusals:
@@ -150,14 +150,12 @@ class TrafficCounter:
                     self._remember(api_key_id, of_key)
 
     def _start(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                thread = Thread(target=self._run, args=[self._ends], name="traffic", daemon=True)
-                # No thread can start at the system's limit or at the interpreter's end. The next
-                # count tries again.
-                with contextlib.suppress(RuntimeError):
-                    thread.start()
-                    self._thread = thread
+        thread = Thread(target=self._run, args=[self._ends], name="traffic", daemon=True)
+        # No thread can start at the system's limit or at the interpreter's end. The next count
+        # tries again.
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
 
     def _run(self, ends: Event) -> None:
         is_last = False
@@ -183,13 +181,9 @@ def _with_bounds(instant: dt.datetime) -> tuple[dt.date, Period]:
 
 
 def _note(at: dt.datetime, problem: Problem, sent: Any) -> RefusalNote:
-    record = sent if isinstance(sent, dict) else {}
-    request_id, customer_id, service = (
-        record.get(name, record.get(camel_case(name)))
-        for name in ("request_id", "customer_id", "service")
-    )
+    request_id, service = value_of(sent, "request_id"), value_of(sent, "service")
     try:
-        customer_id = read_customer_id(customer_id)
+        customer_id = read_customer_id(value_of(sent, "customer_id"))
     except ValidationError:
         customer_id = None
     return RefusalNote(

@@ -22,7 +22,7 @@ from usage.api.openapi import UsageSchema
 from usage.api.parsing import check_media_type, parse_json, read_body, refuse
 from usage.api.problems import InvalidField, Problem
 from usage.api.remembering import remembered
-from usage.api.serializers import MOST_RECORDS, read_record
+from usage.api.serializers import MOST_RECORDS, read_record, value_of
 from usage.api.shares import let_connection_pause, shares
 from usage.api.traffic import traffic
 from usage.database.transactions import DatabaseUnavailable, is_unavailable, sqlstate_class
@@ -181,9 +181,7 @@ def _record_batch(items: list[Any], api_key_id: int) -> HttpResponse:
 
 def _request_id(item: Any) -> str | None:
     """Return the id of a refused item, if it has one that can be shown."""
-    if not isinstance(item, dict):
-        return None
-    request_id = item.get("request_id", item.get("requestId"))
+    request_id = value_of(item, "request_id")
     if not isinstance(request_id, str) or len(request_id) > REQUEST_ID_LENGTH:
         return None
     return request_id if request_id.isprintable() else None
