@@ -113,7 +113,7 @@ class Application(WSGIHandler):
         response.headers.setdefault("Content-Length", str(len(response.content)))
         is_secure = request.is_secure()
         if is_secure not in self._headers:
-            # Those that middleware adds to every answer, over HTTPS or without it.
+            # The headers that middleware adds to every answer, over HTTPS or without it.
             add = SecurityMiddleware(cast("Any", XFrameOptionsMiddleware(_nothing)))
             answer = content_security_policy(cast("GetResponse", add))(request)
             self._headers[is_secure] = [*answer.items()]

@@ -1,4 +1,4 @@
-"""The middleware of every request, in its order; `billing_project.observe` is around it."""
+"""The middleware of every request, in its order; `billing_project.observe` is around all of it."""
 
 from __future__ import annotations
 

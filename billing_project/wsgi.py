@@ -1,4 +1,4 @@
-"""The process of the WSGI application, for `gunicorn billing_project.wsgi`."""
+"""The WSGI application and what its process needs, for `gunicorn billing_project.wsgi`."""
 
 import gc
 import os

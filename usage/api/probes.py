@@ -21,11 +21,11 @@ from usage.models import BillingTimeZone, OtherTimeZone
 
 logger = logging.getLogger(__name__)
 
-# Sooner than the probe gives up, so that a lock is called a lock.
+# Shorter than the probe's own limit, so that a lock is reported as a lock.
 _TIMEOUTS = "SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 1500"
 # The lock that recording takes on each table it writes.
 _TABLES = "usage_customer, usage_bill, usage_usagerecord, usage_dailyusage"
-# Of the disk of a SQLite file, for its log: less is used up before anyone reads that it is short.
+# SQLite's log grows on the disk of its file: with less, the disk is full before anyone can act.
 _LEAST_FREE_BYTES = 2**20
 # libpq gives a refused connection no SQLSTATE, only the server's words.
 _REFUSED = {

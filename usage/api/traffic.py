@@ -85,7 +85,7 @@ class TrafficCounter:
     def _add(self, api_key_id: int, refusals: Iterable[RefusalNote] = (), **counts: int) -> None:
         now = timezone.now()
         day, (start, end) = self._today
-        if not start <= now < end:  # looked up only then, which takes ten times as long
+        if not start <= now < end:  # finding the day takes ten times as long as comparing
             day, _ = self._today = _with_bounds(now)
         with self._lock:
             counted = self._counts[api_key_id, day]
@@ -103,7 +103,7 @@ class TrafficCounter:
                 of_key.append(refusal)
 
     def flush(self) -> None:
-        """Add the counts to the database. Never raises: counts that do not fit in wait."""
+        """Add the counts to the database. Never raises: what it does not take waits."""
         with self._lock:
             counted, self._counts = self._counts, defaultdict(Counter)
             refusals, self._notes = self._notes, {}
