@@ -199,24 +199,21 @@ def _services_now_free(
         .values_list("bill_id", "service", "price_per_unit")
         .annotate(Min("day"))
     )
-    first_days: dict[tuple[int, str, bool], dt.date] = {}
+    free_since: dict[tuple[int, str], dt.date] = {}
+    paid_since: dict[tuple[int, str], dt.date] = {}
     for bill_id, service, price, day in rows:
-        key = bill_id, service, price == 0
-        first_days[key] = min(day, first_days.get(key, day))
+        first_days = free_since if price == 0 else paid_since
+        first_days[bill_id, service] = min(day, first_days.get((bill_id, service), day))
     findings: dict[int, list[Finding]] = defaultdict(list)
     for bill in bills:
         for line in free[bill.pk]:
-            since, paid = (
-                min(
-                    first_days.get((pk, line.service, is_free), dt.date.max)
-                    for pk in history.ids[bill.pk]
-                )
-                for is_free in (True, False)
-            )
-            if paid < since and since == first_days[bill.pk, line.service, True]:
+            keys = [(pk, line.service) for pk in history.ids[bill.pk]]
+            free_from = min(free_since.get(key, dt.date.max) for key in keys)
+            paid_from = min(paid_since.get(key, dt.date.max) for key in keys)
+            if paid_from < free_from == free_since[bill.pk, line.service]:
                 text = f"{line.units.normalize():,f} units at a price of 0"
                 findings[bill.pk].append(
-                    Finding(Kind.FREE, text, since, Decimal(0), line.service, Decimal(0))
+                    Finding(Kind.FREE, text, free_from, Decimal(0), line.service, Decimal(0))
                 )
     return findings
 
@@ -231,7 +228,6 @@ def _duplicates(bills: Sequence[Bill]) -> dict[int, list[Finding]]:
     findings: dict[int, list[Finding]] = defaultdict(list)
     for row in kept.annotate(checked_at=Subquery(last_check)).order_by("service", "price_per_unit"):
         text = f"{row.records:,} more of the same under other request_ids"
-        pairs = tuple((second, first) for second, first in row.pairs)
         findings[row.bill_id].append(
             Finding(
                 Kind.DUPLICATES,
@@ -240,7 +236,7 @@ def _duplicates(bills: Sequence[Bill]) -> dict[int, list[Finding]]:
                 row.amount,
                 row.service,
                 row.price_per_unit,
-                pairs,
+                tuple((second, first) for second, first in row.pairs),
                 row.checked_at,
             )
         )

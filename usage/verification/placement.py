@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
@@ -40,33 +40,33 @@ def periods(bills: QuerySet[Bill]) -> Iterator[Difference]:
     ordered = Bill.objects.filter(customer__in=customers.order_by())
     rows = ordered.order_by("customer_id", "period_start", "pk").iterator()
     for _, of_customer in groupby(rows, key=attrgetter("customer_id")):
-        yield from _periods_of_customer(of_customer)
-
-
-def _periods_of_customer(bills: Iterable[Bill]) -> Iterator[Difference]:
-    ends: dict[dt.date, dt.datetime] = {}
-    still_open: dict[dt.date, int] = {}
-    last: Bill | None = None
-    for bill in bills:
-        month = month_bounds(bill.month)
-        due = ends.get(bill.month, month.start), min(month.end, bill.closed_at or month.end)
-        if (bill.period_start, bill.period_end) != due:
-            start, end = due
-            yield Difference(
-                bill.pk,
-                "I7",
-                f"its period is {bill.period_start} to {bill.period_end}, but should be, in"
-                f" {bill.month:%Y-%m}, {start} to {end}: off by"
-                f" {(bill.period_start - start).total_seconds():+.3f} s and"
-                f" {(bill.period_end - end).total_seconds():+.3f} s.",
-            )
-        if last and bill.period_start < last.period_end:
-            overlap = min(bill.period_end, last.period_end) - bill.period_start
-            yield Difference(bill.pk, "I7", f"its period overlaps bill {last.pk}'s by {overlap}.")
-        if not bill.is_closed and still_open.setdefault(bill.month, bill.pk) != bill.pk:
-            yield Difference(bill.pk, "I7", f"bill {still_open[bill.month]} is open for its month.")
-        ends[bill.month] = bill.period_end
-        last = bill if last is None or bill.period_end > last.period_end else last
+        ends: dict[dt.date, dt.datetime] = {}
+        still_open: dict[dt.date, int] = {}
+        last: Bill | None = None
+        for bill in of_customer:
+            month = month_bounds(bill.month)
+            start = ends.get(bill.month, month.start)
+            end = min(month.end, bill.closed_at or month.end)
+            if (bill.period_start, bill.period_end) != (start, end):
+                yield Difference(
+                    bill.pk,
+                    "I7",
+                    f"its period is {bill.period_start} to {bill.period_end}, but should be, in"
+                    f" {bill.month:%Y-%m}, {start} to {end}: off by"
+                    f" {(bill.period_start - start).total_seconds():+.3f} s and"
+                    f" {(bill.period_end - end).total_seconds():+.3f} s.",
+                )
+            if last and bill.period_start < last.period_end:
+                overlap = min(bill.period_end, last.period_end) - bill.period_start
+                yield Difference(
+                    bill.pk, "I7", f"its period overlaps bill {last.pk}'s by {overlap}."
+                )
+            if not bill.is_closed and still_open.setdefault(bill.month, bill.pk) != bill.pk:
+                yield Difference(
+                    bill.pk, "I7", f"bill {still_open[bill.month]} is open for its month."
+                )
+            ends[bill.month] = bill.period_end
+            last = bill if last is None or bill.period_end > last.period_end else last
 
 
 _OTHER_CUSTOMER = ~Q(customer=F("bill__customer"))
