@@ -43,6 +43,11 @@ class UncountedPaginator(Paginator):  # type: ignore[type-arg]  # generic only i
     """Pages of Django's autocomplete, by a bounded OFFSET and without a count."""
 
     num_pages = 20
+    default_error_messages = {
+        "invalid_page": "That page number is not an integer.",
+        "min_page": "Pages go from 1 to 20. Narrow your search.",
+        "no_results": "Pages go from 1 to 20. Narrow your search.",
+    }
 
     def page(self, number: Any) -> Page[Any]:
         number = self.validate_number(number)

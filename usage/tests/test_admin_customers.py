@@ -269,6 +269,8 @@ def test_autocomplete_has_no_deep_pages(
     response = admin_client.get(reverse("admin:autocomplete"), asked)
 
     assert response.status_code == (200 if page == "last" else 404)
+    if page in {"0", "21"}:
+        assert "Pages go from 1 to 20. Narrow your search." in response.content.decode()
 
 
 def test_the_list_shows_the_current_bill(
