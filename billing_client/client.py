@@ -194,9 +194,8 @@ class BillingClient:
                     on_progress(receipts)
         except BaseException as error:
             is_interrupt = not isinstance(error, Exception)
-            if is_interrupt or sending.has_failed():
-                sending.cancel()
-            missing = sending.settle(_INTERRUPT_SECONDS if is_interrupt else self._limits.total)
+            seconds = _INTERRUPT_SECONDS if is_interrupt else self._limits.total
+            missing = sending.settle(seconds, cancel=is_interrupt)
             missing += batches.unfinished.request_ids
             _explain(error, sending.receipts, missing, batches.taken)
             raise

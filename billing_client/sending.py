@@ -49,11 +49,16 @@ class Sending:
         while self._under_way:
             yield self._first()
 
-    def settle(self, seconds: float) -> list[str]:
+    def settle(self, seconds: float, *, cancel: bool) -> list[str]:
         """After an error, keep the receipts that still come; return the ids that have none.
 
-        Waits for so many seconds at most.
+        Waits for so many seconds at most. If ``cancel`` is True, or a request has failed, no
+        batch is sent that is not under way yet.
         """
+        futures = [future for _, future in self._under_way]
+        if cancel or any(future.done() and future.exception() is not None for future in futures):
+            for future in futures:
+                future.cancel()
         deadline = Deadline(seconds)
         missing: list[str] = []
         for batch, future in self._under_way:
@@ -67,17 +72,6 @@ class Sending:
                 self.receipts.extend(batch.with_invalid(future.result()))
         self._under_way.clear()
         return missing
-
-    def cancel(self) -> None:
-        """Send no batch that is not under way yet."""
-        for _, future in self._under_way:
-            future.cancel()
-
-    def has_failed(self) -> bool:
-        """Whether a request has failed."""
-        return any(
-            future.done() and future.exception() is not None for _, future in self._under_way
-        )
 
     def end(self) -> None:
         """Let the threads end."""
