@@ -34,7 +34,6 @@ _PAUSE_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 # How long a caller may be silent and not close, once it has its last answer; as in gunicorn.
 _LINGER_SECONDS = 2.0
-_CHUNK_BYTES = 64 * 1024
 
 
 class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
@@ -141,7 +140,7 @@ class FairThreadWorker(ThreadWorker):  # type: ignore[misc]  # for want of stubs
     def _drop(self, conn: Any, client: socket.socket) -> None:
         """Drop what has arrived on a connection that is to be closed; close it at its end."""
         try:
-            arrived = client.recv(_CHUNK_BYTES)
+            arrived = client.recv(64 * 1024)
         except BlockingIOError:
             return
         except OSError:

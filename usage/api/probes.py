@@ -21,12 +21,6 @@ from usage.models import BillingTimeZone, OtherTimeZone
 
 logger = logging.getLogger(__name__)
 
-# Shorter than the probe's own limit, so that a lock is reported as a lock.
-_TIMEOUTS = "SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 1500"
-# The lock that recording takes on each table it writes.
-_TABLES = "usage_customer, usage_bill, usage_usagerecord, usage_dailyusage"
-# SQLite's log grows on the disk of its file: with less, the disk is full before anyone can act.
-_LEAST_FREE_BYTES = 2**20
 # libpq gives a refused connection no SQLSTATE, only the server's words.
 _REFUSED = {
     "too many": "The server has no connection left: raise max_connections or use fewer workers.",
@@ -70,7 +64,8 @@ def readyz(_request: HttpRequest) -> HttpResponse:
 def _missing() -> Iterator[str]:
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(_TIMEOUTS)
+            # Shorter than the probe's own limit, so that a lock is reported as a lock.
+            cursor.execute("SET LOCAL lock_timeout = 1000; SET LOCAL statement_timeout = 1500")
         if reasons := list(unmet(connection, REQUIRED_TO_RECORD + REQUIRED)):
             yield from reasons
             return
@@ -85,7 +80,11 @@ def _missing() -> Iterator[str]:
         yield str(error)
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
-            cursor.execute(f"LOCK TABLE {_TABLES} IN ROW EXCLUSIVE MODE")
+            # The lock that recording takes on each table it writes.
+            cursor.execute(
+                "LOCK TABLE usage_customer, usage_bill, usage_usagerecord, usage_dailyusage"
+                " IN ROW EXCLUSIVE MODE"
+            )
             if circuit.is_open:
                 # Commits may hang while all else is answered: this one shows whether they do.
                 cursor.execute("SELECT pg_logical_emit_message(true, 'billing', '')")
@@ -101,7 +100,7 @@ def _missing_of_file(file: Path) -> Iterator[str]:
     is_writable = all(os.access(path, os.W_OK) for path in (file, file.parent))
     if disk.f_flag & os.ST_RDONLY or not is_writable:
         yield "The database's file or its folder cannot be written: look at its owner and disk."
-    elif disk.f_bavail * disk.f_frsize < _LEAST_FREE_BYTES:
+    elif disk.f_bavail * disk.f_frsize < 2**20:  # too little for the log to grow
         yield "The disk of the database is full: make room on it."
 
 

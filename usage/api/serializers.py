@@ -19,7 +19,6 @@ from usage.ledger.facts import Fact
 from usage.models.customer import LARGEST_ID
 
 MOST_RECORDS = 1000
-_LARGEST_ID_DIGITS = len(str(LARGEST_ID))
 _DIGITS = re.compile(r"0|[1-9][0-9]*", re.ASCII)
 _PLAIN_DECIMAL = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _LONGEST_NUMBER = 100
@@ -53,7 +52,7 @@ def read_customer_id(data: Any) -> int:
     It may be the digits in a string, as protobuf writes 64-bit numbers.
     """
     if isinstance(data, str) and _DIGITS.fullmatch(data):
-        data = int(data) if len(data) <= _LARGEST_ID_DIGITS else LARGEST_ID + 1
+        data = int(data) if len(data) <= len(str(LARGEST_ID)) else LARGEST_ID + 1
     if not isinstance(data, int) or isinstance(data, bool):
         raise ValidationError(
             "Send a whole number, or a string of its digits: without sign, space, point and leading"

@@ -33,9 +33,6 @@ from usage.validators import REQUEST_ID_LENGTH, SERVICE_LENGTH, shown
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECONDS = 5.0
-# How long the end of a process waits; gunicorn gives a process 30 seconds to end.
-_LAST_FLUSH_SECONDS = 10.0
 # Bounds the memory between two flushes: refusals of 200 keys, 50 of each, are about 20 MB.
 _MOST_KEYS_REFUSED = 200
 
@@ -49,7 +46,7 @@ class TrafficCounter:
     for threads. A forked process begins without counts, since its parent adds those it has.
     """
 
-    def __init__(self, *, every: float = FLUSH_SECONDS) -> None:
+    def __init__(self, *, every: float = 5.0) -> None:
         self.every = every
         self._today = _with_bounds(timezone.now())
         self.clear()
@@ -171,7 +168,7 @@ class TrafficCounter:
         ends, self._ends = self._ends, Event()
         if thread is not None:
             ends.set()
-            thread.join(_LAST_FLUSH_SECONDS)
+            thread.join(10)  # gunicorn gives a process 30 seconds to end
 
 
 def _with_bounds(instant: dt.datetime) -> tuple[dt.date, Period]:
