@@ -8,7 +8,7 @@ import secrets
 import uuid
 import zlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, models, transaction
@@ -21,9 +21,6 @@ from usage.database.transactions import database_now
 from usage.models.change import Change, NewValue
 from usage.periods import midnight
 from usage.validators import validate_name
-
-if TYPE_CHECKING:
-    from usage.models.traffic import Refusal, Traffic
 
 _MARK = "ub_"
 _PREFIX_LENGTH = 8
@@ -152,9 +149,6 @@ class ApiKey(models.Model):
 
     objects = models.Manager.from_queryset(ApiKeyQuerySet)()
 
-    changes: models.Manager[Change]
-    traffic: models.Manager[Traffic]
-    refusals: models.Manager[Refusal]
     named_in_history = "api_key"
 
     class Meta:

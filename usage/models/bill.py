@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from django.db import models
 from django.db.models import F, Q
@@ -21,13 +21,6 @@ from usage.models.customer import CUSTOMER_NAME_LENGTH, REFERENCE_LENGTH, Custom
 from usage.models.time_zone import BillingTimeZone, misfit_of
 from usage.money import exact_amount, exact_sum, round_amount
 from usage.periods import Period, grace_end, last_due_month, month_bounds
-
-if TYPE_CHECKING:
-    from usage.models.daily_usage import DailyUsageManager
-    from usage.models.history import HistoryEntry
-    from usage.models.hold import Hold
-    from usage.models.usage_check import PossibleDuplicates
-    from usage.models.usage_record import UsageRecord
 
 
 class Line(NamedTuple):
@@ -138,12 +131,6 @@ class Bill(FrozenModel):
     )
 
     objects = BillManager()
-
-    daily_usage: DailyUsageManager
-    history: models.Manager[HistoryEntry]
-    hold: Hold
-    possible_duplicates: models.Manager[PossibleDuplicates]
-    records: models.Manager[UsageRecord]
 
     class Meta:
         ordering = ("-month", "customer_id", "-period_start")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -15,9 +14,6 @@ from usage.database.names import NameField
 from usage.models.base import InsertMissing
 from usage.models.change import Change, NewValue
 from usage.validators import validate_name
-
-if TYPE_CHECKING:
-    from usage.models.bill import Bill
 
 LARGEST_ID = 2**63 - 1
 CUSTOMER_NAME_LENGTH = 200
@@ -57,8 +53,6 @@ class Customer(InsertMissing):
         help_text="ISO 4217, in capitals. It cannot change once the customer has a bill.",
     )
 
-    bills: models.Manager[Bill]
-    changes: models.Manager[Change]
     named_in_history = "customer"
 
     class Meta:

@@ -28,7 +28,7 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
         reason: str = "",
         detail: str = "",
         record_id: str | None = None,
-    ) -> HistoryEntry:
+    ) -> None:
         """Add that the staff user `by` acted on a bill, or on a record of it.
 
         Call it in the transaction of the act. Raises ValidationError if the reason is too long or
@@ -47,7 +47,6 @@ class HistoryQuerySet(FrozenQuerySet["HistoryEntry"]):
         # query in a transaction that others wait for.
         entry.clean_fields(exclude={"bill", "record"})
         entry.save()
-        return entry
 
 
 class HistoryEntry(FrozenModel):
