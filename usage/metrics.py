@@ -17,7 +17,6 @@ from django.conf import settings
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 8, 10)
-_REQUESTS = (1, 2, 4, 8, 16, 32)
 
 
 class RequestSummary:
@@ -61,7 +60,7 @@ class Instruments:
         self.group_commit_requests = Histogram(
             "billing_group_commit_requests",
             "Requests that shared a transaction.",
-            buckets=_REQUESTS,
+            buckets=(1, 2, 4, 8, 16, 32),
         )
         self.close_lock_seconds = Histogram(
             "billing_close_lock_seconds",
