@@ -14,9 +14,8 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
 from usage.database.transactions import lift_statement_timeout, repeatable
-from usage.ledger.facts import DailyUsageOverflow, Recorded
-from usage.ledger.record import NO_ROOM
-from usage.ledger.void import VoidRefused, checked_reason, void_in_transaction
+from usage.ledger.facts import Recorded
+from usage.ledger.void import checked_reason, void_in_transaction
 from usage.models import Bill, HistoryEntry, UsageRecord
 from usage.models.base import actor_of
 from usage.models.usage_record import VOID_PREFIX
@@ -150,7 +149,4 @@ def void_all(records: Sequence[UsageRecord], *, reason: str, by: object, run: st
                 )
         return voided
 
-    try:
-        return repeatable(work)
-    except DailyUsageOverflow as error:
-        raise VoidRefused(NO_ROOM.detail) from error
+    return repeatable(work)

@@ -40,10 +40,7 @@ def void(record: UsageRecord, *, reason: str, by: object) -> UsageRecord:
                 )
         return outcome
 
-    try:
-        outcome = repeatable(work)
-    except DailyUsageOverflow as error:
-        raise VoidRefused(NO_ROOM.detail) from error
+    outcome = repeatable(work)
     if not isinstance(outcome, Recorded) or outcome.replayed:
         raise VoidRefused(f"{record.pk} is voided already.")
     return UsageRecord.objects.get(pk=VOID_PREFIX + record.pk)
@@ -60,7 +57,10 @@ def checked_reason(reason: str, by: str) -> str:
 
 
 def void_in_transaction(record: UsageRecord, *, reason: str, by: str) -> Outcome:
-    """Record the void in the caller's transaction; raises VoidRefused if the record is a void."""
+    """Record the void in the caller's transaction.
+
+    Raises VoidRefused if the record is a void, or if daily usage has no room for it.
+    """
     if record.voids_id is not None:
         raise VoidRefused("A void cannot be voided: report the usage again under a new id.")
     fact = Fact(
@@ -72,5 +72,8 @@ def void_in_transaction(record: UsageRecord, *, reason: str, by: str) -> Outcome
         record.occurred_at,
     )
     voiding = Voiding(record.pk, record.bill_id, reason, by)
-    (outcome,) = transact([Request([fact], None, voiding)])
+    try:
+        (outcome,) = transact([Request([fact], None, voiding)])
+    except DailyUsageOverflow as error:
+        raise VoidRefused(NO_ROOM.detail) from error
     return outcome
