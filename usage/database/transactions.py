@@ -44,7 +44,6 @@ ON_STANDBY = (
     "(SELECT pg_logical_emit_message(true, 'billing', '')"
     " WHERE current_setting('synchronous_standby_names') <> '')"
 )
-_ATTEMPTS = 5
 # A statement on PostgreSQL, and the beginning of a transaction on SQLite, may take 5 s; with none
 # begun after 3 s all is over after 8: a caller waits 10.
 _LAST_START_SECONDS = 3.0
@@ -126,7 +125,7 @@ def repeatable(
     *,
     began: float | None = None,
     patience: float = _LAST_START_SECONDS,
-    attempts: int = _ATTEMPTS,
+    attempts: int = 5,
 ) -> T:
     """Run `work` in a transaction of its own and return its result, once that is committed.
 
