@@ -27,16 +27,23 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     0 if all is done, 1 if something is left to do, 2 if the command could not do its work.
     """
     try:
-        out = out or _stdout()
-        options = _parser().parse_args(arguments)
-        status: int = options.run(options, out)
-        out.flush()
+        return _run(arguments, out or _stdout())
     except KeyboardInterrupt:
         return 130  # as shells report SIGINT
     except BrokenPipeError:
         # The interpreter flushes stdout when it ends, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as shells report SIGPIPE
+
+
+def _run(arguments: Sequence[str] | None, out: TextIO) -> int:
+    """Raises BrokenPipeError also if nobody reads the error messages."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options, out)
+        out.flush()
+    except BrokenPipeError:
+        raise
     except (BillingError, OSError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a command prints
         return 2
