@@ -7,7 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Exists, F, Min, OuterRef, Q, QuerySet
 
 from usage.database.constraints import readable
 from usage.database.transactions import DatabaseUnavailable
@@ -42,9 +42,10 @@ def confirm_fit(bills: QuerySet[Any]) -> None:
     starts = bills.filter(~Exists(before.order_by()))
     ends = bills.filter(Q(closed_at=None) | ~Q(closed_at=F("period_end")))
     for edge, name, of_bills in ((0, "period_start", starts), (1, "period_end", ends)):
-        for month, instant in of_bills.order_by().values_list("month", name).distinct():
+        edges = of_bills.order_by().values_list("month", name).annotate(first=Min("pk"))
+        for month, instant, bill_id in edges:
             if instant != month_bounds(month)[edge]:
-                bill = bills.filter(month=month, **{name: instant}).order_by("pk")[0]
+                bill = bills.get(pk=bill_id)
                 raise misfit_of(bill.pk, month, Period(bill.period_start, bill.period_end))
 
 

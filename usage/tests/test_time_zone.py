@@ -131,6 +131,19 @@ def test_bills_that_an_older_version_opened_decide_which_zone_is_kept(
     assert BillingTimeZone.objects.kept() == "UTC"
 
 
+def test_a_misfit_with_an_instant_that_django_writes_in_another_way_is_named(
+    customer: Customer, database_clock: DatabaseClock
+) -> None:
+    run(
+        "INSERT INTO usage_bill (customer_id, month, period_start, period_end, currency) VALUES"
+        " (123, '2026-11-01', '2026-11-01 00:00:00', '2026-11-15 10:00:00.5', 'USD')"
+    )()
+    database_clock.set("2026-11-20T12:00:00Z")
+
+    with pytest.raises(OtherTimeZone, match=f"Bill {Bill.objects.get().pk} of 2026-11 covers"):
+        record([FactFactory.build()], reported_by_id=None)
+
+
 def test_recording_asks_for_the_zone_in_a_statement_that_it_sends_anyway(bill: Bill) -> None:
     with CaptureQueriesContext(connection) as queries:
         record([FactFactory.build()], reported_by_id=None)
