@@ -16,6 +16,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import escape
 
+from usage.models.customer import LARGEST_ID
+
 # In front of a position, it asks for the rows before it.
 BACKWARDS = "<"
 
@@ -119,6 +121,8 @@ def _value(text: object, model: type[Model], name: str) -> Any:
         if timezone.is_naive(value):
             raise ValueError(f"{text!r} is an instant without an offset.")
         return value.astimezone(dt.UTC)  # OverflowError beyond the calendar
+    if isinstance(value, int) and abs(value) > LARGEST_ID:
+        raise ValueError(f"{value} is not an id.")  # SQLite cannot compare with it
     return value
 
 

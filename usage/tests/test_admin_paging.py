@@ -210,12 +210,11 @@ def test_no_damaged_address_of_any_list_is_a_server_error(
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**40])
-def test_a_key_beyond_the_databases_numbers_is_not_an_error(
-    admin_client: Client, number: int
-) -> None:
-    response = admin_client.get(list_of("customer", p=json.dumps([str(number)])))
+def test_a_key_beyond_the_databases_numbers_is_damage(admin_client: Client, number: int) -> None:
+    customers = list_of("customer", p=json.dumps([str(number)]))
+    bills = list_of("bill", p=json.dumps(["2026-11-01", str(number), "2026-11-01 00:00:00+00:00"]))
 
-    assert response.status_code == 200
+    assert [admin_client.get(page).status_code for page in (customers, bills)] == [400, 400]
 
 
 def test_an_order_in_the_address_changes_nothing(admin_client: Client, customer: Customer) -> None:
