@@ -128,13 +128,18 @@ class MemoryService:
             409,
             code,
             "A record with this request_id is stored already. If this is a retry, stop: it is"
-            f" recorded. Its content differs in {', '.join(differing)}.",
+            f" recorded. It differs in {', '.join(differing)}, so make the id, occurred_at and the"
+            " bytes once, before the first try. A new request_id is only for another fact, or to"
+            " report this one again after billing has voided the stored record.",
             conflicting_fields=differing,
         )
 
     def _new(self, usage: Usage) -> Reply:
         if usage.customer_id in self.unknown_customers or usage.request_id in self.refused_ids:
-            detail = "There is no customer with this id: check the id, or create the customer."
+            detail = (
+                "There is no customer with this id. Check it, or ask billing to add the customer;"
+                " then send the same request_id again."
+            )
             fault = {"field": "customer_id", "code": "unknown_customer", "detail": detail}
             return refused(404, "unknown_customer", detail, errors=[fault])
         now = datetime.now(UTC)

@@ -222,7 +222,7 @@ BAD_LINES = {
     "no time": ("cdn:9,1,x,1,1,", "column occurred_at", "is not a time"),
     "the same line again": (LINE.format(n=0).strip(), "cdn:0", "of line 2"),
     "the id of another line": ("cdn:0,1,x,1,1,2026-11-22T10:00:00Z", "cdn:0", "of line 2"),
-    "an unknown customer": ("cdn:9,404,x,1,1,2026-11-22T10:00:00Z", "cdn:9", "create the customer"),
+    "an unknown customer": ("cdn:9,404,x,1,1,2026-11-22T10:00:00Z", "cdn:9", "add the customer"),
 }
 
 

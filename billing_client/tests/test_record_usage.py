@@ -93,7 +93,7 @@ def test_other_content_under_the_id_is_a_conflict(billing: BillingClient) -> Non
 
 def test_an_unknown_customer(billing: BillingClient) -> None:
     with pytest.raises(
-        CustomerNotFoundError, match=r"no customer with this id: check the id, or create"
+        CustomerNotFoundError, match=r"no customer with this id\. Check it, or ask billing"
     ) as caught:
         billing.record_usage(**{**FACT, "customer_id": 404})
     assert caught.value.request_ids == ("cdn:17",)

@@ -152,6 +152,19 @@ def test_it_answers_as_the_service(customer: Customer, post: Post, sent: list[An
     assert answer.headers.get("Idempotent-Replayed") == reply.headers.get("Idempotent-Replayed")
 
 
+@pytest.mark.parametrize(
+    "name", ["a conflict", "a conflict of the time alone", "an unknown customer"]
+)
+def test_it_says_in_the_same_words_what_the_client_adds_no_advice_to(
+    customer: Customer, post: Post, name: str
+) -> None:
+    fake = MemoryService(unknown_customers={STRANGER})
+    for one in SENT[name]:
+        reply = fake.answer(body_of(one))
+        answer = post(body_of(one))
+    assert reply.content["detail"] == answer.json()["detail"]
+
+
 JSON = {"Content-Type": "application/json"}
 KEY = {"Authorization": "Bearer KEY"}
 ENDPOINT = "/api/v1/usage/"
