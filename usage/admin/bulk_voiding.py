@@ -151,7 +151,7 @@ class VoidMany(OfFilteredList):
             ],
             open_bills=counted(found.open_bills, "open bill"),
             closed_bills=counted(found.closed_bills, "closed bill"),
-            examples=[record_cells(record) for record in examples.order_by("recorded_at")],
+            examples=[record_cells(record) for record in examples.order_by("recorded_at", "pk")],
             too_many=too_many,
             most=formats.number(MOST_RECORDS),
             command=self.command(),

@@ -66,6 +66,19 @@ def test_the_preview_of_a_customer_has_examples_from_several_bills(
     assert len(examples) == 7
 
 
+def test_the_examples_of_one_moment_are_in_the_order_of_their_ids(
+    admin_client: Client, customer: Customer, database_clock: DatabaseClock
+) -> None:
+    database_clock.set("2026-11-10T12:00:00Z")
+    ids = [f"wrong:{number}" for number in (5, 2, 4, 1, 3)]
+    for request_id in ids:
+        report(request_id=request_id, service="Wrong")
+
+    examples = admin_client.get(VOID_MANY).context["examples"]
+
+    assert [example["request_id"] for example in examples] == sorted(ids)
+
+
 def test_typing_the_number_voids_each_record(admin_client: Client, wrong: Bill) -> None:
     response = admin_client.post(VOID_MANY, form_of(admin_client), follow=True)
 
