@@ -84,9 +84,7 @@ class Sending:
         if not batch.request_ids:
             future.set_result(Receipts())
         elif self._connections == 1:
-            self._jobs.put((batch, future))
-            self._jobs.put(None)
-            self._work()  # in this thread, up to the None
+            self._answer(batch, future)  # in this thread
         else:
             self._jobs.put((batch, future))
             if self._threads < self._connections:
@@ -102,9 +100,12 @@ class Sending:
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
-            batch, future = job
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(self._send(batch))
-                except BaseException as error:  # noqa: BLE001 - _first() raises it
-                    future.set_exception(error)
+            self._answer(*job)
+
+    def _answer(self, batch: Batch, future: Future[Receipts]) -> None:
+        """Send a batch that was not cancelled; give its receipts or its error to the future."""
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(self._send(batch))
+            except BaseException as error:  # noqa: BLE001 - _first() raises it
+                future.set_exception(error)

@@ -193,10 +193,10 @@ class Grader:
 
     def _bad_calls(self) -> Iterable[Finding]:
         waited = [call for call in self.calls if not call.hung_up]
-        for call in waited[:1]:
+        if waited:
             yield Finding(
                 "no timeout",
-                f"call {call.number} waited {self._times.silence:.0f} s for an answer that did"
+                f"call {waited[0].number} waited {self._times.silence:.0f} s for an answer that did"
                 " not come: give up an attempt after 10 s and try again",
             )
         rejected = [
