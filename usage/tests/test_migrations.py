@@ -80,6 +80,11 @@ def migrate() -> None:
     call_command("migrate", verbosity=0)
 
 
+@pytest.mark.django_db  # it asks which migrations are applied
+def test_the_migrations_make_the_tables_of_the_models() -> None:
+    call_command("makemigrations", check=True, dry_run=True)  # exits if one is missing
+
+
 @pytest.mark.no_cover  # other tests measure this code
 def test_closed_bills_keep_the_digits_they_were_rounded_to_and_open_ones_get_isos(
     old_books: OldBooks,
