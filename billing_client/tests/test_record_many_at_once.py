@@ -132,7 +132,8 @@ def test_every_ten_thousand_records_are_a_line_in_the_log(
 ) -> None:
     with caplog.at_level(logging.INFO, "billing_client.client"):
         billing.record_many(usage() for _ in range(10_500))
-    assert [record.message for record in caplog.records] == [
+    # A busy machine may also log attempts that took too long, at another level.
+    assert [record.message for record in caplog.records if record.levelname == "INFO"] == [
         "record_many has receipts for 10000 usage records"
     ]
 
