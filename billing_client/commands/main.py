@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None, out: TextIO | None = None) -> i
     except KeyboardInterrupt:
         return 130  # as shells report SIGINT
     except BrokenPipeError:
-        # The interpreter flushes stdout when it ends, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The interpreter flushes both when it ends, and would complain again.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return 141  # as shells report SIGPIPE
 
 

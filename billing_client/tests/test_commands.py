@@ -72,13 +72,23 @@ def test_a_reader_that_went_away_causes_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.live  # starts processes
-def test_errors_that_nobody_reads_are_not_taken_for_a_refusal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_errors_that_nobody_reads_are_not_taken_for_a_refusal(
+    tmp_path: Path, unbuffered: str
+) -> None:
     """As in ``send 2>&1 | head``: status 1 would say that something is left to do."""
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "billing_client", "send", str(tmp_path / "missing.csv")]
     try:
-        done = subprocess.run(command, cwd=ROOT, check=False, stderr=writing, timeout=60)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stderr=writing,
+            timeout=60,
+        )
     finally:
         os.close(writing)
     assert done.returncode == 141
